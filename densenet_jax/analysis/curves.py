@@ -1,0 +1,44 @@
+"""Learning curves."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # No window: pictures go to files.
+
+import matplotlib.pyplot as plt
+
+from densenet_jax.train.record import RunDirectory
+
+
+def plot_learning_curve(run: RunDirectory, path: Path) -> None:
+    """Draws training loss and errors against epochs of a run to `path` (any matplotlib format)."""
+    lines, config = run.metrics(), run.config()
+    figure, (loss_axis, error_axis) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for key, label in (
+        ("train_loss", "training"),
+        ("validation_loss", "validation"),
+        ("test_loss", "test"),
+    ):
+        _plot(loss_axis, lines, key, label)
+        _plot(error_axis, lines, key.replace("loss", "error"), label)
+    loss_axis.set(xlabel="epoch", ylabel="cross-entropy", yscale="log")
+    error_axis.set(xlabel="epoch", ylabel="error (%)", yscale="log")
+    error_axis.yaxis.set_major_formatter("{x:g}")
+    loss_axis.legend(frameon=False)
+    last = lines[-1]["test_error"]
+    figure.suptitle(
+        f"{config.model.name} on {config.data.name}: {last:.2f} % test error after epoch "
+        f"{lines[-1]['epoch']}"
+    )
+    for axis in (loss_axis, error_axis):
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _plot(axis, lines: list[dict], key: str, label: str) -> None:
+    points = [(line["epoch"], line[key]) for line in lines if key in line]
+    if points:
+        axis.plot(*zip(*points, strict=True), label=label)

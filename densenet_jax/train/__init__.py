@@ -1,0 +1,1 @@
+"""How a network learns: config, steps, the loop, checkpoints, the run record."""

@@ -1,0 +1,117 @@
+"""The training loop: one config in, one run directory out."""
+
+import math
+import time
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from densenet_jax.errors import RunError
+from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.config import check_config
+from densenet_jax.train.progress import Reporter
+from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.step import TrainState
+from densenet_jax.train.trainer import Trainer, means
+
+
+def fit(config: ConfigDict, workdir: str | Path) -> dict:
+    """Trains as `config` says and returns the result, which it also leaves in the run directory.
+
+    Goes on from the newest checkpoint in `workdir`, if there is one, as if it had never stopped.
+    Leaves a finished run alone.
+
+    Raises:
+      InputError: wrong config, missing data, or the folder of another run; before anything is
+        compiled or written.
+      RunError: the loss became infinite or not a number.
+    """
+    run = RunDirectory(workdir)
+    check_config(config)
+    run.check(config)
+    if result := run.result():
+        return result
+    trainer = Trainer(config)
+    with Reporter(config.epochs * trainer.steps_per_epoch, config.batch_size) as reporter:
+        reporter.say(_describe(trainer))
+        compile_seconds = trainer.compile()
+        reporter.say(f"compiled in {compile_seconds:.1f} s")
+        run.start(config)
+        with Checkpoints(run.checkpoints) as checkpoints:
+            # Seconds of training, and of all from first to last step, over all starts.
+            state, seconds = trainer.initial_state, {"training": 0.0, "total": 0.0}
+            if checkpoints.latest_step() is not None:
+                state, seconds = checkpoints.restore(like=state)
+                reporter.say(f"going on from step {int(state.step)} in {workdir}")
+            run.keep_metrics_until(int(state.step))
+            reporter.start(int(state.step))
+            for epoch in range(int(state.step) // trainer.steps_per_epoch, config.epochs):
+                last = epoch + 1 == config.epochs
+                started = time.monotonic()
+                state, line = _train_epoch(trainer, state, epoch, reporter)
+                _check_finite(line, checkpoints)
+                trained = time.monotonic()
+                if last or (epoch + 1) % config.eval_every_epochs == 0:
+                    line |= trainer.evaluate(state)
+                seconds["training"] += trained - started
+                seconds["total"] += time.monotonic() - started
+                run.append_metrics(line)
+                reporter.epoch(line, config.epochs)
+                if last or (epoch + 1) % config.checkpoint_every_epochs == 0:
+                    checkpoints.save(state, seconds)
+    images = config.epochs * len(trainer.data.train.labels)
+    result = {
+        **{key: value for key, value in line.items() if key not in ("step", "epoch")},
+        "model": config.model.name,
+        "data": config.data.name,
+        "epochs": config.epochs,
+        "params": trainer.params,
+        "seed": config.seed,
+        "train_seconds": round(seconds["total"], 3),
+        "images_per_second": round(images / seconds["training"], 1),
+        "compile_seconds": round(compile_seconds, 3),
+    }
+    run.finish(result)
+    return result
+
+
+def _train_epoch(
+    trainer: Trainer, state: TrainState, epoch: int, reporter: Reporter
+) -> tuple[TrainState, dict]:
+    """Trains one epoch (from 0); returns the new state and the epoch's line of metrics."""
+    sums = trainer.no_sums()
+    for batches in trainer.epoch_batches(epoch):
+        previous = sums
+        state, sums = trainer.train(state, sums, batches, epoch)
+        # Waiting for the dispatch before this one leaves the devices one to work on.
+        jax.block_until_ready(previous)
+        reporter.advance(int(batches.count))
+    step = (epoch + 1) * trainer.steps_per_epoch
+    rate = float(f"{trainer.learning_rate(step - 1):.6g}")
+    return state, {
+        "step": step, "epoch": epoch + 1, **means(sums, "train"), "learning_rate": rate
+    }  # fmt: skip
+
+
+def _check_finite(line: dict, checkpoints: Checkpoints) -> None:
+    if math.isfinite(line["train_loss"]):
+        return
+    saved = checkpoints.latest_step()
+    kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
+    raise RunError(
+        f"the training loss is {line['train_loss']} in epoch {line['epoch']} (up to step "
+        f"{line['step']}, learning rate {line['learning_rate']:g}); {kept}. "
+        "Try a lower learning_rate."
+    )
+
+
+def _describe(trainer: Trainer) -> str:
+    config, data = trainer.config, trainer.data
+    devices = jax.devices()
+    return (
+        f"{config.model.name}: {trainer.params:,} parameters; {config.data.name}: "
+        f"{len(data.train.labels):,} training and {len(data.test.labels):,} test images; "
+        f"{config.epochs} epochs of {trainer.steps_per_epoch} steps "
+        f"on {len(devices)} x {devices[0].device_kind}"
+    )

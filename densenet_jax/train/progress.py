@@ -1,0 +1,63 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+
+import time
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Reporter:
+    """Prints to standard output, in the first process only. A context manager."""
+
+    def __init__(self, steps: int, batch_size: int):
+        self._console = Console(highlight=False, soft_wrap=True, quiet=jax.process_index() > 0)
+        self._steps, self._batch_size = steps, batch_size
+        self._bar = Progress(
+            TextColumn("step"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:,.0f} images/s"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def start(self, step: int) -> None:
+        """Shows the bar, at `step`."""
+        self._task = self._bar.add_task("", total=self._steps, completed=step, rate=0.0)
+        self._bar.start()
+        self._started, self._done = time.monotonic(), 0
+
+    def advance(self, steps: int) -> None:
+        self._done += steps
+        self._bar.update(self._task, advance=steps, rate=self._rate())
+
+    def epoch(self, line: dict, epochs: int) -> None:
+        """One line on an epoch, from its line of metrics."""
+        text = f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}"
+        for split in ("validation", "test"):
+            if f"{split}_error" in line:
+                text += f"  {split} error {line[f'{split}_error']:.2f} %"
+        text += f"  learning rate {line['learning_rate']:.3g}  {self._rate():,.0f} images/s"
+        left = (self._steps - line["step"]) * self._batch_size / self._rate()
+        self.say(f"{text}  {_duration(left)} left")
+
+    def _rate(self) -> float:
+        """Images a second since the start, evaluation included."""
+        return self._done * self._batch_size / (time.monotonic() - self._started)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"

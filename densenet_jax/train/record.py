@@ -1,0 +1,154 @@
+"""The run directory: what was asked for, where it ran, what happened.
+
+config.json  environment.json  metrics.jsonl  checkpoints/  result.json
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from densenet_jax.errors import InputError
+
+PACKAGES = ("densenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Where the data lie is not what the run is: a run may go on where they lie elsewhere.
+_NOT_COMPARED = ("data.directory",)
+
+
+class RunDirectory:
+    """Reads and writes one run directory. Only the first process writes."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def result(self) -> dict | None:
+        """The result of a finished run, or None."""
+        return self._read("result.json")
+
+    def config(self) -> ConfigDict:
+        """The config of the run. Raises InputError if this is no run directory."""
+        values = self._read("config.json")
+        if values is None:
+            raise InputError(f"{self.path} is no run directory: it has no config.json.")
+        return ConfigDict(_with_tuples(values)).lock()
+
+    def check(self, config: ConfigDict) -> None:
+        """Raises InputError if this is the directory of another config, or of something else."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"workdir {self.path} is a file: name a folder.")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if not (self.path / "config.json").exists():
+            raise InputError(f"workdir {self.path} holds other files: name a new or empty folder.")
+        old, new = flatten(self.config()), flatten(config)
+        differing = [
+            f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key not in _NOT_COMPARED
+        ]
+        if differing:
+            raise InputError(
+                f"workdir {self.path} belongs to a run of another config: {', '.join(differing)}; "
+                "name another folder, or set those keys as they were."
+            )
+
+    def start(self, config: ConfigDict) -> None:
+        """Writes config.json, and describes this start in environment.json."""
+        self._write("config.json", json.loads(config.to_json_best_effort()))
+        self._write("environment.json", environment())
+
+    def metrics(self) -> list[dict]:
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def append_metrics(self, line: dict) -> None:
+        """Adds a line to metrics.jsonl, on disk when this returns."""
+        if jax.process_index() == 0:
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drops lines later than the checkpoint a run goes on from: they will come again."""
+        lines = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+        self._replace("metrics.jsonl", "".join(lines))
+
+    def finish(self, result: dict) -> None:
+        self._write("result.json", result)
+
+    def _read(self, name: str):
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _write(self, name: str, value: dict) -> None:
+        self._replace(name, json.dumps(value, indent=2) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        """Writes a file that is there whole or not at all."""
+        if jax.process_index() == 0:
+            self.path.mkdir(parents=True, exist_ok=True)
+            temporary = self.path / f".{name}.new"
+            temporary.write_text(text)
+            temporary.replace(self.path / name)
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict:
+    """{"model.growth_rate": 12, ...}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def environment() -> dict:
+    """Versions, devices and git revision of this process."""
+    devices = jax.devices()
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in devices],
+        "processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+        "git_revision": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _with_tuples(value):
+    """JSON has no tuples; configs have no lists."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,182 @@
+"""One config on one data set: the arrays on the devices and the compiled steps."""
+
+import functools
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from densenet_jax.data import resident, sources
+from densenet_jax.errors import InputError
+from densenet_jax.models.catalog import create_model
+from densenet_jax.train.config import check_config, drop_steps, model_settings, steps_per_epoch
+from densenet_jax.train.mesh import batch_sharded, data_mesh, replicated
+from densenet_jax.train.step import (
+    INIT,
+    Learner,
+    Sums,
+    TrainState,
+    eval_steps,
+    random_key,
+    sgd,
+    step_schedule,
+    train_steps,
+)
+
+
+class Batches(NamedTuple):
+    """What one dispatch works on: the first `count` rows of `indices` (`[rows, batch]`)."""
+
+    indices: jax.Array
+    count: np.int32
+
+
+class Trainer:
+    """Trains and evaluates what a config describes. Raises InputError for a wrong one.
+
+    Attributes:
+      data: the data set, on the host.
+      steps_per_epoch: the last of them may be a short batch.
+      learning_rate: function from step to learning rate.
+      initial_state: the untrained network and its optimiser, on all devices. Training consumes it.
+      params: how many parameters the network has.
+    """
+
+    def __init__(self, config: ConfigDict):
+        check_config(config)
+        self.config = config
+        self.data = sources.load(config.data.name, config.data.directory, config.data.holdout)
+        examples = len(self.data.train.labels)
+        if config.batch_size > examples:
+            raise InputError(
+                f"batch_size {config.batch_size} is larger than the training set of {examples}."
+            )
+        self._mesh = data_mesh(config.batch_size)
+        self.steps_per_epoch = steps_per_epoch(config, examples)
+        self.learning_rate = step_schedule(config.learning_rate, drop_steps(config, examples))
+        self._learner, self.initial_state = self._build()
+        self.params = sum(leaf.size for leaf in jax.tree.leaves(self.initial_state.params))
+        self._resident = {
+            split: jax.device_put((part.images, part.labels), replicated(self._mesh))
+            for split in ("train", "validation", "test")
+            if (part := getattr(self.data, split)) is not None
+        }
+        # Many steps a dispatch keep an accelerator busy; on CPU loops are slow (see step.py).
+        on_cpu = jax.default_backend() == "cpu"
+        rows = config.steps_per_dispatch or (1 if on_cpu else 100)
+        self._train_rows = min(rows, self.steps_per_epoch)
+        self._eval_rows = 1 if on_cpu else 100
+        self._compiled = {}
+
+    def _build(self) -> tuple[Learner, TrainState]:
+        config = self.config
+        settings = model_settings(config)
+        settings.setdefault("num_classes", self.data.num_classes)
+        settings.setdefault("in_channels", self.data.train.images.shape[-1])
+        rngs = nnx.Rngs(random_key(config.seed, INIT))
+        model = create_model(config.model.name, rngs=rngs, **settings)
+        graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+        params, batch_stats, other = map(nnx.to_pure_dict, states)
+        learner = Learner(
+            graphdef=graphdef,
+            other=other,
+            optimizer=sgd(self.learning_rate, config.momentum, config.weight_decay),
+            seed=config.seed,
+            mean=self.data.mean,
+            std=self.data.std,
+            dtype=settings["dtype"],
+            augment=config.data.augment,
+            crop_padding=config.data.crop_padding,
+            flip=config.data.flip,
+        )
+        step = jnp.zeros((), jnp.int32)
+        state = TrainState(step, params, batch_stats, learner.optimizer.init(params))
+        return learner, jax.device_put(state, replicated(self._mesh))
+
+    def compile(self, splits: Iterable[str] = ("train", "validation", "test")) -> float:
+        """Compiles training and evaluation, once for a whole run; returns the seconds it took."""
+        started = time.monotonic()
+        for split in self._resident.keys() & set(splits):
+            training = split == "train"
+            batches = next(self.epoch_batches(0) if training else self._eval_batches(split))
+            function = functools.partial(
+                train_steps if training else eval_steps, learner=self._learner
+            )
+            self._compiled[split] = (
+                jax.jit(
+                    function,
+                    donate_argnums=0 if training else (),
+                    out_shardings=replicated(self._mesh),
+                )
+                .lower(
+                    self.initial_state,
+                    self.no_sums(),
+                    *self._resident[split],
+                    *batches,
+                    *((np.int32(0),) if training else ()),
+                )
+                .compile()
+            )
+        return time.monotonic() - started
+
+    def no_sums(self) -> Sums:
+        """Sums over no examples."""
+        return jax.device_put(Sums.zero(self._learner.wide_dtype), replicated(self._mesh))
+
+    def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batches]:
+        """The dispatches of `epoch`, counted from 0, from its step `first_step` on."""
+        order = resident.epoch_order(
+            self.config.seed, epoch, len(self.data.train.labels), self.config.batch_size
+        )
+        return self._dispatches(order[first_step:], self._train_rows)
+
+    def train(
+        self, state: TrainState, sums: Sums, batches: Batches, epoch: int
+    ) -> tuple[TrainState, Sums]:
+        """Trains on `batches`. Consumes `state`; adds to `sums`. Does not wait for the devices."""
+        return self._compiled["train"](
+            state, sums, *self._resident["train"], *batches, np.int32(epoch)
+        )
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """`test_loss`, the mean cross-entropy, and `test_error`, in percent; on every test example
+        exactly once. If images are held out for validation, `validation_loss` and so on as well.
+        """
+        values = {}
+        for split in self._compiled.keys() - {"train"}:
+            sums = self.no_sums()
+            for batches in self._eval_batches(split):
+                sums = self._compiled[split](state, sums, *self._resident[split], *batches)
+            values |= means(sums, split)
+        return values
+
+    def _eval_batches(self, split: str) -> Iterator[Batches]:
+        devices = self._mesh.size
+        batch_size = math.ceil(self.config.eval_batch_size / devices) * devices
+        examples = len(getattr(self.data, split).labels)
+        return self._dispatches(
+            resident.in_batches(np.arange(examples), batch_size), self._eval_rows
+        )
+
+    def _dispatches(self, indices: np.ndarray, rows: int) -> Iterator[Batches]:
+        """Cuts `indices` (`[steps, batch]`) into pieces of `rows` steps, all of one shape."""
+        for start in range(0, len(indices), rows):
+            piece = indices[start : start + rows]
+            filled = np.full((rows, indices.shape[1]), resident.PADDING, np.int32)
+            filled[: len(piece)] = piece
+            placed = jax.device_put(filled, batch_sharded(self._mesh, axis=1))
+            yield Batches(placed, np.int32(len(piece)))
+
+
+def means(sums: Sums, prefix: str) -> dict[str, float]:
+    """`{prefix}_loss` and `{prefix}_error`, in percent. Waits for the devices."""
+    loss, errors, examples = (
+        float(x) for x in jax.device_get((sums.loss, sums.errors, sums.examples))
+    )
+    return {f"{prefix}_loss": loss / examples, f"{prefix}_error": 100 * errors / examples}

@@ -1,0 +1,1 @@
+"""What to run: one config a row of the papers' tables."""

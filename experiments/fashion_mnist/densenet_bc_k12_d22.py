@@ -1,0 +1,15 @@
+"""A small DenseNet-BC (71,446 parameters) on Fashion-MNIST, for a laptop.
+
+python -m launch.train --config experiments/fashion_mnist/densenet_bc_k12_d22.py --workdir runs/fm
+"""
+
+from densenet_jax.train.config import base_config
+
+
+def get_config():
+    config = base_config()
+    config.epochs = 30
+    config.model.name = "densenet_bc_k12_d22"
+    config.data.name = "fashion_mnist"
+    config.data.augment = True
+    return config

@@ -1,0 +1,18 @@
+"""A first look: a small DenseNet-BC on scikit-learn's handwritten digits.
+
+python -m launch.train --config experiments/quickstart.py --workdir runs/quickstart
+"""
+
+from densenet_jax.train.config import base_config
+
+
+def get_config():
+    config = base_config()
+    config.epochs = 20
+    config.model.name = "densenet_bc_k12_d22"
+    config.data.name = "digits"
+    # Digits of 8 x 8 pixels can be shifted by one, but a mirrored 2 is no 2.
+    config.data.augment = True
+    config.data.crop_padding = 1
+    config.data.flip = False
+    return config

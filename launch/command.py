@@ -1,0 +1,111 @@
+"""What commands share: configs from files and flags, and errors in one sentence."""
+
+import argparse
+import importlib.util
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from densenet_jax.errors import InputError, RunError
+from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.train.config import base_config
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "densenet_jax" / "xla"
+
+
+def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 2 for a user's mistake, 3 for a failed run."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        main(argv)
+    except InputError as error:
+        return _fail(error, 2)
+    except RunError as error:
+        return _fail(error, 3)
+    return 0
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def parser(doc: str, with_config: bool = False) -> argparse.ArgumentParser:
+    """An argument parser that says `doc`, and the keys of a config if it takes one."""
+    described = argparse.ArgumentParser(
+        description=doc,
+        epilog=_config_help() if with_config else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    described.add_argument(
+        "--compile_cache",
+        metavar="DIR",
+        default=str(CACHE),
+        help="where compiled programs are kept for the next start; 'off' keeps none (%(default)s)",
+    )
+    if with_config:
+        described.add_argument(
+            "--config",
+            required=True,
+            metavar="FILE.py[:ARG]",
+            help="an experiment; any of its keys can be set with --config.KEY=VALUE",
+        )
+    return described
+
+
+def use_compile_cache(directory: str) -> None:
+    if directory != "off":
+        jax.config.update("jax_compilation_cache_dir", directory)
+
+
+def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
+    """The config of an experiment.
+
+    Args:
+      spec: path of a file that defines `get_config(arg=None)`, and optionally `:ARG`.
+      overrides: as typed, `["--config.model.growth_rate=24", ...]`.
+
+    Raises:
+      InputError: no such file, a wrong ARG, an unknown key or a value of the wrong type.
+    """
+    path, _, arg = spec.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"there is no config file {path}; experiments/ holds those of the papers.")
+    module_spec = importlib.util.spec_from_file_location("experiment", path)
+    if module_spec is None:
+        raise InputError(f"{path} is not a Python file.")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if arg and not inspect.signature(module.get_config).parameters:
+        raise InputError(f"{path} takes no argument, but was given {arg!r}.")
+    config = module.get_config(*([arg] if arg else [])).lock()
+    return override(config, overrides)
+
+
+def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """`config` with the values of `["--config.KEY=VALUE", ...]`."""
+    argv = ["command", *overrides]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        rest = values(argv)[1:]
+    except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
+        raise InputError(" ".join(str(error.args[0] if error.args else error).split())) from error
+    if rest:
+        raise InputError(f"unknown arguments: {' '.join(rest)}.")
+    return values.config
+
+
+def _config_help() -> str:
+    base = inspect.getdoc(base_config).split("\n", 2)[2]
+    model = inspect.getdoc(DenseNetConfig).split("Attributes:\n", 1)[1]
+    return f"config keys (defaults of the base config):\n{base}\n\nmodel.FIELD:\n{model}"

@@ -1,0 +1,40 @@
+"""Evaluate the newest checkpoint of a run again.
+
+    python -m launch.evaluate --workdir runs/quickstart
+
+Prints the losses and the errors in percent; changes nothing.
+"""
+
+import json
+import sys
+
+from densenet_jax.errors import InputError
+from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.trainer import Trainer
+from launch import command
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command.parser(__doc__)
+    parser.add_argument("--workdir", required=True, help="a run directory")
+    parser.add_argument(
+        "--data_directory", help="where the data lie, if not where the run had them"
+    )
+    args = parser.parse_args(argv)
+    command.use_compile_cache(args.compile_cache)
+    run = RunDirectory(args.workdir)
+    config = run.config()
+    if not run.checkpoints.is_dir():
+        raise InputError(f"{args.workdir} holds no checkpoint: train it first.")
+    if args.data_directory:
+        config.data.directory = args.data_directory
+    trainer = Trainer(config)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        state, _ = checkpoints.restore(like=trainer.initial_state)
+    trainer.compile(["validation", "test"])
+    print(json.dumps({"step": int(state.step), **trainer.evaluate(state)}))
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

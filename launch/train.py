@@ -1,0 +1,42 @@
+"""Train a network as an experiment's config says.
+
+    python -m launch.train --config experiments/quickstart.py --workdir runs/quickstart
+
+Goes on by itself if the work directory holds a checkpoint of the same config. Leaves there
+config.json, environment.json, metrics.jsonl, checkpoints/, result.json and learning_curve.png.
+"""
+
+import sys
+from pathlib import Path
+
+from densenet_jax.analysis.curves import plot_learning_curve
+from densenet_jax.train.fit import fit
+from densenet_jax.train.record import RunDirectory
+from launch import command
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command.parser(__doc__, with_config=True)
+    parser.add_argument("--workdir", required=True, help="the run directory; made if missing")
+    args, overrides = parser.parse_known_args(argv)
+    command.use_compile_cache(args.compile_cache)
+    run = RunDirectory(args.workdir)
+    finished = run.result() is not None
+    result = fit(command.load_config(args.config, overrides), args.workdir)
+    if finished:
+        print(f"{args.workdir} is finished: {_summary(result)}. Nothing to do.")
+        return
+    picture = Path(args.workdir) / "learning_curve.png"
+    plot_learning_curve(run, picture)
+    print(f"{_summary(result)}. Learning curve: {picture}")
+
+
+def _summary(result: dict) -> str:
+    return (
+        f"test error {result['test_error']:.2f} % after {result['epochs']} epochs, "
+        f"{result['train_seconds']:.0f} s, {result['images_per_second']:,.0f} images/s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
