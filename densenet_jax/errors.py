@@ -1,4 +1,7 @@
-"""The exceptions whose message is for the user."""
+"""The exceptions whose message is for the user, and how those help with a misspelt word."""
+
+import difflib
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -10,3 +13,9 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on, told in one sentence. Commands exit with status 3."""
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Ends a sentence about an unknown `word`: with the closest known one, or with all of them."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}."

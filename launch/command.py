@@ -13,9 +13,10 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from densenet_jax.errors import InputError, RunError
+from densenet_jax.errors import InputError, RunError, suggest
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.train.config import base_config
+from densenet_jax.train.record import flatten
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "densenet_jax" / "xla"
 
@@ -93,6 +94,11 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
 
 def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     """`config` with the values of `["--config.KEY=VALUE", ...]`."""
+    keys = list(flatten(config))
+    for argument in overrides:
+        key = argument.removeprefix("--config.").split("=")[0]
+        if argument.startswith("--config.") and key not in keys:
+            raise InputError(f"the config has no key {key!r}: {suggest(key, keys)}")
     argv = ["command", *overrides]
     values = flags.FlagValues()
     try:

@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")  # No window: pictures go to files.
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from densenet_jax.train.record import RunDirectory
 
@@ -32,6 +33,7 @@ def plot_learning_curve(run: RunDirectory, path: Path) -> None:
         f"{lines[-1]['epoch']}"
     )
     for axis in (loss_axis, error_axis):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

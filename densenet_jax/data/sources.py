@@ -5,14 +5,13 @@ for `digits` and `synthetic`, from nothing at all. Nothing is downloaded.
 """
 
 import dataclasses
-import difflib
 import logging
 import pathlib
 
 import numpy as np
 
 from densenet_jax.data import archives, tfds_copy
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +116,7 @@ def load(name: str, directory: str | None = None, holdout: int = 0) -> Dataset:
       InputError: unknown name, missing or damaged files, or an impossible `holdout`.
     """
     if name not in NAMES:
-        guess = difflib.get_close_matches(str(name), NAMES, n=1)
-        hint = f"did you mean {guess[0]!r}?" if guess else f"choose one of {', '.join(NAMES)}."
-        raise InputError(f"Unknown data set {name!r}: {hint}")
+        raise InputError(f"there is no data set {name!r}: {suggest(name, NAMES)}")
     if holdout < 0 or (name == "svhn" and holdout % 30):
         multiple = " and, for svhn, divisible by 30" if name == "svhn" else ""
         raise InputError(f"data.holdout = {holdout} must be 0 or more{multiple}.")

@@ -1,13 +1,12 @@
 """Every named network: `list_models`, `create_model`."""
 
 import dataclasses
-import difflib
 import fnmatch
 import re
 
 from flax import nnx
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, suggest
 from densenet_jax.models.densenet import DenseNet, DenseNetConfig
 
 # Small-image DenseNets are named by their facts, in the papers' notation. Any other such name, for
@@ -53,7 +52,7 @@ def model_config(name: str, **overrides) -> DenseNetConfig:
     fields = [field.name for field in dataclasses.fields(config)]
     for key in overrides:
         if key not in fields:
-            raise InputError(f"{name} has no setting {key!r}{suggest(key, fields)}.")
+            raise InputError(f"{name} has no setting {key!r}: {suggest(key, fields)}")
     for key, other in (("depth", "block_config"), ("block_config", "depth")):
         if overrides.get(key) is not None:
             overrides.setdefault(other, None)
@@ -74,12 +73,6 @@ def create_model(name: str, *, rngs: nnx.Rngs, **overrides) -> nnx.Module:
     return DenseNet(model_config(name, **overrides), rngs=rngs)
 
 
-def suggest(word: str, known: list[str]) -> str:
-    """The end of a sentence about an unknown `word`: a close one, or all that are known."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose one of: {', '.join(known)}"
-
-
 def _named(name: str) -> DenseNetConfig:
     if name in IMAGENET_DENSENETS:
         growth_rate, block_config = IMAGENET_DENSENETS[name]
@@ -88,7 +81,7 @@ def _named(name: str) -> DenseNetConfig:
         )
     match = _CIFAR_NAME.fullmatch(name)
     if not match:
-        raise InputError(f"there is no model {name!r}{suggest(name, list_models())}.")
+        raise InputError(f"there is no model {name!r}: {suggest(name, list_models())}")
     kind = match["kind"] or ""
     return DenseNetConfig(
         growth_rate=int(match["growth_rate"]),

@@ -11,7 +11,7 @@ from densenet_jax.errors import RunError
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.config import check_config
 from densenet_jax.train.progress import Reporter
-from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.record import RunDirectory, event_log
 from densenet_jax.train.step import TrainState
 from densenet_jax.train.trainer import Trainer, means
 
@@ -39,30 +39,11 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
         reporter.say(f"compiled in {compile_seconds:.1f} s")
         run.start(config)
         with Checkpoints(run.checkpoints) as checkpoints:
-            # Seconds of training, and of all from first to last step, over all starts.
-            state, seconds = trainer.initial_state, {"training": 0.0, "total": 0.0}
-            if checkpoints.latest_step() is not None:
-                state, seconds = checkpoints.restore(like=state)
-                reporter.say(f"going on from step {int(state.step)} in {workdir}")
-            run.keep_metrics_until(int(state.step))
-            reporter.start(int(state.step))
-            for epoch in range(int(state.step) // trainer.steps_per_epoch, config.epochs):
-                last = epoch + 1 == config.epochs
-                started = time.monotonic()
-                state, line = _train_epoch(trainer, state, epoch, reporter)
-                _check_finite(line, checkpoints)
-                trained = time.monotonic()
-                if last or (epoch + 1) % config.eval_every_epochs == 0:
-                    line |= trainer.evaluate(state)
-                seconds["training"] += trained - started
-                seconds["total"] += time.monotonic() - started
-                run.append_metrics(line)
-                reporter.epoch(line, config.epochs)
-                if last or (epoch + 1) % config.checkpoint_every_epochs == 0:
-                    checkpoints.save(state, seconds)
+            seconds = _train(trainer, run, checkpoints, reporter)
+    last_line = run.metrics()[-1]
     images = config.epochs * len(trainer.data.train.labels)
     result = {
-        **{key: value for key, value in line.items() if key not in ("step", "epoch")},
+        **{key: value for key, value in last_line.items() if key not in ("step", "epoch")},
         "model": config.model.name,
         "data": config.data.name,
         "epochs": config.epochs,
@@ -74,6 +55,37 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
     }
     run.finish(result)
     return result
+
+
+def _train(
+    trainer: Trainer, run: RunDirectory, checkpoints: Checkpoints, reporter: Reporter
+) -> dict[str, float]:
+    """Trains to the end. Returns the seconds of training steps, and of all, over all starts."""
+    config = trainer.config
+    state, seconds = trainer.initial_state, {"training": 0.0, "total": 0.0}
+    if checkpoints.latest_step() is not None:
+        state, seconds = checkpoints.restore(like=state)
+        reporter.say(f"going on from step {int(state.step)} in {run.path}")
+    step = int(state.step)
+    run.keep_metrics_until(step)
+    reporter.start(step)
+    with event_log(run, step) as log_event:
+        for epoch in range(step // trainer.steps_per_epoch, config.epochs):
+            last = epoch + 1 == config.epochs
+            started = time.monotonic()
+            state, line = _train_epoch(trainer, state, epoch, reporter)
+            _check_finite(line, checkpoints)
+            trained = time.monotonic()
+            if last or (epoch + 1) % config.eval_every_epochs == 0:
+                line |= trainer.evaluate(state)
+            seconds["training"] += trained - started
+            seconds["total"] += time.monotonic() - started
+            run.append_metrics(line)
+            log_event(line)
+            reporter.epoch(line, config.epochs)
+            if last or (epoch + 1) % config.checkpoint_every_epochs == 0:
+                checkpoints.save(state, seconds)
+    return seconds
 
 
 def _train_epoch(

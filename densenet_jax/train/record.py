@@ -3,12 +3,15 @@
 config.json  environment.json  metrics.jsonl  checkpoints/  result.json
 """
 
+import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -112,6 +115,24 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict:
         else:
             flat[prefix + key] = value
     return flat
+
+
+@contextlib.contextmanager
+def event_log(run: RunDirectory, first_step: int) -> Iterator[Callable[[dict], None]]:
+    """A function that logs a line of metrics for TensorBoard, if tensorboardX is installed."""
+    if jax.process_index() > 0 or importlib.util.find_spec("tensorboardX") is None:
+        yield lambda line: None
+        return
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1) as writer:
+
+        def log(line: dict) -> None:
+            for name, value in line.items():
+                if name != "step":
+                    writer.add_scalar(name, value, line["step"])
+
+        yield log
 
 
 def environment() -> dict:
