@@ -105,9 +105,13 @@ def batch_statistics(values: jax.Array, mask: jax.Array | None = None) -> Statis
     def mean(y):
         return (y if weights is None else y * weights).sum((0, 1, 2)) / count
 
+    @jax.checkpoint  # Keeps the values, which are kept anyway, instead of their deviations.
+    def variance(x, center):
+        return mean(jnp.square(x - center))
+
     mu = mean(x)
     # The variance does not change to first order in its centre: no gradient flows through that.
-    return Statistics(mu, mean(jnp.square(x - lax.stop_gradient(mu))), count)
+    return Statistics(mu, variance(x, lax.stop_gradient(mu)), count)
 
 
 def concatenate_statistics(maps: list[FeatureMap]) -> Statistics | None:

@@ -1,0 +1,54 @@
+"""What the tests of all rooms share: where JAX runs, and one finished run."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+# JAX reads these when it is imported; commands that tests start inherit them.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "densenet_jax" / "tests"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Compiling takes most of the time here; XLA's optimisations would make it several times longer.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+# A helper of one room that serves others as well: published_sets.
+sys.path.append(str(Path(__file__).parent / "data"))
+
+import jax
+import pytest
+import small
+
+from densenet_jax.train.fit import fit
+from densenet_jax.train.trainer import Trainer
+
+
+@pytest.fixture
+def float64():
+    """The test runs with 64-bit types."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def trainer():
+    """The compiled trainer of the small run."""
+    trainer = Trainer(small.config())
+    trainer.compile()
+    return trainer
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The run directory of the small run, which no test may change."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    fit(small.config(), folder)
+    return folder
+
+
+@pytest.fixture
+def copied_run(finished_run, tmp_path):
+    """A copy of the small run, to be spoilt."""
+    return shutil.copytree(finished_run, tmp_path / "run")

@@ -1,0 +1,76 @@
+"""`python -m launch.evaluate`: the same errors again, and nothing else."""
+
+import json
+import shutil
+
+import published_sets
+import pytest
+import small
+
+from densenet_jax.train.fit import fit
+from launch import command, evaluate
+
+
+def run_evaluate(capsys, workdir, *arguments):
+    """Runs the command; returns its exit status, what it printed, and its errors."""
+    argv = ["--workdir", str(workdir), "--compile_cache=off", *arguments]
+    status = command.run(evaluate.main, argv)
+    return status, *capsys.readouterr()
+
+
+def test_evaluates_as_training_did(finished_run, capsys):
+    before = small.snapshot(finished_run)
+    status, output, _ = run_evaluate(capsys, finished_run)
+    assert status == 0
+    printed = json.loads(output)
+    result = json.loads((finished_run / "result.json").read_text())
+    assert printed["step"] == 4 * small.STEPS_PER_EPOCH
+    for key in ("test_error", "test_loss", "validation_error", "validation_loss"):
+        assert printed[key] == result[key]
+    assert small.snapshot(finished_run) == before
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty", "other"])
+def test_folder_that_is_no_run_directory(tmp_path, capsys, folder):
+    path = tmp_path / folder
+    if folder != "missing":
+        path.mkdir()
+    if folder == "other":
+        (path / "thesis.tex").write_text("precious")
+    before = small.snapshot(tmp_path)
+    status, _, errors = run_evaluate(capsys, path)
+    assert status == 2
+    assert errors.count("\n") == 1 and "Traceback" not in errors
+    assert f"{path} is no run directory" in errors
+    assert small.snapshot(tmp_path) == before and path.exists() == (folder != "missing")
+
+
+@pytest.mark.parametrize("checkpoints", ["none", "an empty folder"])
+def test_run_without_a_checkpoint(copied_run, capsys, checkpoints):
+    """As left by a run that was stopped before it saved one."""
+    shutil.rmtree(copied_run / "checkpoints")
+    if checkpoints == "an empty folder":
+        (copied_run / "checkpoints").mkdir()
+    status, _, errors = run_evaluate(capsys, copied_run)
+    assert status == 2
+    assert errors.count("\n") == 1 and "holds no checkpoint" in errors
+
+
+def test_data_that_have_moved(tmp_path, capsys):
+    parts = published_sets.make_parts({"train": 40, "test": 20})
+    files = published_sets.cifar_files("cifar10", "binary", parts)
+    published_sets.write_folder(tmp_path / "there", files)
+    changes = {
+        "epochs": 1,
+        "batch_size": 20,
+        "data.name": "cifar10",
+        "data.directory": str(tmp_path / "there"),
+        "data.holdout": 0,
+    }
+    result = fit(small.config(small.PLAIN | changes), tmp_path / "run")
+    (tmp_path / "there").rename(tmp_path / "here")
+    status, _, errors = run_evaluate(capsys, tmp_path / "run")
+    assert status == 2 and f"Missing {tmp_path / 'there'}" in errors
+    flag = f"--data_directory={tmp_path / 'here'}"
+    status, output, _ = run_evaluate(capsys, tmp_path / "run", flag)
+    assert status == 0 and json.loads(output)["test_error"] == result["test_error"]

@@ -1,0 +1,79 @@
+"""A small run that the tests of several rooms share, and how commands are started."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from densenet_jax.train.config import base_config
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "experiments" / "quickstart.py"
+
+# Everything random is on, something is held out, and the last batch of an epoch is short: 1400
+# images are 21 batches of 64 and one of 56.
+RUN = {
+    "epochs": 4,
+    "checkpoint_every_epochs": 2,
+    "model.name": "densenet_bc_k12_d22",
+    "model.growth_rate": 4,
+    "model.block_config": (1, 1),
+    "model.dropout_rate": 0.2,
+    "data.name": "digits",
+    "data.holdout": 37,
+    "data.augment": True,
+    "data.crop_padding": 1,
+    "data.flip": False,
+}
+STEPS_PER_EPOCH = 22
+# Changes that leave a network of one layer without anything random: quickly compiled.
+PLAIN = {
+    "model.block_config": (1,),
+    "model.bottleneck": 0,
+    "model.dropout_rate": 0.0,
+    "data.augment": False,
+}
+
+
+def config(changes: dict | None = None) -> ConfigDict:
+    made = base_config()
+    made.update_from_flattened_dict(RUN | (changes or {}))
+    return made
+
+
+def flags(changes: dict | None = None) -> list[str]:
+    """What to type after `--config experiments/quickstart.py` for the same config."""
+    return [f"--config.{key}={value}" for key, value in (RUN | (changes or {})).items()]
+
+
+def snapshot(folder: Path) -> dict:
+    """Everything in a folder: contents, and when they were written."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def start(*arguments, **environment) -> subprocess.Popen:
+    """Starts Python on `arguments` in the repository, with the tests' modules at hand."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_train(workdir: Path, *arguments: str, **environment) -> subprocess.Popen:
+    """Types `python -m launch.train` for the quickstart."""
+    return start(
+        *("-m", "launch.train", "--config", "experiments/quickstart.py", "--workdir", workdir),
+        *("--compile_cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),
+        *arguments,
+        **environment,
+    )

@@ -1,0 +1,90 @@
+"""The house keeps its plan: which room may import which, and how long a file may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("densenet_jax", "experiments", "launch")
+FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+
+# What of the project each room may import beside itself. A room is a package or a module.
+ALLOWED = {
+    "densenet_jax": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.weights"},
+    "densenet_jax.errors": set(),
+    "densenet_jax.models": {"densenet_jax.errors"},
+    "densenet_jax.data": {"densenet_jax.errors"},
+    "densenet_jax.train": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.data"},
+    "densenet_jax.analysis": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.train"},
+    "densenet_jax.weights": {"densenet_jax.errors", "densenet_jax.models"},
+    "densenet_jax.predict": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.weights"},
+    "experiments": {"densenet_jax.train"},
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def room(module: str) -> str:
+    """`densenet_jax.train` of `densenet_jax.train.fit`."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "densenet_jax" else parts[0]
+
+
+def imported_modules(source: str, package: str) -> set[str]:
+    """The modules of the project that `source`, which lies in `package`, imports anywhere."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*above, *filter(None, [node.module])]) if node.level else node.module
+            inner = {f"{base}.{alias.name}" for alias in node.names}
+            names |= (inner & MODULES) or {base}
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+def test_imports_are_found_however_they_are_written():
+    source = """
+import numpy, densenet_jax.train.fit
+from densenet_jax import weights
+from densenet_jax.data import resident as data
+from . import layers
+from .. import errors
+from ..analysis.curves import plot_learning_curve
+def late():
+    from launch import command
+"""
+    assert imported_modules(source, "densenet_jax.models") == {
+        "densenet_jax.train.fit",
+        "densenet_jax.weights",
+        "densenet_jax.data.resident",
+        "densenet_jax.models.layers",
+        "densenet_jax.errors",
+        "densenet_jax.analysis.curves",
+        "launch.command",
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    module = module_name(path)
+    if room(module) == "launch":
+        return
+    assert room(module) in ALLOWED, "a new room: say above what it may import"
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    rooms = {room(name) for name in imported_modules(path.read_text(), package)}
+    assert rooms <= ALLOWED[room(module)] | {room(module)}
+
+
+def test_no_file_is_long():
+    files = [*FILES, *(ROOT / "tests").rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}

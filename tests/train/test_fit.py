@@ -1,0 +1,165 @@
+"""A run from its config to its result, undisturbed and disturbed."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from densenet_jax.errors import InputError, RunError
+from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.fit import fit
+
+# Dies in its third epoch, as soon as the checkpoint of the second is on disk.
+KILLED_RUN = """
+import os, signal, sys, time
+import small
+from densenet_jax.train.fit import fit
+from densenet_jax.train.record import RunDirectory
+
+append = RunDirectory.append_metrics
+
+def append_and_die(run, line):
+    append(run, line)
+    if line["epoch"] == 3:
+        while not (run.checkpoints / str(2 * small.STEPS_PER_EPOCH)).is_dir():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunDirectory.append_metrics = append_and_die
+fit(small.config(), sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def killed_run(tmp_path_factory):
+    """The run directory of the small run, killed in its third epoch and not yet gone on with."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    process = small.start("-c", KILLED_RUN, folder)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, errors
+    return folder
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def read_metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(folder, like):
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() == 4 * small.STEPS_PER_EPOCH
+        return checkpoints.restore(like)[0]
+
+
+def assert_same_bits(one, other):
+    def check(a, b):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+    jax.tree.map(check, one, other)
+
+
+def test_run_directory(finished_run):
+    config = read_json(finished_run / "config.json")
+    assert config["epochs"] == 4 and config["model"]["growth_rate"] == 4
+    environment = read_json(finished_run / "environment.json")
+    assert {"packages", "devices", "git_revision"} <= environment.keys()
+    assert environment["packages"]["jax"] == jax.__version__
+    assert any((finished_run / "checkpoints").iterdir())
+
+
+def test_metrics_have_a_line_for_every_epoch(finished_run):
+    lines = read_metrics(finished_run)
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines] == [22, 44, 66, 88]
+    # The authors' indexing: ceil(4 / 2) = 2 and ceil(4 * 3 / 4) = 3.
+    assert [line["learning_rate"] for line in lines] == [0.1, 0.01, 0.001, 0.001]
+    for line in lines:
+        assert {"train_loss", "test_loss", "test_error", "validation_error"} <= line.keys()
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+def test_result(finished_run, trainer):
+    result, last = read_json(finished_run / "result.json"), read_metrics(finished_run)[-1]
+    assert result["test_error"] == last["test_error"]
+    assert (result["epochs"], result["seed"]) == (4, 0)
+    sizes = [leaf.size for leaf in jax.tree.leaves(trainer.initial_state.params)]
+    assert result["params"] == sum(sizes)
+    for key in ("train_seconds", "images_per_second", "compile_seconds"):
+        assert result[key] > 0
+    assert result["images_per_second"] * result["train_seconds"] >= 4 * 1400 * 0.99
+
+
+def test_evaluates_only_when_asked_and_at_the_end(tmp_path):
+    changes = {"eval_every_epochs": 2, "epochs": 3, "data.holdout": 0}
+    fit(small.config(small.PLAIN | changes), tmp_path / "run")
+    evaluated = ["test_error" in line for line in read_metrics(tmp_path / "run")]
+    assert evaluated == [False, True, True]
+
+
+def test_a_finished_run_is_left_alone(finished_run):
+    before = small.snapshot(finished_run)
+    result = fit(small.config(), finished_run)
+    assert result == read_json(finished_run / "result.json")
+    assert small.snapshot(finished_run) == before
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(killed_run, finished_run, trainer, capsys):
+    assert [line["step"] for line in read_metrics(killed_run)] == [22, 44, 66]
+    result = fit(small.config(), killed_run)
+    assert "going on from step 44" in capsys.readouterr().out
+    expected = (finished_run / "metrics.jsonl").read_bytes()
+    assert (killed_run / "metrics.jsonl").read_bytes() == expected
+    state = final_state(killed_run, trainer.initial_state)
+    assert_same_bits(state, final_state(finished_run, trainer.initial_state))
+    assert result["test_error"] == read_json(finished_run / "result.json")["test_error"]
+    assert result == read_json(killed_run / "result.json")
+
+
+def test_a_run_killed_just_before_its_result(copied_run):
+    metrics = (copied_run / "metrics.jsonl").read_bytes()
+    result = read_json(copied_run / "result.json")
+    (copied_run / "result.json").unlink()
+    again = fit(small.config(), copied_run)
+    for key in ("train_loss", "test_loss", "test_error", "epochs", "params", "seed"):
+        assert again[key] == result[key]
+    assert (copied_run / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_half_written_line_of_metrics_is_written_again(copied_run):
+    """As left by a full disk or a machine that loses its power."""
+    path = copied_run / "metrics.jsonl"
+    metrics = path.read_bytes()
+    (copied_run / "result.json").unlink()
+    with path.open("ab") as file:
+        file.write(b'{"step": 110, "epo')
+    fit(small.config(), copied_run)
+    assert path.read_bytes() == metrics
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"loss is (nan|inf).* epoch 1 .*learning rate 1e\+30"):
+        fit(small.config({**small.PLAIN, "learning_rate": 1e30}), tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_the_folder_of_another_run_is_refused(finished_run):
+    before = small.snapshot(finished_run)
+    with pytest.raises(InputError, match=r"seed \(0 there, 1 here\)"):
+        fit(small.config({"seed": 1}), finished_run)
+    assert small.snapshot(finished_run) == before
+
+
+@pytest.mark.slow
+def test_the_quickstart_learns(tmp_path):
+    """A network that sees its images and labels right gets under 3 % wrong."""
+    process = small.start_train(tmp_path / "run", JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    assert read_json(tmp_path / "run" / "result.json")["test_error"] < 3

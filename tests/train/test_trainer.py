@@ -1,0 +1,123 @@
+"""Evaluation, compilation, randomness and devices."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from densenet_jax.train.fit import fit
+from densenet_jax.train.trainer import Trainer
+
+
+def initial_state(trainer):
+    """A copy, as training consumes what it is given."""
+    return jax.tree.map(lambda leaf: leaf.copy(), trainer.initial_state)
+
+
+def train_epoch(trainer, state, epoch):
+    sums = trainer.no_sums()
+    for batches in trainer.epoch_batches(epoch):
+        state, sums = trainer.train(state, sums, batches, epoch)
+    return state, sums
+
+
+@pytest.mark.parametrize("eval_batch_size", [90, 100])
+def test_evaluation_counts_every_example_once(eval_batch_size):
+    """360 test images are four batches of 90, but no whole number of batches of 100."""
+    changes = {"eval_batch_size": eval_batch_size, "data.holdout": 437}
+    trainer = Trainer(small.config(small.PLAIN | changes))
+    trainer.compile(["validation", "test"])
+    values = trainer.evaluate(trainer.initial_state)
+    model, data = trainer._learner.model(trainer.initial_state), trainer.data
+    for name, split, size in (("validation", data.validation, 437), ("test", data.test, 360)):
+        assert len(split.labels) == size
+        images = (split.images - np.float32(data.mean)) / np.float32(data.std)
+        logits = np.asarray(jax.jit(model)(images), np.float64)
+        right = logits[np.arange(size), split.labels]
+        loss = np.log(np.exp(logits).sum(1)) - right
+        assert values[f"{name}_loss"] == pytest.approx(loss.mean(), rel=1e-5)
+        wrong = np.sum(logits.argmax(1) != split.labels)
+        assert values[f"{name}_error"] == pytest.approx(100 * wrong / size, rel=1e-6)
+
+
+def test_an_epoch_trains_on_every_example_once(trainer):
+    """A step more would show in the number of examples, a step less in that of steps."""
+    state, sums = train_epoch(trainer, initial_state(trainer), 0)
+    assert float(sums.examples) == len(trainer.data.train.labels) == 1400
+    assert int(state.step) == trainer.steps_per_epoch == small.STEPS_PER_EPOCH
+
+
+def test_a_run_compiles_its_step_once(tmp_path, caplog):
+    with jax.log_compiles():
+        fit(small.config(), tmp_path / "run")
+    compiled = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(")]
+    assert sum("jit(train_steps)" in message for message in compiled) == 1
+    # For the validation and for the test set.
+    assert sum("jit(eval_steps)" in message for message in compiled) == 2
+
+
+def test_later_epochs_compile_nothing(trainer, caplog):
+    state, _ = train_epoch(trainer, initial_state(trainer), 0)
+    trainer.evaluate(state)
+    with jax.log_compiles():
+        for epoch in (1, 2):
+            state, _ = train_epoch(trainer, state, epoch)
+            trainer.evaluate(state)
+        assert not caplog.messages
+        jax.jit(lambda x: x + 1)(1)
+        assert caplog.messages  # so the log does tell of compilations
+
+
+def test_augmentation_depends_on_the_epoch_and_dropout_on_the_step(trainer):
+    def loss(epoch, step):
+        state = initial_state(trainer)
+        state = dataclasses.replace(state, step=state.step + step)
+        batches = next(trainer.epoch_batches(0))
+        _, sums = trainer.train(state, trainer.no_sums(), batches, epoch)
+        return float(sums.loss)
+
+    assert loss(0, 0) == loss(0, 0)
+    assert len({loss(0, 0), loss(1, 0), loss(0, 1)}) == 3
+
+
+def test_seeds_differ():
+    """In what they initialise."""
+    states = [Trainer(small.config({"seed": seed})).initial_state for seed in (0, 0, 1)]
+    kernels = [np.asarray(state.params["conv0"]["kernel"]) for state in states]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert (kernels[0] != kernels[2]).all()
+
+
+def test_losses_do_not_depend_on_devices_or_dispatches(tmp_path):
+    """In float64, so that nothing but the order of summation may differ.
+
+    Nor may the order in which Python walks through a set show in metrics.jsonl.
+    """
+    cases = {"one": (1, 1), "four": (4, 1), "eight": (8, 5)}
+    random = {"data.augment": True, "model.dropout_rate": 0.2}
+    changes = small.PLAIN | random | {"dtype": "float64", "epochs": 2}
+    started = {
+        name: small.start_train(
+            tmp_path / name,
+            *small.flags(changes | {"steps_per_dispatch": dispatch}),
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+            JAX_ENABLE_X64="1",
+            PYTHONHASHSEED=str(devices),
+        )
+        for name, (devices, dispatch) in cases.items()
+    }
+    lines = {}
+    for name, process in started.items():
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert f"on {cases[name][0]} x cpu" in output
+        text = (tmp_path / name / "metrics.jsonl").read_text()
+        lines[name] = [json.loads(line) for line in text.splitlines()]
+        assert len(lines[name]) == 2
+    for name in ("four", "eight"):
+        for line, expected in zip(lines[name], lines["one"], strict=True):
+            assert list(line) == list(expected)
+            assert line == pytest.approx(expected, rel=1e-9)
