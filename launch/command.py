@@ -86,6 +86,8 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
         raise InputError(f"{path} is not a Python file.")
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"{path} is no experiment: it defines no get_config().")
     if arg and not inspect.signature(module.get_config).parameters:
         raise InputError(f"{path} takes no argument, but was given {arg!r}.")
     config = module.get_config(*([arg] if arg else [])).lock()

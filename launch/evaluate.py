@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     command.use_compile_cache(args.compile_cache)
     run = RunDirectory(args.workdir)
     config = run.config()
-    if not run.checkpoints.is_dir():
+    if not run.checkpoints.is_dir():  # Orbax would make it.
         raise InputError(f"{args.workdir} holds no checkpoint: train it first.")
     if args.data_directory:
         config.data.directory = args.data_directory

@@ -32,6 +32,14 @@ def float64():
         yield
 
 
+@pytest.fixture
+def optimized():
+    """The test's functions are worth XLA's optimisations: they run for long."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="session")
 def trainer():
     """The compiled trainer of the small run."""

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from densenet_jax.errors import InputError
 from densenet_jax.train.step import TrainState
 
 KEPT = 2
@@ -42,12 +43,20 @@ class Checkpoints:
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint, with the shapes, types and shardings of `like`."""
+        """The newest checkpoint, with the shapes, types and shardings of `like`.
+
+        Raises InputError if there is none.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            raise InputError(
+                f"{self._manager.directory.parent} holds no checkpoint: train it first."
+            )
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(like)
         )
         found = self._manager.restore(
-            self._manager.latest_step(),
+            step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore()
             ),

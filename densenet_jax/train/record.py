@@ -47,8 +47,9 @@ class RunDirectory:
 
     def check(self, config: ConfigDict) -> None:
         """Raises InputError if this is the directory of another config, or of something else."""
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"workdir {self.path} is a file: name a folder.")
+        existing = next(path for path in (self.path, *self.path.parents) if path.exists())
+        if not existing.is_dir():
+            raise InputError(f"workdir {self.path} cannot be a folder: {existing} is a file.")
         if not self.path.exists() or not any(self.path.iterdir()):
             return
         if not (self.path / "config.json").exists():
@@ -71,8 +72,10 @@ class RunDirectory:
         self._write("environment.json", environment())
 
     def metrics(self) -> list[dict]:
+        """The lines of metrics.jsonl; not one that was cut short when a run was stopped."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def append_metrics(self, line: dict) -> None:
         """Adds a line to metrics.jsonl, on disk when this returns."""
@@ -92,7 +95,10 @@ class RunDirectory:
 
     def _read(self, name: str):
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}): restore or remove it.") from error
 
     def _write(self, name: str, value: dict) -> None:
         self._replace(name, json.dumps(value, indent=2) + "\n")

@@ -102,7 +102,9 @@ class Trainer:
     def compile(self, splits: Iterable[str] = ("train", "validation", "test")) -> float:
         """Compiles training and evaluation, once for a whole run; returns the seconds it took."""
         started = time.monotonic()
-        for split in self._resident.keys() & set(splits):
+        for split in splits:
+            if split not in self._resident:
+                continue
             training = split == "train"
             batches = next(self.epoch_batches(0) if training else self._eval_batches(split))
             function = functools.partial(
@@ -149,7 +151,9 @@ class Trainer:
         exactly once. If images are held out for validation, `validation_loss` and so on as well.
         """
         values = {}
-        for split in self._compiled.keys() - {"train"}:
+        for split in self._compiled:
+            if split == "train":
+                continue
             sums = self.no_sums()
             for batches in self._eval_batches(split):
                 sums = self._compiled[split](state, sums, *self._resident[split], *batches)

@@ -61,7 +61,7 @@ def test_float32(name, remat):
     assert max(grads) < 5e-3
 
 
-def test_twelve_steps_of_sgd():
+def test_twelve_steps_of_sgd(optimized):
     golden = np.load(reference.GOLDEN / "trajectory_densenet_bc_k12_d22.npz")
     seed = "trajectory:densenet_bc_k12_d22"
     with jax.enable_x64(True):
