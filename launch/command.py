@@ -80,7 +80,7 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
     """
     path, _, arg = spec.partition(":")
     if not Path(path).is_file():
-        raise InputError(f"there is no config file {path}; experiments/ holds those of the papers.")
+        raise InputError(f"there is no config file {path}: the papers' are in experiments/.")
     module_spec = importlib.util.spec_from_file_location("experiment", path)
     if module_spec is None:
         raise InputError(f"{path} is not a Python file.")

@@ -86,7 +86,7 @@ class DenseNetConfig:
                 )
         if (self.depth is None) == (self.block_config is None):
             raise InputError("give either depth or block_config, not both or neither.")
-        if not self.blocks or min(self.blocks) < 1:
+        if not self.blocks or not all(isinstance(n, int) and n > 0 for n in self.blocks):
             raise InputError(
                 f"block_config is {self.blocks}: every block needs at least one layer."
             )

@@ -95,7 +95,8 @@ def drop_steps(config: ConfigDict, examples: int) -> tuple[int, ...]:
     `ceil(fraction * epochs)`. Of 300 epochs, 149 run at the first rate, 75 at the second and 76 at
     the third.
     """
-    first_epochs = [math.ceil(fraction * config.epochs) for fraction in config.learning_rate_drops]
+    # Rounded, as 0.55 * 100 is a little more than 55.
+    first_epochs = [math.ceil(round(f * config.epochs, 9)) for f in config.learning_rate_drops]
     return tuple((epoch - 1) * steps_per_epoch(config, examples) for epoch in first_epochs)
 
 
@@ -116,6 +117,8 @@ def check_config(config: ConfigDict) -> None:
     for key in ("learning_rate", "weight_decay", "momentum", "seed", "steps_per_dispatch"):
         if not (config[key] >= 0 and math.isfinite(config[key])):
             raise InputError(f"{key} is {config[key]}: it must be a number of at least 0.")
+    if config.seed >= 2**31:
+        raise InputError(f"seed is {config.seed}: it must be below 2 ** 31.")
     if config.data.crop_padding < 0:
         raise InputError(f"data.crop_padding is {config.data.crop_padding}: it must be at least 0.")
     if any(not 0 < fraction <= 1 for fraction in config.learning_rate_drops):

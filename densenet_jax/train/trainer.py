@@ -77,8 +77,14 @@ class Trainer:
     def _build(self) -> tuple[Learner, TrainState]:
         config = self.config
         settings = model_settings(config)
-        settings.setdefault("num_classes", self.data.num_classes)
-        settings.setdefault("in_channels", self.data.train.images.shape[-1])
+        classes, channels = self.data.num_classes, self.data.train.images.shape[-1]
+        settings = {"num_classes": classes, "in_channels": channels} | settings
+        if settings["num_classes"] < classes or settings["in_channels"] != channels:
+            raise InputError(
+                f"{config.data.name} has {classes} classes and {channels} channels, but the model "
+                f"{settings['num_classes']} and {settings['in_channels']}: leave "
+                "model.num_classes and model.in_channels unset."
+            )
         rngs = nnx.Rngs(random_key(config.seed, INIT))
         model = create_model(config.model.name, rngs=rngs, **settings)
         graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
