@@ -109,40 +109,29 @@ class Trainer:
         """Compiles training and evaluation, once for a whole run; returns the seconds it took."""
         started = time.monotonic()
         for split in splits:
-            if split not in self._resident:
-                continue
-            training = split == "train"
-            batches = next(self.epoch_batches(0) if training else self._eval_batches(split))
-            function = functools.partial(
-                train_steps if training else eval_steps, learner=self._learner
-            )
-            self._compiled[split] = (
-                jax.jit(
-                    function,
-                    donate_argnums=0 if training else (),
-                    out_shardings=replicated(self._mesh),
-                )
-                .lower(
-                    self.initial_state,
-                    self.no_sums(),
-                    *self._resident[split],
-                    *batches,
-                    *((np.int32(0),) if training else ()),
-                )
-                .compile()
-            )
+            if split in self._resident:
+                self._compiled[split] = self._lower(split).compile()
         return time.monotonic() - started
+
+    def _lower(self, split: str) -> jax.stages.Lowered:
+        jit = functools.partial(jax.jit, out_shardings=replicated(self._mesh))
+        arguments = (self.initial_state, self.no_sums(), *self._resident[split])
+        if split == "train":
+            function = jit(functools.partial(train_steps, learner=self._learner), donate_argnums=0)
+            return function.lower(*arguments, *next(self.epoch_batches(0)), np.int32(0))
+        function = jit(functools.partial(eval_steps, learner=self._learner))
+        return function.lower(*arguments, *next(self._eval_batches(split)))
 
     def no_sums(self) -> Sums:
         """Sums over no examples."""
         return jax.device_put(Sums.zero(self._learner.wide_dtype), replicated(self._mesh))
 
-    def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batches]:
-        """The dispatches of `epoch`, counted from 0, from its step `first_step` on."""
+    def epoch_batches(self, epoch: int) -> Iterator[Batches]:
+        """The dispatches of `epoch`, counted from 0."""
         order = resident.epoch_order(
             self.config.seed, epoch, len(self.data.train.labels), self.config.batch_size
         )
-        return self._dispatches(order[first_step:], self._train_rows)
+        return self._dispatches(order, self._train_rows)
 
     def train(
         self, state: TrainState, sums: Sums, batches: Batches, epoch: int
@@ -157,8 +146,8 @@ class Trainer:
         exactly once. If images are held out for validation, `validation_loss` and so on as well.
         """
         values = {}
-        for split in self._compiled:
-            if split == "train":
+        for split in ("validation", "test"):
+            if split not in self._compiled:
                 continue
             sums = self.no_sums()
             for batches in self._eval_batches(split):
