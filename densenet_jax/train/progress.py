@@ -6,6 +6,8 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+SILENCE = 60  # Seconds after which a line between epochs says that the run lives.
+
 
 class Reporter:
     """Prints to standard output, in the first process only. A context manager."""
@@ -31,16 +33,19 @@ class Reporter:
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False)
+        self._last_said = time.monotonic()
 
     def start(self, step: int) -> None:
         """Shows the bar, at `step`."""
         self._task = self._bar.add_task("", total=self._steps, completed=step, rate=0.0)
         self._bar.start()
-        self._started, self._done = time.monotonic(), 0
+        self._started, self._first, self._done = time.monotonic(), step, 0
 
     def advance(self, steps: int) -> None:
         self._done += steps
         self._bar.update(self._task, advance=steps, rate=self._rate())
+        if self._bar.disable and time.monotonic() - self._last_said > SILENCE:
+            self.say(f"step {self._first + self._done}/{self._steps}  {self._rate():,.0f} images/s")
 
     def epoch(self, line: dict, epochs: int) -> None:
         """One line on an epoch, from its line of metrics."""
