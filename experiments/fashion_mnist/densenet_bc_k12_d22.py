@@ -1,4 +1,4 @@
-"""A small DenseNet-BC (71,446 parameters) on Fashion-MNIST, for a laptop.
+"""A small DenseNet-BC (71,254 parameters) on Fashion-MNIST, for a laptop.
 
 python -m launch.train --config experiments/fashion_mnist/densenet_bc_k12_d22.py --workdir runs/fm
 """

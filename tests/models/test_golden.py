@@ -12,6 +12,8 @@ from densenet_jax.data.resident import Batch
 from densenet_jax.train.step import TrainState, sgd, step_schedule, train_step
 from densenet_jax.train.trainer import Learner
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 REMATS = ("none", "concat", "layer")
 
 
@@ -61,7 +63,7 @@ def test_float32(name, remat):
     assert max(grads) < 5e-3
 
 
-def test_twelve_steps_of_sgd(optimized):
+def test_twelve_steps_of_sgd():
     golden = np.load(reference.GOLDEN / "trajectory_densenet_bc_k12_d22.npz")
     seed = "trajectory:densenet_bc_k12_d22"
     with jax.enable_x64(True):
