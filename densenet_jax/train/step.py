@@ -162,5 +162,5 @@ def eval_steps(
 
 def _repeat(body, length: int, count, carry):
     # No loop around a single step: XLA's CPU backend runs convolutions inside loops on a slow
-    # path (27 times slower, seen with jaxlib 0.10 and 0.12).
+    # path (27 to 40 times slower in a small test, with jaxlib 0.10 and 0.12).
     return body(0, carry) if length == 1 else lax.fori_loop(0, count, body, carry)
