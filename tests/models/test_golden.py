@@ -57,10 +57,12 @@ def test_float32(name, remat):
     found = errors(name, remat, jnp.float32)
     grads = [found.pop(key) for key in list(found) if key.startswith("grad_norm/")]
     assert max(found.values()) < 1e-5, max(found, key=found.get)
-    # Rounding moves a few values of the deepest nets across the corner of a ReLU, and with them
+    if name not in ("densenet_bc_k12_d100", "densenet121"):
+        assert max(grads) < 1e-3
+    # Rounding moves a few values of these deepest nets across the corner of a ReLU, and with them
     # the gradients of a channel. PyTorch's own float32 is as far from its float64: by up to 2.7e-3
     # for densenet_bc_k12_d100, and by more than 1e-3 for 31 of the 364 gradients of densenet121.
-    assert np.quantile(grads, 0.9) < 1e-3
+    assert np.quantile(grads, 0.9 if name == "densenet121" else 0.95) < 1e-3
     assert max(grads) < 5e-3
 
 
