@@ -5,12 +5,15 @@ with Dense Connectivity", TPAMI 2019. Section numbers below are those of the CVP
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from densenet_jax.errors import InputError
 from densenet_jax.models.layers import (
@@ -20,10 +23,15 @@ from densenet_jax.models.layers import (
     FeatureMap,
     Mode,
     Statistics,
+    average_pool,
     concatenate_statistics,
+    max_pool,
     normalize_relu,
     torch_linear,
 )
+
+# After how many layers the gradients of feature maps are added up: more take memory, fewer time.
+LAYERS_PER_SUM = 4
 
 Remat = Literal["none", "concat", "layer"]
 Stem = Literal["cifar", "imagenet"]
@@ -166,11 +174,16 @@ class Transition(nnx.Module):
 
     def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
         statistics = concatenate_statistics(maps)
-        normalize_conv = remat_if(self.config.remat != "none", concat_normalize_conv)
+        rate = self.config.dropout_rate
+        # Pooling and a 1x1 convolution commute, unless dropout comes between them; pooling first
+        # takes a quarter of the arithmetic.
+        normalize_conv = remat_if(
+            self.config.remat != "none",
+            functools.partial(concat_normalize_conv, pool=not rate),
+        )
         x = normalize_conv([m.values for m in maps], self.norm.affine(statistics), self.conv)
         self.norm.track(statistics)
-        x = mode.dropout(x, self.config.dropout_rate)
-        return mode.observe(nnx.avg_pool(x, window_shape=(2, 2), strides=(2, 2), padding="VALID"))
+        return mode.observe(average_pool(mode.dropout(x, rate)) if rate else x)
 
 
 class DenseNet(nnx.Module):
@@ -235,6 +248,8 @@ class DenseNet(nnx.Module):
             if b:
                 maps = [self.transitions[b - 1](maps, mode.fold(b).fold(0))]
             for i, layer in enumerate(block, start=1):
+                if i % LAYERS_PER_SUM == 0:
+                    maps = add_gradients_here(maps)
                 maps.append(layer(maps, mode.fold(b).fold(i)))
         statistics = concatenate_statistics(maps)
         pool = remat_if(self.config.remat != "none", concat_normalize_pool)
@@ -242,13 +257,33 @@ class DenseNet(nnx.Module):
         self.norm5.track(statistics)
         return self.classifier(x)
 
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-adds of an image's convolutions and linear layer, counted as the papers do.
+
+        That is, with a transition's convolution before its pooling.
+        """
+        large = self.config.stem == "imagenet"
+        if large:
+            height, width = math.ceil(height / 2), math.ceil(width / 2)
+        total = self.conv0.macs(height, width)
+        if large:
+            height, width = math.ceil(height / 2), math.ceil(width / 2)
+        for b, block in enumerate(self.blocks):
+            if b:
+                total += self.transitions[b - 1].conv.macs(height, width)
+                height, width = height // 2, width // 2
+            for layer in block:
+                total += layer.conv1.macs(height, width)
+                if self.config.bottleneck:
+                    total += layer.conv2.macs(height, width)
+        return total + self.classifier.kernel.size
+
     def _stem(self, images: jax.Array, mode: Mode) -> FeatureMap:
-        x = mode.observe(self.conv0(images))
+        x = mode.observe(self.conv0(images.transpose(0, 3, 1, 2)))
         if self.config.stem == "imagenet":
             self.norm0.track(x.statistics)
             x = normalize_relu(x.values, self.norm0.affine(x.statistics))
-            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
+            x = max_pool(x)
             x = mode.observe(x)
         return x
 
@@ -261,18 +296,34 @@ class DenseNet(nnx.Module):
             )
 
 
-def concat_normalize_conv(values: list[jax.Array], affine: Affine, conv: Conv) -> jax.Array:
-    """conv(ReLU(norm(concatenation of `values`))).
+@jax.custom_vjp
+def add_gradients_here(maps: list[FeatureMap]) -> list[FeatureMap]:
+    """`maps` as they are; in the backward pass, their gradients so far are added up here.
+
+    Left to itself XLA may keep the gradient of every reader until all can be added at once, and
+    their memory grows with the square of the depth.
+    """
+    return maps
+
+
+add_gradients_here.defvjp(lambda maps: (maps, None), lambda _, g: (lax.optimization_barrier(g),))
+
+
+def concat_normalize_conv(
+    values: list[jax.Array], affine: Affine, conv: Conv, pool: bool = False
+) -> jax.Array:
+    """conv(ReLU(norm(concatenation of `values`))), if `pool` averaged over 2x2 before conv.
 
     Its intermediate values, if all layers kept them, would grow with the square of the depth.
     """
-    return conv(normalize_relu(jnp.concatenate(values, axis=-1), affine))
+    x = normalize_relu(jnp.concatenate(values, axis=1), affine)
+    return conv(average_pool(x) if pool else x)
 
 
 def concat_normalize_pool(values: list[jax.Array], affine: Affine) -> jax.Array:
     """Global average, `[N, channels]`, of ReLU(norm(concatenation of `values`))."""
-    x = normalize_relu(jnp.concatenate(values, axis=-1), affine)
-    return x.mean((1, 2), dtype=affine[0].dtype)
+    x = normalize_relu(jnp.concatenate(values, axis=1), affine)
+    return x.mean((2, 3), dtype=affine[0].dtype)
 
 
 def remat_if(condition: bool, function: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""Layers that the families share. Feature maps are `[batch, height, width, channels]`."""
+"""Layers that the families share. Feature maps are `[batch, channels, height, width]`."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+
+from densenet_jax.models.convolution import convolve
 
 # PyTorch's BatchNorm constants. PyTorch's momentum is the weight of the *new* value.
 MOMENTUM = 0.1
@@ -90,28 +92,49 @@ class Mode(NamedTuple):
 
 
 def batch_statistics(values: jax.Array, mask: jax.Array | None = None) -> Statistics:
-    """Statistics of `[N, H, W, C]` values over the images that `mask` (`[N]`) marks with 1.
+    """Statistics of `[N, C, H, W]` values over the images that `mask` (`[N]`) marks with 1.
 
-    In two passes, as one pass of squares loses all digits of a variance far below the mean. Under
-    `jit` with a sharded batch they are those of the global batch.
+    Computed in float32 at least. Under `jit` with a sharded batch they are those of the global
+    batch.
     """
-    x = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    count = jnp.asarray(values.size // values.shape[-1], x.dtype)
-    weights = None
-    if mask is not None:
-        weights = mask.astype(x.dtype)[:, None, None, None]
-        count = mask.sum(dtype=x.dtype) * (values.shape[1] * values.shape[2])
+    images, _, height, width = values.shape
+    wide = jnp.promote_types(values.dtype, jnp.float32)
+    weights = jnp.ones((images, 1), wide) if mask is None else mask.astype(wide)[:, None]
+    count = weights.sum() * (height * width)
+    return Statistics(*_mean_and_variance(values, weights, count), count)
+
+
+@jax.custom_vjp
+def _mean_and_variance(
+    values: jax.Array, weights: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Each channel's mean and variance, images weighted by `weights` (`[N, 1]`).
+
+    Keeps the values for the backward pass, which are kept anyway, and no wider copy.
+    """
+    x = values.astype(weights.dtype)
 
     def mean(y):
-        return (y if weights is None else y * weights).sum((0, 1, 2)) / count
+        # Image by image first: a mask on whole maps would be one more pass over them.
+        return (weights * y.sum((2, 3))).sum(0) / count
 
-    @jax.checkpoint  # Keeps the values, which are kept anyway, instead of their deviations.
-    def variance(x, center):
-        return mean(jnp.square(x - center))
+    center = mean(x)
+    return center, mean(jnp.square(x - center[:, None, None]))
 
-    mu = mean(x)
-    # The variance does not change to first order in its centre: no gradient flows through that.
-    return Statistics(mu, variance(x, lax.stop_gradient(mu)), count)
+
+def _mean_and_variance_forward(values, weights, count):
+    mean, var = _mean_and_variance(values, weights, count)
+    return (mean, var), (values, weights, count, mean)
+
+
+def _mean_and_variance_backward(residuals, gradients):
+    values, weights, count, mean = residuals
+    of_mean, of_var = ((weights * g / count)[..., None, None] for g in gradients)
+    gradient = of_mean + 2 * of_var * (values - mean[:, None, None])
+    return gradient.astype(values.dtype), jnp.zeros_like(weights), jnp.zeros_like(count)
+
+
+_mean_and_variance.defvjp(_mean_and_variance_forward, _mean_and_variance_backward)
 
 
 def concatenate_statistics(maps: list[FeatureMap]) -> Statistics | None:
@@ -126,10 +149,12 @@ class BatchNorm(nnx.Module):
     """What of batch normalisation belongs to a reader: scale, shift and running statistics."""
 
     def __init__(self, features: int, *, param_dtype=jnp.float32):
-        self.scale = nnx.Param(jnp.ones(features, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
-        self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
-        self.var = nnx.BatchStat(jnp.ones(features, param_dtype))
+        # Made by NumPy, as kernels are: XLA would compile a program for each width.
+        zeros, ones = np.zeros(features, param_dtype), np.ones(features, param_dtype)
+        self.scale = nnx.Param(jnp.asarray(ones))
+        self.bias = nnx.Param(jnp.asarray(zeros))
+        self.mean = nnx.BatchStat(jnp.asarray(zeros))
+        self.var = nnx.BatchStat(jnp.asarray(ones))
 
     def affine(self, statistics: Statistics | None) -> Affine:
         """`(a, b)`, each `[features]`, such that `a * x + b` is the normalised x.
@@ -152,12 +177,28 @@ class BatchNorm(nnx.Module):
 
 def normalize_relu(values: jax.Array, affine: Affine) -> jax.Array:
     """ReLU(a x + b), computed in the affine map's precision, returned in that of `values`."""
-    a, b = affine
-    return nnx.relu(values.astype(a.dtype) * a + b).astype(values.dtype)
+    a, b = (c[:, None, None] for c in affine)
+    x = values.astype(a.dtype) * a + b
+    # Not a maximum, whose gradient costs XLA one more pass; a NaN stays one.
+    return jnp.where(x <= 0, 0, x).astype(values.dtype)
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """Means of 2x2 positions: `[N, C, H, W]` to `[N, C, H/2, W/2]`, an odd last one left out."""
+    window = (1, 1, 2, 2)
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, window, "VALID") / 4
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maxima of 3x3 positions around every second one: halves height and width, rounding up."""
+    least = np.array(-np.inf, x.dtype)
+    # Padded beforehand, as converters to ONNX pass over the padding of a pooling.
+    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=least)
+    return lax.reduce_window(x, least, lax.max, (1, 1, 3, 3), (1, 1, 2, 2), "VALID")
 
 
 class Conv(nnx.Module):
-    """A convolution without bias, zero-padded: `[N, H, W, in]` to `[N, H/stride, W/stride, out]`.
+    """A convolution without bias, zero-padded: `[N, in, H, W]` to `[N, out, H/stride, W/stride]`.
 
     Computes in the type of its input.
     """
@@ -176,50 +217,9 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(he_normal(rngs.params(), shape, param_dtype))
         self.stride = stride
 
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-adds for an output of `height` x `width`."""
+        return self.kernel.size * height * width
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(x.dtype)
-        if kernel.shape[0] == self.stride == 1:
-            return pointwise(x, kernel)
-        return convolve(x, kernel, self.stride)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """The convolution of `[N, H, W, in]` with an odd HWIO kernel, zero-padded."""
-    pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-@jax.custom_vjp
-def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve` with a 1x1 kernel; on CPU as matrix products, which are faster there.
-
-    The kernel's gradient is summed image by image: XLA's CPU backend is slow to contract over
-    batch, height and width at once.
-    """
-    return lax.platform_dependent(
-        x, kernel, cpu=lambda x, k: jnp.einsum("nhwi,io->nhwo", x, k[0, 0]), default=convolve
-    )
-
-
-def _pointwise_forward(x, kernel):
-    return pointwise(x, kernel), (x, kernel)
-
-
-def _pointwise_backward(residuals, g):
-    def products(x, kernel, g):
-        grad_kernel = jnp.einsum("nhwi,nhwo->nio", x, g).sum(0)
-        return jnp.einsum("nhwo,io->nhwi", g, kernel[0, 0]), grad_kernel[None, None]
-
-    def convolutions(x, kernel, g):
-        return jax.vjp(convolve, x, kernel)[1](g)
-
-    return lax.platform_dependent(*residuals, g, cpu=products, default=convolutions)
-
-
-pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+        return convolve(x, self.kernel[...].astype(x.dtype), self.stride)

@@ -11,6 +11,7 @@ from jax._src.ad_checkpoint import saved_residuals
 
 import densenet_jax as dj
 from densenet_jax.models.catalog import model_config
+from densenet_jax.models.layers import Mode, batch_statistics
 
 TINY = dict(growth_rate=4, depth=10)
 
@@ -86,14 +87,17 @@ def test_masked_images_do_not_count():
 
 
 def test_statistics_of_a_distant_mean_are_accurate():
-    from densenet_jax.models.layers import batch_statistics
-
-    noise = np.random.default_rng(0).standard_normal((64, 8, 8, 1)) * 0.01
+    noise = np.random.default_rng(0).standard_normal((64, 1, 8, 8)) * 0.01
     mean, var, count = batch_statistics(jnp.asarray(1000 + noise, jnp.float32))
     stored = np.asarray(1000 + noise, np.float32).astype(np.float64)
     np.testing.assert_allclose(mean, stored.mean(), rtol=1e-6)
     np.testing.assert_allclose(var, stored.var(), rtol=2e-2)
     assert count == 64 * 8 * 8
+
+
+def test_the_variance_of_a_constant_is_not_negative():
+    values = jnp.full((64, 1, 8, 8), 1 / 3, jnp.float32)
+    assert 0 <= batch_statistics(values).var[0] < 1e-6
 
 
 def test_dropout_drops_in_training_only_and_anew_each_time():
@@ -124,8 +128,6 @@ def count_primitive(jaxpr, name: str) -> int:
 
 
 def test_dropout_keeps_the_expectation():
-    from densenet_jax.models.layers import Mode
-
     dropped = Mode(train=True, key=jax.random.key(0)).dropout(jnp.ones((100, 10, 10, 10)), 0.2)
     assert set(np.unique(dropped)) == {0.0, 1.25}
     assert abs(float(dropped.mean()) - 1) < 0.01

@@ -1,0 +1,124 @@
+"""How a convolution is computed: feature maps `[N, C, H, W]`, kernels `[height, width, in, out]`.
+
+The compilers for GPU and TPU choose the layout of a convolution themselves. XLA's CPU backend is
+several times faster at matrix products than at convolutions, and with channels before positions all
+that surrounds them (concatenation, normalisation, statistics) runs over long contiguous rows. So on
+CPU a convolution of stride 1 is a matrix product for each image, before or after shifted copies.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """The convolution of `[N, in, H, W]` with an odd square kernel, zero-padded."""
+    return _direct(x, kernel, stride) if stride > 1 else _per_backend(x, kernel)
+
+
+def _direct(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        dimension_numbers=("NCHW", "HWIO", "NCHW"),
+    )
+
+
+# A derivative of its own, as that of `platform_dependent` would keep values for every backend;
+# under `jit`, so that layers of equal shapes are traced once.
+@jax.custom_vjp
+@jax.jit
+def _per_backend(x, kernel):
+    return lax.platform_dependent(x, kernel, cpu=_products, default=_direct)
+
+
+def _per_backend_forward(x, kernel):
+    return _per_backend(x, kernel), (x, kernel)
+
+
+@jax.jit
+def _per_backend_backward(residuals, g):
+    def backward(function):
+        return lambda x, kernel, g: jax.vjp(function, x, kernel)[1](g)
+
+    return lax.platform_dependent(*residuals, g, cpu=backward(_products), default=backward(_direct))
+
+
+_per_backend.defvjp(_per_backend_forward, _per_backend_backward)
+
+
+def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution as one matrix product, with shifted copies of whichever side is narrower."""
+    size, _, inputs, outputs = kernel.shape
+    if inputs < outputs:
+        return product(kernel.reshape(-1, outputs).T, unfold(x, size))
+    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    return fold(product(flipped.reshape(-1, inputs), x), size)
+
+
+@jax.custom_vjp
+def product(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """`[out, in]` weights times the channels of `[N, in, H, W]`."""
+    # A copy for each image keeps the result in place; XLA would transpose that of one product.
+    # The barrier keeps a transposition of the weights out of the copying.
+    copies = jnp.broadcast_to(lax.optimization_barrier(weights), (len(x), *weights.shape))
+    return (copies @ _rows(x)).reshape(len(x), -1, *x.shape[2:])
+
+
+def _product_forward(weights, x):
+    return product(weights, x), (weights, x)
+
+
+def _product_backward(residuals, g):
+    weights, x = residuals
+    return jnp.einsum("nop,nip->noi", _rows(g), _rows(x)).sum(0), product(weights.T, g)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """`[N, C, H, W]` as `[N, C, H W]`."""
+    return x.reshape(*x.shape[:2], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def unfold(x: jax.Array, size: int) -> jax.Array:
+    """The `size` x `size` neighbourhood of each position, zeros beyond the border.
+
+    `[N, C, H, W]` to `[N, size size C, H, W]`, channels fastest.
+    """
+    if size == 1:
+        return x
+    height, width = x.shape[2:]
+    x = _pad(x, size // 2)
+    shifted = [x[..., i : i + height, j : j + width] for i in range(size) for j in range(size)]
+    return lax.optimization_barrier(jnp.concatenate(shifted, axis=1))  # Used twice, made once.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def fold(x: jax.Array, size: int) -> jax.Array:
+    """The transpose of `unfold`: adds what each position says of its neighbours."""
+    if size == 1:
+        return x
+    height, width = x.shape[2:]
+    x = _pad(x.reshape(len(x), size, size, -1, height, width), size // 2)
+    far = size - 1
+    return sum(
+        x[:, i, j, :, far - i : far - i + height, far - j : far - j + width]
+        for i in range(size)
+        for j in range(size)
+    )
+
+
+def _pad(x: jax.Array, pad: int) -> jax.Array:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(pad, pad)] * 2)
+
+
+unfold.defvjp(lambda x, size: (unfold(x, size), None), lambda size, _, g: (fold(g, size),))
+fold.defvjp(lambda x, size: (fold(x, size), None), lambda size, _, g: (unfold(g, size),))
