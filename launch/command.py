@@ -1,10 +1,12 @@
 """What commands share: configs from files and flags, and errors in one sentence."""
 
 import argparse
+import ctypes
 import importlib.util
 import inspect
 import logging
 import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +68,20 @@ def parser(doc: str, with_config: bool = False) -> argparse.ArgumentParser:
 def use_compile_cache(directory: str) -> None:
     if directory != "off":
         jax.config.update("jax_compilation_cache_dir", directory)
+
+
+def keep_memory() -> None:
+    """Keeps freed memory in the process, on CPU with the GNU C library; before JAX starts.
+
+    XLA's CPU client allocates the temporary memory of each step anew, and the C library hands it
+    back to the system, which clears it page by page the next time: 15 to 20 % of a step.
+    """
+    # On the main thread, as the heaps of others stay small.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if jax.default_backend() == "cpu" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap as well,
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which keeps up to 2 GB that are free.
 
 
 def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:

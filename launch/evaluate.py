@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     command.use_compile_cache(args.compile_cache)
+    command.keep_memory()
     run = RunDirectory(args.workdir)
     config = run.config()
     if not run.checkpoints.is_dir():  # Orbax would make it.

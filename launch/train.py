@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, help="the run directory; made if missing")
     args, overrides = parser.parse_known_args(argv)
     command.use_compile_cache(args.compile_cache)
+    command.keep_memory()
     run = RunDirectory(args.workdir)
     finished = run.result() is not None
     result = fit(command.load_config(args.config, overrides), args.workdir)

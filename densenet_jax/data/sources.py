@@ -1,13 +1,14 @@
 """The small image sets: `load` brings one into memory, always in the order of its published files.
 
 A set is read from the files its authors publish, from a copy prepared by TensorFlow Datasets, or,
-for `digits` and `synthetic`, from nothing at all. Nothing is downloaded.
+for `digits` and the synthetic ones, from nothing at all. Nothing is downloaded.
 """
 
 import dataclasses
 import logging
 import pathlib
 
+import jax
 import numpy as np
 
 from densenet_jax.data import archives, tfds_copy
@@ -91,6 +92,13 @@ _FACTS = {
         std=(58.4, 58.3, 60.5),
         sizes={"train": 512, "test": 128},
     ),
+    "synthetic_imagenet": _Facts(
+        image_shape=(224, 224, 3),
+        num_classes=1000,
+        mean=(123.7, 116.3, 103.5),
+        std=(58.4, 57.1, 57.4),
+        sizes={"train": 512, "test": 128},
+    ),
 }
 
 NAMES = tuple(_FACTS)
@@ -104,8 +112,8 @@ def load(name: str, directory: str | None = None, holdout: int = 0) -> Dataset:
     Args:
       name: one of `NAMES`.
       directory: folder with the published files, or with a copy prepared by TFDS
-        (`<tfds name>/<version>/`). `digits` and `synthetic` need none, and `fashion_mnist` looks
-        where Debian puts it.
+        (`<tfds name>/<version>/`). `digits` and the synthetic sets need none, and
+        `fashion_mnist` looks where Debian puts it.
       holdout: number of training images to move to `validation`: the last ones, except for
         `svhn`, where two thirds come from "train" and one third from "extra", as many of each
         class.
@@ -115,12 +123,10 @@ def load(name: str, directory: str | None = None, holdout: int = 0) -> Dataset:
     Raises:
       InputError: unknown name, missing or damaged files, or an impossible `holdout`.
     """
-    if name not in NAMES:
-        raise InputError(f"there is no data set {name!r}: {suggest(name, NAMES)}")
+    facts = _facts(name)
     if holdout < 0 or (name == "svhn" and holdout % 30):
         multiple = " and, for svhn, divisible by 30" if name == "svhn" else ""
         raise InputError(f"data.holdout = {holdout} must be 0 or more{multiple}.")
-    facts = _FACTS[name]
     parts = _read(name, facts, directory)
     sizes = {part: len(parts[part].labels) for part in parts}
     if sizes != facts.sizes:
@@ -145,11 +151,43 @@ def load(name: str, directory: str | None = None, holdout: int = 0) -> Dataset:
     )
 
 
+def describe(name: str, least: int = 0) -> Dataset:
+    """The official set with shapes and types (`jax.ShapeDtypeStruct`) in place of arrays.
+
+    Args:
+      name: one of `NAMES`.
+      least: training images there are at least.
+    """
+    facts = _facts(name)
+
+    def split(size: int) -> Split:
+        return Split(
+            jax.ShapeDtypeStruct((size, *facts.image_shape), np.uint8),
+            jax.ShapeDtypeStruct((size,), np.int32),
+        )
+
+    return Dataset(
+        name=name,
+        train=split(max(least, sum(n for part, n in facts.sizes.items() if part != "test"))),
+        test=split(facts.sizes["test"]),
+        validation=None,
+        num_classes=facts.num_classes,
+        mean=facts.mean,
+        std=facts.std,
+    )
+
+
+def _facts(name: str) -> _Facts:
+    if name not in _FACTS:
+        raise InputError(f"there is no data set {name!r}: {suggest(name, NAMES)}")
+    return _FACTS[name]
+
+
 def _read(name: str, facts: _Facts, directory: str | None) -> dict[str, Split]:
     """The parts named in `facts.sizes`, from wherever the set lies."""
     if name == "digits":
         return _read_digits()
-    if name == "synthetic":
+    if name.startswith("synthetic"):
         return _make_synthetic(facts)
     if name == "fashion_mnist":
         directory = directory or _DEBIAN_FASHION_MNIST
@@ -183,11 +221,13 @@ def _read_digits() -> dict[str, Split]:
 def _make_synthetic(facts: _Facts) -> dict[str, Split]:
     """Noise around one coarse random pattern per class, which a small network soon learns."""
     random = np.random.RandomState(0)  # unlike Generator's, its numbers never change
-    patterns = random.randint(64, 192, (facts.num_classes, 4, 4, 3)).repeat(8, 1).repeat(8, 2)
+    patterns = random.randint(64, 192, (facts.num_classes, 4, 4, 3))
+    cell = facts.image_shape[0] // 4
     parts = {}
     for part, size in facts.sizes.items():
         labels = random.permutation(np.arange(size, dtype=np.int32) % facts.num_classes)
-        images = patterns[labels] + random.randint(-80, 81, (size, *facts.image_shape))
+        images = random.randint(-80, 81, (size, *facts.image_shape))
+        images += patterns[labels].repeat(cell, 1).repeat(cell, 2)
         parts[part] = Split(images.clip(0, 255).astype(np.uint8), labels)
     return parts
 

@@ -34,7 +34,8 @@ def base_config() -> ConfigDict:
     steps_per_dispatch (0)     training steps a dispatch; 0: 1 on CPU, else 100
     model.name                 a name of the catalogue
     model.FIELD                any field of its config; unset: the catalogue's value
-    data.name                  digits, fashion_mnist, cifar10, cifar100, svhn, synthetic
+    data.name                  digits, fashion_mnist, cifar10, cifar100, svhn, synthetic,
+                               synthetic_imagenet
     data.directory             where the set lies; unset: the set's usual place, if it has one
     data.holdout (0)           training images held out for validation
     data.augment (False)       shift and flip training images at random

@@ -1,6 +1,8 @@
 """One config on one data set: the arrays on the devices and the compiled steps."""
 
+import contextlib
 import functools
+import gc
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -40,30 +42,42 @@ class Batches(NamedTuple):
 class Trainer:
     """Trains and evaluates what a config describes. Raises InputError for a wrong one.
 
+    Args:
+      config: an experiment's.
+      data: the data set; None: the config's, read into memory.
+      devices: where; None: on all.
+      place: puts a tree of arrays on devices, by a sharding. `launch.plan` only notes where they
+        would lie, and so lowers the same steps for devices that are not at hand.
+
     Attributes:
       data: the data set, on the host.
       steps_per_epoch: the last of them may be a short batch.
       learning_rate: function from step to learning rate.
       initial_state: the untrained network and its optimiser, on all devices. Training consumes it.
       params: how many parameters the network has.
+      macs: multiply-adds for one image, as the papers count them.
+      compiled: the compiled steps, by split.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, *, data=None, devices=None, place=jax.device_put):
         check_config(config)
         self.config = config
-        self.data = sources.load(config.data.name, config.data.directory, config.data.holdout)
+        self.data = data or sources.load(
+            config.data.name, config.data.directory, config.data.holdout
+        )
         examples = len(self.data.train.labels)
         if config.batch_size > examples:
             raise InputError(
                 f"batch_size {config.batch_size} is larger than the training set of {examples}."
             )
-        self._mesh = data_mesh(config.batch_size)
+        self._mesh = data_mesh(config.batch_size, devices)
+        self._place = place
         self.steps_per_epoch = steps_per_epoch(config, examples)
         self.learning_rate = step_schedule(config.learning_rate, drop_steps(config, examples))
         self._learner, self.initial_state = self._build()
         self.params = sum(leaf.size for leaf in jax.tree.leaves(self.initial_state.params))
         self._resident = {
-            split: jax.device_put((part.images, part.labels), replicated(self._mesh))
+            split: place((part.images, part.labels), replicated(self._mesh))
             for split in ("train", "validation", "test")
             if (part := getattr(self.data, split)) is not None
         }
@@ -72,7 +86,7 @@ class Trainer:
         rows = config.steps_per_dispatch or (1 if on_cpu else 100)
         self._train_rows = min(rows, self.steps_per_epoch)
         self._eval_rows = 1 if on_cpu else 100
-        self._compiled = {}
+        self.compiled = {}
 
     def _build(self) -> tuple[Learner, TrainState]:
         config = self.config
@@ -87,6 +101,7 @@ class Trainer:
             )
         rngs = nnx.Rngs(random_key(config.seed, INIT))
         model = create_model(config.model.name, rngs=rngs, **settings)
+        self.macs = model.macs(*self.data.train.images.shape[1:3])
         graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
         params, batch_stats, other = map(nnx.to_pure_dict, states)
         learner = Learner(
@@ -102,18 +117,22 @@ class Trainer:
             flip=config.data.flip,
         )
         step = jnp.zeros((), jnp.int32)
-        state = TrainState(step, params, batch_stats, learner.optimizer.init(params))
-        return learner, jax.device_put(state, replicated(self._mesh))
+        opt_state = jax.jit(learner.optimizer.init)(params)  # One program, not one a shape.
+        state = TrainState(step, params, batch_stats, opt_state)
+        return learner, self._place(state, replicated(self._mesh))
 
     def compile(self, splits: Iterable[str] = ("train", "validation", "test")) -> float:
         """Compiles training and evaluation, once for a whole run; returns the seconds it took."""
         started = time.monotonic()
         for split in splits:
             if split in self._resident:
-                self._compiled[split] = self._lower(split).compile()
+                with _garbage_left_alone():
+                    lowered = self.lower(split)
+                self.compiled[split] = lowered.compile()
         return time.monotonic() - started
 
-    def _lower(self, split: str) -> jax.stages.Lowered:
+    def lower(self, split: str) -> jax.stages.Lowered:
+        """The program of a dispatch: training steps for "train", else evaluation."""
         jit = functools.partial(jax.jit, out_shardings=replicated(self._mesh))
         arguments = (self.initial_state, self.no_sums(), *self._resident[split])
         if split == "train":
@@ -124,7 +143,7 @@ class Trainer:
 
     def no_sums(self) -> Sums:
         """Sums over no examples."""
-        return jax.device_put(Sums.zero(self._learner.wide_dtype), replicated(self._mesh))
+        return self._place(Sums.zero(self._learner.wide_dtype), replicated(self._mesh))
 
     def epoch_batches(self, epoch: int) -> Iterator[Batches]:
         """The dispatches of `epoch`, counted from 0."""
@@ -137,7 +156,7 @@ class Trainer:
         self, state: TrainState, sums: Sums, batches: Batches, epoch: int
     ) -> tuple[TrainState, Sums]:
         """Trains on `batches`. Consumes `state`; adds to `sums`. Does not wait for the devices."""
-        return self._compiled["train"](
+        return self.compiled["train"](
             state, sums, *self._resident["train"], *batches, np.int32(epoch)
         )
 
@@ -147,11 +166,11 @@ class Trainer:
         """
         values = {}
         for split in ("validation", "test"):
-            if split not in self._compiled:
+            if split not in self.compiled:
                 continue
             sums = self.no_sums()
             for batches in self._eval_batches(split):
-                sums = self._compiled[split](state, sums, *self._resident[split], *batches)
+                sums = self.compiled[split](state, sums, *self._resident[split], *batches)
             values |= means(sums, split)
         return values
 
@@ -169,8 +188,18 @@ class Trainer:
             piece = indices[start : start + rows]
             filled = np.full((rows, indices.shape[1]), resident.PADDING, np.int32)
             filled[: len(piece)] = piece
-            placed = jax.device_put(filled, batch_sharded(self._mesh, axis=1))
+            placed = self._place(filled, batch_sharded(self._mesh, axis=1))
             yield Batches(placed, np.int32(len(piece)))
+
+
+@contextlib.contextmanager
+def _garbage_left_alone():
+    """For tracing, whose millions of objects live on: a quarter of its time is looking at them."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def means(sums: Sums, prefix: str) -> dict[str, float]:

@@ -61,7 +61,7 @@ def test_unknown_name():
     with pytest.raises(InputError, match="did you mean 'cifar100'"):
         sources.load("cifar-100")
     with pytest.raises(InputError, match="choose one of cifar10, cifar100, svhn"):
-        sources.load("imagenet")
+        sources.load("moon")
 
 
 @pytest.mark.parametrize("layout", ["archive", "folder", "itself"])
