@@ -1,0 +1,140 @@
+"""What a training step costs on a target: found by compiling it, nothing is run."""
+
+import math
+import re
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from densenet_jax.analysis.targets import Target
+from densenet_jax.data import sources
+from densenet_jax.train.trainer import Trainer
+
+# Of a device's memory, what a step may take; the rest is the runtime's and lost to fragmentation.
+USABLE = 0.9
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
+_COLLECTIVE = re.compile(
+    r" = (\(?[^=]*?\)?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+def plan(config: ConfigDict, target: Target) -> dict:
+    """What a training step of `config` takes on `target`, of which one device is meant.
+
+    What the compiler does not tell is None; so is `memory`, where it gives up for lack of memory.
+
+    Raises:
+      InputError: a wrong config, or a batch that the devices cannot share.
+    """
+    trainer = _trainer(config, target)
+    compiled = _compile(trainer)
+    memory, costs, text = None, {}, ""
+    if compiled:
+        memory, costs, text = _memory(compiled), compiled.cost_analysis() or {}, compiled.as_text()
+    cycles = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
+    return {
+        "model": config.model.name,
+        "target": target.name,
+        "chips": target.chips,
+        "batch_size": config.batch_size,
+        "dtype": config.dtype,
+        "params": trainer.params,
+        "macs": trainer.macs,
+        "memory": memory,
+        "memory_limit_bytes": _limit(target),
+        "fits": memory is not None and memory["total_bytes"] <= _limit(target),
+        "flops": costs.get("flops"),
+        "bytes_accessed": costs.get("bytes accessed"),
+        "estimated_cycles": sum(cycles) or None,
+        "collective_bytes": collective_bytes(text) if compiled else None,
+        "jax": jax.__version__,
+    }
+
+
+def max_batch(config: ConfigDict, target: Target, say: Callable[[str], None]) -> int:
+    """The largest batch that fits `target`, to a fiftieth; 0 if no batch does.
+
+    Memory is nearly linear in the batch: a line through two batches gives a guess, which is
+    compiled as well and gives a better line. `say` is told of each compilation.
+    """
+    chips, limit = target.chips, _limit(target)
+
+    def total(batch_size: int) -> float:
+        with config.unlocked():
+            tried = ConfigDict(config, convert_dict=False)
+        tried.batch_size = batch_size
+        say(f"compiling for a batch of {batch_size}")
+        compiled = _compile(_trainer(tried, target))
+        return _memory(compiled)["total_bytes"] if compiled else math.inf
+
+    small = 8 * chips
+    low, high = total(small), total(2 * small)
+    if low > limit:
+        small, low, high = chips, total(chips), total(2 * chips)
+    if low > limit:
+        return 0
+    if high > limit:
+        return small
+    best, used = 2 * small, high
+    # Of tiny steps a larger one may take less; then a line through nothing at all.
+    slope = (high - low) / small if high > low else high / best
+    while True:
+        guess = best + int((limit - used) / slope)
+        guess -= guess % chips
+        if guess <= 1.02 * best:
+            return best
+        took = total(guess)
+        if took <= limit:
+            slope = max((took - used) / (guess - best), slope / 2)
+            best, used = guess, took
+        else:
+            slope = max(slope * 1.02, min((took - used) / (guess - best), slope * 2))
+
+
+def collective_bytes(program: str) -> int:
+    """Bytes that a compiled program's collective operations produce, loops counted once."""
+    return sum(
+        _BYTES.get(kind, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
+        for shapes, _ in _COLLECTIVE.findall(program)
+        for kind, dimensions in _SHAPE.findall(shapes)
+    )
+
+
+def _trainer(config: ConfigDict, target: Target) -> Trainer:
+    # A set that is smaller than the batch, as the synthetic ones may be, is taken to be as large.
+    data = sources.describe(config.data.name, least=config.batch_size)
+    return Trainer(config, data=data, devices=target.devices(), place=_note)
+
+
+def _note(tree, sharding: jax.sharding.Sharding):
+    """Where arrays would lie."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree
+    )
+
+
+def _compile(trainer: Trainer) -> jax.stages.Compiled | None:
+    """The compiled training step; None if the compiler finds that it needs too much memory."""
+    try:
+        return trainer.lower("train").compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+
+
+def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes by kind; in the total, output that reuses an argument's memory counts once."""
+    analysis = compiled.memory_analysis()
+    kinds = ("temp", "argument", "output", "alias", "generated_code")
+    memory = {f"{kind}_bytes": getattr(analysis, f"{kind}_size_in_bytes") for kind in kinds}
+    return memory | {"total_bytes": sum(memory.values()) - 2 * memory["alias_bytes"]}
+
+
+def _limit(target: Target) -> int:
+    return int(USABLE * target.memory_bytes)

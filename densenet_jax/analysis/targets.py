@@ -1,0 +1,130 @@
+"""Hardware to compile for, at hand or not."""
+
+import dataclasses
+import importlib.util
+import os
+
+import jax
+from jax.experimental import topologies
+
+from densenet_jax.errors import InputError, suggest
+
+GIB = 2**30
+
+# What XLA wants to know of a GPU: compute capability, cores, bytes a second, bytes of L2 cache,
+# GHz, bytes of memory.
+_GPUS = {
+    "a100": ((8, 0), 108, 2_039_000_000_000, 40 * 2**20, 1.41, 84_987_740_160),
+    "h100": ((9, 0), 132, 3_352_320_000_000, 50 * 2**20, 1.98, 84_929_347_584),
+    "h200": ((9, 0), 132, 4_800_000_000_000, 50 * 2**20, 1.98, 150_754_820_096),
+}
+# Memory of a chip, cores of a chip that the name counts, and by chips the topology to compile for.
+# One chip is compiled as one of four, the smallest topology there is.
+_FLAT = {1: "2x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_DEEP = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
+_TPUS = {
+    "v4": (32 * GIB, 2, _DEEP),
+    "v5e": (16 * GIB, 1, _FLAT),
+    "v5p": (95 * GIB, 2, _DEEP),
+    "v6e": (32 * GIB, 1, _FLAT),
+}
+
+# Environment variables that let a compiler run where its device is not, and what to install.
+_ENVIRONMENT = {
+    "cpu": {},
+    "cuda": {
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "XLA_FLAGS": "--xla_gpu_autotune_level=0",
+    },
+    "tpu": {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"},
+}
+_PLUGINS = {"cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "tpu": ("libtpu",)}
+EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Devices of one kind.
+
+    Attributes:
+      platform: cpu, cuda or tpu.
+      chips: how many.
+      memory_bytes: of one chip; of the machine for a CPU.
+      topology: what the compiler calls their arrangement.
+      settings: options for the compiler.
+    """
+
+    name: str
+    platform: str
+    chips: int
+    memory_bytes: int
+    topology: str = ""
+    settings: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What must be set before JAX is imported."""
+        return {"JAX_PLATFORMS": "cpu", **_ENVIRONMENT[self.platform]}
+
+    def compiler_is_installed(self) -> bool:
+        plugins = _PLUGINS.get(self.platform)
+        return plugins is None or any(importlib.util.find_spec(name) for name in plugins)
+
+    def devices(self) -> list:
+        """The devices to lower for; none of them need exist."""
+        if self.platform == "cpu":
+            return jax.devices("cpu")[: self.chips]
+        topology = topologies.get_topology_desc(
+            platform=self.platform, topology_name=self.topology, **self.settings
+        )
+        return topology.devices[: self.chips]
+
+
+def target(name: str) -> Target:
+    """The target called `name`. Raises InputError, with a suggestion, if there is none."""
+    if name == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Target(name, "cpu", 1, memory)
+    kind, _, count = name.removeprefix("tpu-").partition("-")
+    if kind in _GPUS and name.startswith(kind) and (count or "1").isdigit():
+        return _gpu(name, kind, int(count or 1))
+    if kind in _TPUS and name.startswith("tpu-") and count.isdigit():
+        memory, cores, topology = _TPUS[kind]
+        chips = int(count) // cores
+        if chips * cores == int(count) and chips in topology:
+            return Target(name, "tpu", chips, memory, f"{kind}:{topology[chips]}")
+    raise InputError(f"there is no target {name!r}: {suggest(name, NAMES)}")
+
+
+NAMES = (
+    "cpu",
+    *(f"{gpu}{chips}" for gpu in _GPUS for chips in ("", "-8")),
+    *(
+        f"tpu-{tpu}-{chips * cores}"
+        for tpu, (_, cores, topology) in _TPUS.items()
+        for chips in topology
+    ),
+)
+
+
+def _gpu(name: str, kind: str, chips: int) -> Target:
+    (major, minor), cores, bandwidth, cache, clock, memory = _GPUS[kind]
+    config = f"""
+        gpu_device_info {{
+          cuda_compute_capability {{ major: {major} minor: {minor} }}
+          threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+          shared_memory_per_block: 49152 shared_memory_per_block_optin: 166912
+          shared_memory_per_core: 167936 registers_per_block_limit: 65536
+          registers_per_core_limit: 65536 fpus_per_core: {128 if major == 9 else 64}
+          block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+          core_count: {cores} memory_bandwidth: {bandwidth} l2_cache_size: {cache}
+          clock_rate_ghz: {clock} device_memory_size: {memory}
+        }}
+        platform_name: "CUDA"
+        dnn_version_info {{ major: 9 minor: 8 }}
+        device_description_str: "{kind}"
+    """
+    return Target(
+        name, "cuda", chips, memory, "", {"target_config": config, "topology": f"1x1x{chips}"}
+    )

@@ -1,0 +1,16 @@
+"""Any network of the catalogue on images made up on the spot, to time it or to plan for it.
+
+python -m launch.plan --config experiments/synthetic.py:densenet121 --target h100
+"""
+
+from densenet_jax.models.catalog import model_config
+from densenet_jax.train.config import base_config
+
+
+def get_config(model: str = "densenet_bc_k12_d100"):
+    config = base_config()
+    config.model.name = model
+    large = model_config(model).stem == "imagenet"
+    config.data.name = "synthetic_imagenet" if large else "synthetic"
+    config.epochs = 1
+    return config

@@ -1,0 +1,111 @@
+"""What a config's training step would cost on hardware that need not be at hand.
+
+    python -m launch.plan --config experiments/synthetic.py:densenet121 --target h100
+
+Compiles the real step for the target and reports memory, whether it fits, the largest batch that
+does, and costs, all of one device. Nothing is trained and no data are read. The compilers for GPU
+and TPU run on any machine, in an environment of their own if they are not installed in this one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from densenet_jax.analysis import targets
+from densenet_jax.analysis.plan import max_batch, plan
+from densenet_jax.errors import InputError
+from launch import command
+
+COMPILERS = command.CACHE.parent / "compilers"
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = command.parser(__doc__, with_config=True)
+    parser.add_argument(
+        "--target", default="cpu", metavar="NAME", help=f"one of {', '.join(targets.NAMES)}"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, last")
+    parser.add_argument(
+        "--compiler",
+        metavar="PYTHON",
+        help="a Python whose environment has the target's compiler "
+        f"({COMPILERS}/PLATFORM/bin/python, if this one has not)",
+    )
+    args, overrides = parser.parse_known_args(argv)
+    target = targets.target(args.target)
+    config = command.load_config(args.config, overrides)
+    if not _ready(target):
+        _run_elsewhere(target, args.compiler, argv)
+        return
+    command.use_compile_cache(args.compile_cache)
+    found = plan(config, target)
+    found["max_batch"] = max_batch(config, target, lambda line: print(line, file=sys.stderr))
+    print(_table(config, found))
+    if args.json:
+        print(json.dumps(found))
+
+
+def _ready(target: targets.Target) -> bool:
+    """Whether this process can compile for `target`."""
+    variables = target.environment.items()
+    return target.compiler_is_installed() and all(os.environ.get(k) == v for k, v in variables)
+
+
+def _run_elsewhere(target: targets.Target, python: str | None, argv: list[str]) -> None:
+    """Runs this command in a process, and if need be a Python, that can compile for `target`."""
+    environment = COMPILERS / target.platform
+    if not python:
+        python = environment / "bin" / "python"
+        if target.compiler_is_installed():
+            python = sys.executable
+    if not Path(python).is_file():
+        extra = targets.EXTRAS[target.platform]
+        raise InputError(
+            f"the compiler for {target.name} is not installed. Give it an environment of its own: "
+            f"{sys.executable} -m venv {environment} && {environment}/bin/pip install "
+            f"'jax[{extra}]=={jax.__version__}' -e {Path(__file__).parents[1]}"
+        )
+    variables = os.environ | target.environment | {"DENSENET_JAX_PLANNER": "1"}
+    if "DENSENET_JAX_PLANNER" in os.environ:
+        raise InputError(f"{python} has no compiler for {target.name}.")
+    done = subprocess.run([python, "-m", "launch.plan", *argv], env=variables)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def _table(config: ConfigDict, found: dict) -> str:
+    memory, limit = found["memory"], found["memory_limit_bytes"]
+    chips = f"{found['chips']} x " if found["chips"] > 1 else ""
+    rows = [
+        ("network", f"{found['model']}, remat {config.model.remat or 'concat'}, {found['dtype']}"),
+        ("target", f"{chips}{found['target']}, jax {found['jax']}"),
+        ("parameters", f"{found['params']:,}"),
+        ("multiply-adds an image", f"{found['macs']:,}"),
+    ]
+    for kind in ("temp", "argument", "output", "generated_code", "total"):
+        value = f"{memory[f'{kind}_bytes'] / 1e9:.3f} GB" if memory else "more than there is"
+        rows.append((f"memory: {kind.replace('_', ' ')}", value))
+    rows += [
+        ("usable memory", f"{limit / 1e9:.1f} GB"),
+        ("fits", f"{'yes' if found['fits'] else 'no'}, with a batch of {found['batch_size']}"),
+        ("largest batch that fits", f"{found['max_batch']:,}"),
+        ("operations", _number(found["flops"], "FLOP")),
+        ("memory traffic", _number(found["bytes_accessed"], "bytes")),
+        ("estimated cycles", _number(found["estimated_cycles"], "")),
+        ("exchanged by devices", _number(found["collective_bytes"], "bytes")),
+    ]
+    return "\n".join(f"{name:26}{value}" for name, value in rows)
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "not told by this compiler" if value is None else f"{value:,.0f} {unit}".rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

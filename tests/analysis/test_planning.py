@@ -1,0 +1,79 @@
+"""What is said of hardware that is not there."""
+
+import jax
+import pytest
+import small
+
+from densenet_jax.analysis import targets
+from densenet_jax.analysis.plan import collective_bytes, max_batch, plan
+from densenet_jax.errors import InputError
+
+PLAIN = small.PLAIN | {"data.holdout": 0}
+
+
+def test_a_step_is_planned_without_data():
+    """CIFAR is nowhere on this machine."""
+    config = small.config(PLAIN | {"data.name": "cifar100"})
+    found = plan(config, targets.target("cpu"))
+    # Stem 3x3, one plain layer, a classifier of 100 classes.
+    assert found["params"] == 9 * 3 * 8 + 9 * 8 * 4 + 2 * 8 + 2 * 12 + 12 * 100 + 100
+    assert found["macs"] == 32 * 32 * (9 * 3 * 8 + 9 * 8 * 4) + 12 * 100
+    memory = found["memory"]
+    assert memory["argument_bytes"] > 50_000 * 32 * 32 * 3, "the resident set counts"
+    assert memory["temp_bytes"] > 64 * 12 * 32 * 32 * 4
+    assert memory["total_bytes"] < found["memory_limit_bytes"] and found["fits"]
+    assert found["flops"] > 2 * 64 * found["macs"]
+    assert found["collective_bytes"] == 0 and found["estimated_cycles"] is None
+
+
+def test_the_largest_batch_fits_and_a_somewhat_larger_one_does_not():
+    config, said = small.config(PLAIN), []
+    target = targets.Target("small", "cpu", 1, 200_000_000)
+    largest = max_batch(config, target, said.append)
+    assert len(said) >= 3
+
+    def fits(batch_size):
+        return plan(small.config(PLAIN | {"batch_size": batch_size}), target)["fits"]
+
+    assert fits(largest) and not fits(int(1.05 * largest))
+
+
+def test_no_batch_fits_where_the_network_does_not():
+    assert max_batch(small.config(PLAIN), targets.Target("tiny", "cpu", 1, 100_000), print) == 0
+
+
+def test_collective_bytes_are_those_of_the_results():
+    program = """
+  %all-reduce.1 = (f32[48]{0}, f32[3,3,4,8]{3,2,1,0}) all-reduce(%a, %b), channel_id=1
+  %all-reduce-start = bf16[10,10]{1,0:T(8,128)} all-reduce-start(%c), channel_id=2
+  %x = f32[9]{0} add(%all-reduce.1, %y)
+"""
+    assert collective_bytes(program) == 4 * 48 + 4 * 288 + 2 * 100
+
+
+@pytest.mark.parametrize("name", targets.NAMES)
+def test_every_target_that_is_named_exists(name):
+    target = targets.target(name)
+    assert target.name == name and target.chips >= 1 and target.memory_bytes > 2**30
+
+
+@pytest.mark.parametrize("name", ["h10", "tpu-v5e-3", "tpu-v5p-1", "gpu", "tpu-h100", "h100-x"])
+def test_unknown_targets_are_refused(name):
+    with pytest.raises(InputError, match=f"there is no target '{name}'"):
+        targets.target(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["h100", "tpu-v5e-1"])
+def test_remat_saves_memory_on_accelerators(name):
+    """Needs the target's compiler, as `launch.plan` says how to install."""
+    target = targets.target(name)
+    if not target.compiler_is_installed() or jax.default_backend() != "cpu":
+        pytest.skip(f"no compiler for {name} here")
+    temp = {
+        remat: plan(small.config({"model.block_config": (12,), "model.remat": remat}), target)[
+            "memory"
+        ]["temp_bytes"]
+        for remat in ("none", "concat")
+    }
+    assert temp["concat"] < 0.7 * temp["none"]
