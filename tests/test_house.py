@@ -16,10 +16,15 @@ ALLOWED = {
     "densenet_jax.models": {"densenet_jax.errors"},
     "densenet_jax.data": {"densenet_jax.errors"},
     "densenet_jax.train": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.data"},
-    "densenet_jax.analysis": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.train"},
+    "densenet_jax.analysis": {
+        "densenet_jax.errors",
+        "densenet_jax.models",
+        "densenet_jax.data",
+        "densenet_jax.train",
+    },
     "densenet_jax.weights": {"densenet_jax.errors", "densenet_jax.models"},
     "densenet_jax.predict": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.weights"},
-    "experiments": {"densenet_jax.train"},
+    "experiments": {"densenet_jax.models", "densenet_jax.train"},
 }
 
 

@@ -1,0 +1,200 @@
+"""Measure a training step of our network and of its peers, turn by turn on this machine.
+
+    python -m launch.benchmark --model densenet_bc_k12_d100 --against torch,jax-naive
+
+A step is forward, backward and SGD with Nesterov momentum, on images of 32 x 32 pixels, or of
+224 x 224 for an ImageNet network, on one device. Peers:
+
+  jax-naive           the network as one would write it in Flax from the paper
+  torch               PyTorch, eager
+  torch-checkpointed  the same, computing concatenation, BN, ReLU and 1x1 convolution again
+  torch-compiled      the same, compiled by torch.compile
+  torchvision         torchvision's DenseNet-121, 161, 169 or 201, eager
+
+Each runs in a process of its own, compiles and warms up; then they go round. The time of a step is
+the median over rounds. On GPUs ask for some 50 steps a turn, or their start will be measured. On
+CPU the machine should be idle: a busy core slows PyTorch, whose threads wait for each other all the
+time, far more than JAX. The report tells if it was not.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+from densenet_jax.errors import InputError, suggest
+from densenet_jax.train.record import PACKAGES
+from launch import command
+from launch.benchmark.job import TORCHVISION_NETWORKS, Job
+from launch.benchmark.plot import plot_memory_and_time
+from launch.benchmark.turns import measure
+
+PEERS = ("jax-naive", "torch", "torch-checkpointed", "torch-compiled", "torchvision")
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parser().parse_args(argv)
+    names = ["ours", *_peers(args)]
+    jobs = _jobs(args)
+    out = _folder(args.out)
+    load = os.getloadavg()[0]
+    results = [result for job in jobs for result in measure(names, job, args.rounds)]
+    report = _report(args, argv, jobs[0], load, results)
+    print(table(report))
+    if out:
+        (out / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
+        plot_memory_and_time(report, out)
+    if args.json:
+        print(json.dumps(report))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="NAME", help="a network of the catalogue")
+    add("--against", default="torch,jax-naive", metavar="PEERS", help="(%(default)s)")
+    add("--batch_size", type=int, default=64, metavar="N", help="images a step (%(default)s)")
+    add("--dtype", default="float32", help="float32 or bfloat16 (%(default)s)")
+    add("--remat", default="concat", help="of ours: none, concat or layer (%(default)s)")
+    add("--steps", type=int, default=2, metavar="N", help="steps a turn (%(default)s)")
+    add("--rounds", type=int, default=5, metavar="N", help="turns of each (%(default)s)")
+    add(
+        "--depths",
+        metavar="L,L,...",
+        help="measure at each of these depths instead of the model's; not for ImageNet networks",
+    )
+    add(
+        "--out",
+        metavar="DIR",
+        help="write there benchmark.json, memory_and_time.png and memory_and_time.svg",
+    )
+    add("--json", action="store_true", help="print one JSON object, last")
+    return parser
+
+
+def _peers(args) -> list[str]:
+    names = list(dict.fromkeys(filter(None, args.against.split(","))))
+    for name in names:
+        if name not in PEERS:
+            raise InputError(f"there is no peer {name!r}: {suggest(name, PEERS)}")
+    if "torchvision" in names and args.model not in TORCHVISION_NETWORKS:
+        raise InputError(
+            f"torchvision has no {args.model!r}: {suggest(args.model, TORCHVISION_NETWORKS)}"
+        )
+    return names
+
+
+def _jobs(args) -> list[Job]:
+    """One job a depth. Raises InputError for what any of them refuses."""
+    if args.rounds < 1:
+        raise InputError(f"rounds is {args.rounds}: it must be at least 1.")
+    try:
+        depths = [int(depth) for depth in args.depths.split(",")] if args.depths else [None]
+    except ValueError as error:
+        raise InputError(f"depths is {args.depths!r}: give numbers, as in 40,100.") from error
+    return [
+        Job(args.model, depth, args.batch_size, args.dtype, args.remat, args.steps)
+        for depth in sorted(set(depths))
+    ]
+
+
+def _folder(path: str | None) -> Path | None:
+    if path is None:
+        return None
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}.") from error
+    return Path(path)
+
+
+def _report(args, argv: list[str], job: Job, load: float, results: list[dict]) -> dict:
+    return {
+        "model": args.model,
+        "batch_size": args.batch_size,
+        "image_size": job.image_size,
+        "dtype": args.dtype,
+        "remat": args.remat,
+        "steps": args.steps,
+        "rounds": args.rounds,
+        "command": f"python -m launch.benchmark {shlex.join(argv)}",
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "load_average_before": load,
+        "packages": _versions(*PACKAGES, "torch", "torchvision"),
+        "results": results,
+    }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def table(report: dict) -> str:
+    """Everything measured, as aligned text; "x ours" is the number before it over ours.
+
+    "from" and "to" are the fastest round and the slowest.
+    """
+    rows = [["", "L", "s/step", "from", "to", "x ours", "memory MB", "x ours", "compile s"]]
+    rows += [_cells(result) for result in report["results"]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    ends = ["device", *(r.get("device") or f"failed: {r['error']}" for r in report["results"])]
+    lines = [
+        f"{report['model']}: a training step on {report['batch_size']} images of "
+        f"{report['image_size']} x {report['image_size']}, {report['dtype']}, remat "
+        f"{report['remat']}; median of {report['rounds']} rounds of {report['steps']} steps"
+    ]
+    for (name, *cells), end in zip(rows, ends, strict=True):
+        cells = map(str.rjust, cells, widths[1:])
+        lines.append("  ".join([name.ljust(widths[0]), *cells, end]))
+    kinds = {r["contestant"]: r["memory_kind"] for r in report["results"] if "error" not in r}
+    lines += [f"memory of {name}: {kind}" for name, kind in kinds.items()]
+    return "\n".join(lines + _doubts(report))
+
+
+def _doubts(report: dict) -> list[str]:
+    """Why the times may not be those of an idle machine."""
+    load = report["load_average_before"]
+    lines = [f"the machine was not idle before: load average {load:.1f}"] if load > 0.5 else []
+    for result in report["results"]:
+        rounds = result.get("round_seconds", [1])
+        if max(rounds) > 1.5 * min(rounds):
+            lines.append(
+                f"rounds of {result['contestant']}, L={result['depth']}, differ by a factor of "
+                f"{max(rounds) / min(rounds):.1f}: was the machine idle?"
+            )
+    return lines
+
+
+def _cells(result: dict) -> list[str]:
+    start = [result["contestant"], str(result["depth"])]
+    if "error" in result:
+        return start + 7 * [""]
+    seconds, rounds, memory = (
+        result[key] for key in ("step_seconds", "round_seconds", "memory_bytes")
+    )
+    times = [f"{s:.4f}" for s in (seconds, min(rounds), max(rounds))]
+    ratios = [f"{result[k]:.2f}" if k in result else "-" for k in ("step_ratio", "memory_ratio")]
+    taken = "-" if memory is None else f"{memory / 1e6:,.1f}"
+    return [*start, *times, ratios[0], taken, ratios[1], f"{result['compile_seconds']:.1f}"]
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,238 @@
+"""`python -m launch.benchmark`: the peers are the same networks, and the report is whole."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import densenet_jax as dj
+from densenet_jax.errors import InputError
+from densenet_jax.models.catalog import model_config
+from launch import command
+from launch.benchmark import __main__ as benchmark
+from launch.benchmark import torch_runners
+from launch.benchmark.jax_naive import NaiveDenseNet
+from launch.benchmark.job import Job
+
+TINY = "densenet_bc_k12_d10"
+# With and without bottleneck and compression, and the large stem.
+NETWORKS = {
+    TINY: {},
+    "densenet_k12_d10": {"growth_rate": 6},
+    "densenet121": {"block_config": (2, 1), "growth_rate": 4},
+}
+
+
+def job(**changes) -> Job:
+    settings = dict(model=TINY, depth=None, batch_size=4, dtype="float32", remat="concat", steps=1)
+    return Job(**settings | changes)
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    """A name of `NETWORKS`, the config, and weights by PyTorch name, drawn at random."""
+    config = model_config(request.param, **NETWORKS[request.param])
+    random = np.random.default_rng(1)
+    model = dj.create_model(request.param, rngs=nnx.Rngs(0), **NETWORKS[request.param])
+    weights = {
+        # Not the ones and zeros that normalisation starts with.
+        name: random.uniform(0.5, 1.5, array.shape) if array.ndim == 1 else array
+        for name, array in dj.weights.to_torch(model).items()
+    }
+    return request.param, config, weights
+
+
+def batch(config):
+    random = np.random.default_rng(0)
+    return random.standard_normal((4, 32, 32, 3)), random.integers(0, config.num_classes, 4)
+
+
+def loss_and_gradients(model: nnx.Module, config, **options):
+    """On `batch`, in training; gradients by PyTorch name."""
+    graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    # nnx.BatchNorm has float32 statistics, whatever is asked for.
+    params, statistics = jax.tree.map(jnp.float64, [nnx.to_pure_dict(state) for state in states])
+    images, labels = map(jnp.asarray, batch(config))
+
+    @jax.jit
+    def both(params):
+        def loss(params):
+            logits = nnx.merge(graphdef, params, statistics)(images, **options)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        return jax.value_and_grad(loss)(params)
+
+    loss, gradients = both(params)
+    named = dj.weights.to_torch(nnx.merge(graphdef, gradients, statistics))
+    return float(loss), {name: named[name] for name in named if "running_" not in name}
+
+
+def our_loss_and_gradients(name, config, weights):
+    types = dict(dtype=jnp.float64, param_dtype=jnp.float64)
+    model = dj.create_model(name, rngs=nnx.Rngs(0), **types, **NETWORKS[name])
+    dj.weights.load_torch(model, weights)
+    return loss_and_gradients(model, config, train=True)
+
+
+def assert_equal(found, expected):
+    """Of losses and gradients."""
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        np.testing.assert_allclose(found[1][name], gradient, 1e-6, 1e-10, err_msg=name)
+
+
+def test_the_naive_network_is_ours(network, float64):
+    _, config, weights = network
+    naive = NaiveDenseNet(config, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    dj.weights.load_torch(naive, weights)  # Refuses other names, shapes and so numbers.
+    assert_equal(loss_and_gradients(naive, config), our_loss_and_gradients(*network))
+
+
+@pytest.mark.parametrize("name", ["densenet_bc_k12_d100", "densenet_k12_d40", "densenet121"])
+def test_the_naive_network_has_as_many_parameters(name):
+    def params(build):
+        leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(build), nnx.Param))
+        return sum(leaf.size for leaf in leaves)
+
+    config = model_config(name)
+    naive = params(lambda: NaiveDenseNet(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    assert naive == params(lambda: dj.create_model(name, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_the_torch_network_is_ours(network, checkpointed, float64):
+    torch = pytest.importorskip("torch")
+    from launch.benchmark.torch_densenet import TorchDenseNet
+
+    _, config, weights = network
+    model = TorchDenseNet(config, checkpointed).double()
+    found = model.load_state_dict(
+        {name: torch.tensor(np.asarray(array)) for name, array in weights.items()}, strict=False
+    )
+    assert not found.unexpected_keys
+    assert all(name.endswith("num_batches_tracked") for name in found.missing_keys)
+    images, labels = map(torch.tensor, batch(config))
+    loss = torch.nn.functional.cross_entropy(model(images.permute(0, 3, 1, 2)), labels)
+    loss.backward()
+    gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
+    assert_equal((loss.item(), gradients), our_loss_and_gradients(*network))
+
+
+@pytest.fixture
+def broken_torch(tmp_path, monkeypatch):
+    """Processes that tests start find a PyTorch that takes too much memory."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "torch.py").write_text("raise MemoryError('too large\\nby far')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+
+
+def test_benchmark(tmp_path, capsys, broken_torch):
+    """Measures ours and a peer, reports another that fails, and leaves its files."""
+    out = tmp_path / "out"
+    argv = ["--model", "densenet_bc_k12_d22", "--against", "jax-naive,torch", "--depths", "10"]
+    argv += ["--batch_size=4", "--steps=1", "--rounds=2", "--json", "--out", str(out)]
+    assert command.run(benchmark.main, argv) == 0
+    captured = capsys.readouterr()
+    *table, last = captured.out.splitlines()
+    report = json.loads(last)
+    assert report == json.loads((out / "benchmark.json").read_text())
+    assert report["model"] == "densenet_bc_k12_d22" and report["image_size"] == 32
+    assert "--depths 10" in report["command"] and report["packages"]["jax"] == jax.__version__
+
+    *measured, failed = report["results"]
+    assert failed == {"contestant": "torch", "depth": 10, "error": "MemoryError: too large"}
+    assert [result["contestant"] for result in measured] == ["ours", "jax-naive"]
+    for result in measured:
+        assert result["depth"] == 10 and result["device"] == "cpu"
+        assert len(result["round_seconds"]) == 2
+        for key in ("step", "round", "compile"):
+            assert np.all(np.asarray(result[f"{key}_seconds"]) > 0)
+        assert result["memory_bytes"] > 1e6
+    ours, naive = measured
+    assert ours["step_ratio"] == ours["memory_ratio"] == 1
+    assert naive["step_ratio"] == pytest.approx(naive["step_seconds"] / ours["step_seconds"])
+    assert naive["memory_ratio"] == pytest.approx(naive["memory_bytes"] / ours["memory_bytes"])
+
+    for line, name in zip(table[2:5], ("ours", "jax-naive", "torch"), strict=True):
+        assert line.split()[:2] == [name, "10"]
+    assert table[4].endswith("failed: MemoryError: too large")
+    assert captured.err.splitlines()[:3] == [
+        "ours, L=10: ready", "jax-naive, L=10: ready", "torch, L=10: MemoryError: too large"
+    ]  # fmt: skip
+    assert [line.split(":")[0] for line in captured.err.splitlines()[3:]] == [
+        "round 1/2", "round 2/2"
+    ]  # fmt: skip
+    assert (out / "memory_and_time.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    picture = (out / "memory_and_time.svg").read_text()
+    for words in ("jax-naive", "memory (GB)", "efficient PyTorch, published"):
+        assert f"<!-- {words}" in picture
+    assert "<!-- torch " not in picture
+
+
+def test_a_batch_larger_than_the_data(capsys):
+    argv = ["--model", TINY, "--against=", "--batch_size=513"]
+    assert command.run(benchmark.main, argv) == 2
+    assert capsys.readouterr().err == (
+        "error: batch_size 513 is larger than the training set of 512.\n"
+    )
+
+
+@pytest.mark.parametrize("package", ["torch", "torchvision"])
+def test_a_package_that_is_not_installed(package, monkeypatch):
+    if package == "torchvision":
+        pytest.importorskip("torch")
+    find = importlib.util.find_spec
+    missing = lambda name, *rest: None if name == package else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", missing)
+    advice = {"torch": "'densenet_jax[bench]'", "torchvision": "torchvision"}[package]
+    with pytest.raises(InputError) as caught:
+        torch_runners.prepare("torchvision", job(model="densenet121"))
+    assert str(caught.value) == f"{package} is not installed: pip install {advice}"
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--model=densenet_bc_k12_d10o"], ["densenet_bc_k12_d10o", "_bc_k12_d100"]),
+        (["--against=jax_naive"], ["there is no peer 'jax_naive'", "'jax-naive'"]),
+        (["--against=torch,keras"], ["there is no peer 'keras'", "torch-checkpointed"]),
+        (["--against=torchvision"], ["torchvision has no", "densenet121"]),
+        (["--batch_size=-1"], ["batch_size is -1", "at least 1"]),
+        (["--steps=0"], ["steps is 0", "at least 1"]),
+        (["--rounds=0"], ["rounds is 0", "at least 1"]),
+        (["--dtype=float16"], ["'float16'", "bfloat16"]),
+        (["--remat=all"], ["remat is 'all'", "layer"]),
+        (["--depths=40,41"], ["depth is 41", "40 or 46"]),
+        (["--depths=40,"], ["depths is '40,'", "40,100"]),
+        (["--model=densenet121", "--depths=121"], ["densenet121 comes in one depth"]),
+        ([f"--out={__file__}"], [f"cannot write to {__file__}"]),
+    ],
+)
+def test_mistakes_in_flags(capsys, flags, words):
+    assert command.run(benchmark.main, ["--model", TINY, *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.err.startswith("error: ")
+    for word in words:
+        assert word in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "name, depth", [(TINY, 10), ("densenet_k12_d40", 40), ("densenet121", 121)]
+)
+def test_layers_are_counted_as_in_the_papers(name, depth):
+    assert job(model=name).layers == depth
+
+
+def test_help_names_the_peers(capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.run(benchmark.main, ["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"  {peer} " in text for peer in benchmark.PEERS)
