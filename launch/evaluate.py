@@ -33,7 +33,6 @@ def main(argv: list[str] | None = None) -> None:
     trainer = Trainer(config)
     with Checkpoints(run.checkpoints) as checkpoints:
         state, _ = checkpoints.restore(like=trainer.initial_state)
-    trainer.compile(["validation", "test"])
     print(json.dumps({"step": int(state.step), **trainer.evaluate(state)}))
 
 

@@ -42,10 +42,8 @@ def optimized():
 
 @pytest.fixture(scope="session")
 def trainer():
-    """The compiled trainer of the small run."""
-    trainer = Trainer(small.config())
-    trainer.compile()
-    return trainer
+    """The trainer of the small run, whose programs are compiled once for all tests."""
+    return Trainer(small.config())
 
 
 @pytest.fixture(scope="session")

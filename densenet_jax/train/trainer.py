@@ -4,8 +4,7 @@ import contextlib
 import functools
 import gc
 import math
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -56,7 +55,6 @@ class Trainer:
       initial_state: the untrained network and its optimiser, on all devices. Training consumes it.
       params: how many parameters the network has.
       macs: multiply-adds for one image, as the papers count them.
-      compiled: the compiled steps, by split.
     """
 
     def __init__(self, config: ConfigDict, *, data=None, devices=None, place=jax.device_put):
@@ -86,7 +84,7 @@ class Trainer:
         rows = config.steps_per_dispatch or (1 if on_cpu else 100)
         self._train_rows = min(rows, self.steps_per_epoch)
         self._eval_rows = 1 if on_cpu else 100
-        self.compiled = {}
+        self._compiled = {}
 
     def _build(self) -> tuple[Learner, TrainState]:
         config = self.config
@@ -121,15 +119,13 @@ class Trainer:
         state = TrainState(step, params, batch_stats, opt_state)
         return learner, self._place(state, replicated(self._mesh))
 
-    def compile(self, splits: Iterable[str] = ("train", "validation", "test")) -> float:
-        """Compiles training and evaluation, once for a whole run; returns the seconds it took."""
-        started = time.monotonic()
-        for split in splits:
-            if split in self._resident:
-                with _garbage_left_alone():
-                    lowered = self.lower(split)
-                self.compiled[split] = lowered.compile()
-        return time.monotonic() - started
+    def compiled(self, split: str) -> jax.stages.Compiled:
+        """The program of `lower`, compiled when it is first asked for."""
+        if split not in self._compiled:
+            with _garbage_left_alone():
+                lowered = self.lower(split)
+            self._compiled[split] = lowered.compile()
+        return self._compiled[split]
 
     def lower(self, split: str) -> jax.stages.Lowered:
         """The program of a dispatch: training steps for "train", else evaluation."""
@@ -156,9 +152,8 @@ class Trainer:
         self, state: TrainState, sums: Sums, batches: Batches, epoch: int
     ) -> tuple[TrainState, Sums]:
         """Trains on `batches`. Consumes `state`; adds to `sums`. Does not wait for the devices."""
-        return self.compiled["train"](
-            state, sums, *self._resident["train"], *batches, np.int32(epoch)
-        )
+        program = self.compiled("train")
+        return program(state, sums, *self._resident["train"], *batches, np.int32(epoch))
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """`test_loss`, the mean cross-entropy, and `test_error`, in percent; on every test example
@@ -166,11 +161,11 @@ class Trainer:
         """
         values = {}
         for split in ("validation", "test"):
-            if split not in self.compiled:
+            if split not in self._resident:
                 continue
-            sums = self.no_sums()
+            program, sums = self.compiled(split), self.no_sums()
             for batches in self._eval_batches(split):
-                sums = self.compiled[split](state, sums, *self._resident[split], *batches)
+                sums = program(state, sums, *self._resident[split], *batches)
             values |= means(sums, split)
         return values
 

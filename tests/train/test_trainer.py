@@ -29,7 +29,6 @@ def test_evaluation_counts_every_example_once(eval_batch_size):
     """360 test images are four batches of 90, but no whole number of batches of 100."""
     changes = {"eval_batch_size": eval_batch_size, "data.holdout": 437}
     trainer = Trainer(small.config(small.PLAIN | changes))
-    trainer.compile(["validation", "test"])
     values = trainer.evaluate(trainer.initial_state)
     model, data = trainer._learner.model(trainer.initial_state), trainer.data
     for name, split, size in (("validation", data.validation, 437), ("test", data.test, 360)):
