@@ -9,7 +9,6 @@ config.json, environment.json, metrics.jsonl, checkpoints/, result.json and lear
 import sys
 from pathlib import Path
 
-from densenet_jax.analysis.curves import plot_learning_curve
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from launch import command
@@ -27,6 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     if finished:
         print(f"{args.workdir} is finished: {_summary(result)}. Nothing to do.")
         return
+    from densenet_jax.analysis.curves import plot_learning_curve  # matplotlib, needed only now.
+
     picture = Path(args.workdir) / "learning_curve.png"
     plot_learning_curve(run, picture)
     print(f"{_summary(result)}. Learning curve: {picture}")

@@ -33,15 +33,15 @@ def torch_linear(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
 
 
 def _draw(key: jax.Array, shape, dtype, sample) -> jax.Array:
-    # In NumPy, as XLA would compile one program per shape: a minute for a deep net. The callback
-    # serves `jax.eval_shape` and `jax.jit`, and draws the same numbers.
+    # In NumPy, as XLA would compile one program per shape: a minute for a deep net. So would
+    # `jnp.asarray`. The callback serves `jax.eval_shape` and `jax.jit`, and draws the same numbers.
     def call(data):
         return sample(np.random.Generator(np.random.PCG64(np.asarray(data)))).astype(dtype)
 
     data = jax.random.key_data(key)
     if isinstance(data, jax.core.Tracer):
         return jax.pure_callback(call, jax.ShapeDtypeStruct(shape, dtype), data)
-    return jnp.asarray(call(data))
+    return jax.device_put(call(data))
 
 
 class Statistics(NamedTuple):
@@ -151,10 +151,10 @@ class BatchNorm(nnx.Module):
     def __init__(self, features: int, *, param_dtype=jnp.float32):
         # Made by NumPy, as kernels are: XLA would compile a program for each width.
         zeros, ones = np.zeros(features, param_dtype), np.ones(features, param_dtype)
-        self.scale = nnx.Param(jnp.asarray(ones))
-        self.bias = nnx.Param(jnp.asarray(zeros))
-        self.mean = nnx.BatchStat(jnp.asarray(zeros))
-        self.var = nnx.BatchStat(jnp.asarray(ones))
+        self.scale = nnx.Param(jax.device_put(ones))
+        self.bias = nnx.Param(jax.device_put(zeros))
+        self.mean = nnx.BatchStat(jax.device_put(zeros))
+        self.var = nnx.BatchStat(jax.device_put(ones))
 
     def affine(self, statistics: Statistics | None) -> Affine:
         """`(a, b)`, each `[features]`, such that `a * x + b` is the normalised x.

@@ -4,6 +4,7 @@ config.json  environment.json  metrics.jsonl  checkpoints/  result.json
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -129,14 +130,20 @@ def event_log(run: RunDirectory, first_step: int) -> Iterator[Callable[[dict], N
     if jax.process_index() > 0 or importlib.util.find_spec("tensorboardX") is None:
         yield lambda line: None
         return
-    from tensorboardX import SummaryWriter
 
-    with SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1) as writer:
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def writer():
+            from tensorboardX import SummaryWriter  # Takes long: after the first epoch.
+
+            folder = str(run.path / "tensorboard")
+            return stack.enter_context(SummaryWriter(folder, purge_step=first_step + 1))
 
         def log(line: dict) -> None:
             for name, value in line.items():
                 if name != "step":
-                    writer.add_scalar(name, value, line["step"])
+                    writer().add_scalar(name, value, line["step"])
 
         yield log
 
