@@ -68,6 +68,8 @@ def parser(doc: str, with_config: bool = False) -> argparse.ArgumentParser:
 def use_compile_cache(directory: str) -> None:
     if directory != "off":
         jax.config.update("jax_compilation_cache_dir", directory)
+        # Small programs too: there are some before the first step.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def keep_memory() -> None:
