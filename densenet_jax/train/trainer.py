@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import math
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class Trainer:
       initial_state: the untrained network and its optimiser, on all devices. Training consumes it.
       params: how many parameters the network has.
       macs: multiply-adds for one image, as the papers count them.
+      compile_seconds: spent so far on compiling.
     """
 
     def __init__(self, config: ConfigDict, *, data=None, devices=None, place=jax.device_put):
@@ -85,6 +87,7 @@ class Trainer:
         self._train_rows = min(rows, self.steps_per_epoch)
         self._eval_rows = 1 if on_cpu else 100
         self._compiled = {}
+        self.compile_seconds = 0.0
 
     def _build(self) -> tuple[Learner, TrainState]:
         config = self.config
@@ -122,9 +125,11 @@ class Trainer:
     def compiled(self, split: str) -> jax.stages.Compiled:
         """The program of `lower`, compiled when it is first asked for."""
         if split not in self._compiled:
+            started = time.monotonic()
             with _garbage_left_alone():
                 lowered = self.lower(split)
             self._compiled[split] = lowered.compile()
+            self.compile_seconds += time.monotonic() - started
         return self._compiled[split]
 
     def lower(self, split: str) -> jax.stages.Lowered:
@@ -190,11 +195,13 @@ class Trainer:
 @contextlib.contextmanager
 def _garbage_left_alone():
     """For tracing, whose millions of objects live on: a quarter of its time is looking at them."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 def means(sums: Sums, prefix: str) -> dict[str, float]:
