@@ -1,8 +1,193 @@
 """Numbers that others published: each lives here once, and never beside measured ones.
 
-Those of figures were read out of the vector graphics of the PDF, marker against axis, so they are
-accurate to plotting precision.
+Editions: "CVPR" is the paper in the proceedings of CVPR 2017, "arXiv" version 5 of 1608.06993,
+"TPAMI" the journal paper of 2019. Errors are in percent. Numbers of figures were read out of the
+vector graphics of the PDF, marker against axis, so they are accurate to plotting precision.
 """
+
+from typing import NamedTuple
+
+
+class Architecture(NamedTuple):
+    """A column of Table 1.
+
+    Attributes:
+      growth_rate: k.
+      block_config: layers of each dense block.
+      counted: parameters with 1000 classes, as counted; the table gives none.
+      editions: where the column is printed.
+    """
+
+    growth_rate: int
+    block_config: tuple[int, ...]
+    counted: int
+    editions: tuple[str, ...]
+
+
+class Row(NamedTuple):
+    """A row of Table 2.
+
+    Attributes:
+      method: as printed; rows printed below the method that they vary are told in full.
+      depth: as printed, if it is.
+      params: parameters as printed, if they are.
+      counted: parameters with 10 classes, as counted.
+      errors: test error by column, of those that the row has.
+      rerun: columns marked `*`: run again by the authors of DenseNet.
+    """
+
+    method: str
+    depth: int | None
+    params: str | None
+    counted: int
+    errors: dict[str, float]
+    rerun: tuple[str, ...] = ()
+
+
+class ImageNetRow(NamedTuple):
+    """A row of Table 3: validation errors by column, and the editions that print it."""
+
+    method: str
+    errors: dict[str, float]
+    editions: tuple[str, ...]
+
+
+_ALL = ("CVPR", "arXiv", "TPAMI")
+
+# Table 1. Beside these: images of 224 x 224, a stem of 2k filters, bottlenecks of 4k, compression
+# 0.5. TPAMI calls the last one DenseNet-265, which is its depth.
+TABLE1 = {
+    "densenet121": Architecture(32, (6, 12, 24, 16), 7_978_856, _ALL),
+    "densenet169": Architecture(32, (6, 12, 32, 32), 14_149_480, _ALL),
+    "densenet201": Architecture(32, (6, 12, 48, 32), 20_013_928, _ALL),
+    "densenet161": Architecture(48, (6, 12, 36, 24), 28_681_000, ("CVPR",)),
+    "densenet264": Architecture(32, (6, 12, 64, 48), 33_337_704, ("arXiv", "TPAMI")),
+}
+
+# The columns of Table 2; `+` is with shifted and mirrored training images.
+COLUMNS = ("c10", "c10+", "c100", "c100+", "svhn")
+
+
+def _row(method, depth, params, counted, errors, rerun=()) -> Row:
+    """A row, given `errors` in the order of `COLUMNS`, None where the table has no number."""
+    cells = zip(COLUMNS, errors, strict=True)
+    present = {column: error for column, error in cells if error is not None}
+    return Row(method, depth, params, counted, present, rerun)
+
+
+# Table 2: the same numbers in CVPR and arXiv. TPAMI has not the DenseNets without BC.
+TABLE2 = {
+    "nin": _row(
+        "Network in Network", None, None, 966_986, (10.41, 8.81, 35.68, None, 2.35)),
+    "all_cnn": _row(
+        "All-CNN", None, None, 1_369_738, (9.08, 7.25, None, 33.71, None)),
+    "dsn": _row(
+        "Deeply Supervised Net", None, None, 966_986, (9.69, 7.97, None, 34.57, 1.92)),
+    "highway19": _row(
+        "Highway Network", None, None, 2_256_838, (None, 7.72, None, 32.39, None)),
+    "fractalnet21": _row(
+        "FractalNet", 21, "38.6M", 33_714_314, (10.18, 5.22, 35.34, 23.30, 2.01)),
+    "fractalnet21_dropout": _row(
+        "FractalNet with Dropout/Drop-path", 21, "38.6M", 33_714_314,
+        (7.33, 4.60, 28.20, 23.73, 1.87)),
+    "resnet110": _row(
+        "ResNet", 110, "1.7M", 1_727_962, (None, 6.61, None, None, None)),
+    "resnet110_huang": _row(
+        "ResNet (reported by Huang et al.)", 110, "1.7M", 1_727_962,
+        (13.63, 6.41, 44.74, 27.22, 2.01)),
+    "stochastic_depth110": _row(
+        "ResNet with Stochastic Depth", 110, "1.7M", 1_727_962,
+        (11.66, 5.23, 37.80, 24.58, 1.75)),
+    "stochastic_depth1202": _row(
+        "ResNet with Stochastic Depth", 1202, "10.2M", 19_421_274,
+        (None, 4.91, None, None, None)),
+    "wrn16_8": _row(
+        "Wide ResNet", 16, "11.0M", 10_961_370, (None, 4.81, None, 22.07, None)),
+    "wrn28_10": _row(
+        "Wide ResNet", 28, "36.5M", 36_479_194, (None, 4.17, None, 20.50, None)),
+    "wrn16_4_dropout": _row(
+        "Wide ResNet with Dropout", 16, "2.7M", 2_748_890, (None, None, None, None, 1.64)),
+    "preresnet164": _row(
+        "ResNet (pre-activation)", 164, "1.7M", 1_703_258,
+        (11.26, 5.46, 35.58, 24.33, None), rerun=("c10", "c100")),
+    "preresnet1001": _row(
+        "ResNet (pre-activation)", 1001, "10.2M", 10_327_706,
+        (10.56, 4.62, 33.47, 22.71, None), rerun=("c10", "c100")),
+    "densenet_k12_d40": _row(
+        "DenseNet (k = 12)", 40, "1.0M", 1_019_722, (7.00, 5.24, 27.55, 24.42, 1.79)),
+    "densenet_k12_d100": _row(
+        "DenseNet (k = 12)", 100, "7.0M", 6_979_642, (5.77, 4.10, 23.79, 20.20, 1.67)),
+    "densenet_k24_d100": _row(
+        "DenseNet (k = 24)", 100, "27.2M", 27_249_082, (5.83, 3.74, 23.42, 19.25, 1.59)),
+    "densenet_bc_k12_d100": _row(
+        "DenseNet-BC (k = 12)", 100, "0.8M", 769_162, (5.92, 4.51, 24.15, 22.27, 1.76)),
+    "densenet_bc_k24_d250": _row(
+        "DenseNet-BC (k = 24)", 250, "15.3M", 15_324_406, (5.19, 3.62, 19.64, 17.60, 1.74)),
+    "densenet_bc_k40_d190": _row(
+        "DenseNet-BC (k = 40)", 190, "25.6M", 25_624_430, (None, 3.46, None, 17.18, None)),
+}  # fmt: skip
+
+_FRACTALNET = "The network that its authors' code builds has 33.7M; nothing tried gives 38.6M."
+_WHITENED = "An early result of its authors, on ZCA-whitened images"
+
+# Cells of Table 2, by row and by "params" or column, that do not agree with counting or with their
+# own source, and how. The sources: the authors' repositories.
+SUSPICIOUS = {
+    ("fractalnet21", "params"): _FRACTALNET,
+    ("fractalnet21_dropout", "params"): _FRACTALNET,
+    ("stochastic_depth1202", "params"): (
+        "A ResNet-1202 has 19.4M; 10.2M is probably that of the pre-activation ResNet-1001."
+    ),
+    ("wrn16_8", "c10+"): f"{_WHITENED}.",
+    ("wrn16_8", "c100+"): f"{_WHITENED}.",
+    ("wrn28_10", "c10+"): f"{_WHITENED}; without whitening they report 4.00.",
+    ("wrn28_10", "c100+"): f"{_WHITENED}; without whitening they report 19.25.",
+    ("wrn16_4_dropout", "svhn"): (
+        "Of a WRN-16-4, as its parameters tell; WRN-16-8 with dropout has 1.54."
+    ),
+    ("preresnet1001", "params"): "The count rounds to 10.3M.",
+    ("preresnet1001", "c10+"): (
+        "The median of its authors in batches of 64, with a mean of 4.69 ± 0.20; in batches of 128 "
+        "it is 4.92."
+    ),
+}
+
+# The columns of Table 3, on the validation set of ImageNet.
+TABLE3_COLUMNS = ("top1", "top1_10crop", "top5", "top5_10crop")
+
+
+def _imagenet_row(method: str, *errors: float, editions: tuple[str, ...] = _ALL) -> ImageNetRow:
+    """A row, given `errors` in the order of `TABLE3_COLUMNS`."""
+    return ImageNetRow(method, dict(zip(TABLE3_COLUMNS, errors, strict=True)), editions)
+
+
+TABLE3 = {
+    "densenet121": _imagenet_row("DenseNet-121", 25.02, 23.61, 7.71, 6.66),
+    "densenet169": _imagenet_row("DenseNet-169", 23.80, 22.08, 6.85, 5.92),
+    "densenet201": _imagenet_row("DenseNet-201", 22.58, 21.46, 6.34, 5.54),
+    "densenet161": _imagenet_row("DenseNet-161", 22.33, 20.85, 6.15, 5.30, editions=("CVPR",)),
+    "densenet264": _imagenet_row(
+        "DenseNet-264", 22.15, 20.80, 6.12, 5.29, editions=("arXiv", "TPAMI")
+    ),
+}
+
+# CVPR and arXiv, Figure 3; TPAMI, Figure 5: single-crop top-1 errors of the same networks, which
+# are not quite those of Table 3.
+FIGURE_TOP1 = {
+    "densenet121": 25.03,
+    "densenet169": 23.64,
+    "densenet201": 22.54,
+    "densenet161": 22.20,
+    "densenet264": 21.98,
+}
+
+# README of fb.resnet.torch: top-1 errors of the ResNets that the same figures show.
+FB_RESNET_TORCH = {
+    "resnet34": {"top1": 26.73, "top1_10crop": 24.76},
+    "resnet50": {"top1": 24.01, "top1_10crop": 22.24},
+    "resnet101": {"top1": 22.44, "top1_10crop": 21.08},
+    "resnet152": {"top1": 22.16, "top1_10crop": 20.69},
+}
 
 # TPAMI 2019, Figure 7: GB to train DenseNet-BC, k = 12, on CIFAR-10 in batches of 64, by depth L.
 # "Naive" shares the memory of gradients already.

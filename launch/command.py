@@ -16,9 +16,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from densenet_jax.errors import InputError, RunError, suggest
-from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.train.config import base_config
-from densenet_jax.train.record import flatten
+from densenet_jax.models.catalog import FAMILIES
+from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.train.config import base_config, flatten
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "densenet_jax" / "xla"
 
@@ -132,6 +132,11 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
 
 
 def _config_help() -> str:
-    base = inspect.getdoc(base_config).split("\n", 2)[2]
-    model = inspect.getdoc(DenseNetConfig).split("Attributes:\n", 1)[1]
-    return f"config keys (defaults of the base config):\n{base}\n\nmodel.FIELD:\n{model}"
+    parts = ["config keys (defaults of the base config):", _after(base_config, "\n\n")]
+    for family in (NetworkConfig, *FAMILIES):
+        parts += ["", f"model.FIELD of {family.__name__}:", _after(family, "Attributes:\n")]
+    return "\n".join(parts)
+
+
+def _after(described: object, mark: str) -> str:
+    return inspect.getdoc(described).split(mark, 1)[1]

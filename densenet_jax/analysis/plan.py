@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from densenet_jax.analysis.counts import count_macs
 from densenet_jax.analysis.targets import Target
 from densenet_jax.data import sources
 from densenet_jax.train.trainer import Trainer
@@ -44,7 +45,7 @@ def plan(config: ConfigDict, target: Target) -> dict:
         "batch_size": config.batch_size,
         "dtype": config.dtype,
         "params": trainer.params,
-        "macs": trainer.macs,
+        "macs": count_macs(trainer.model_config, *trainer.data.train.images.shape[1:3]),
         "memory": memory,
         "memory_limit_bytes": _limit(target),
         "fits": memory is not None and memory["total_bytes"] <= _limit(target),

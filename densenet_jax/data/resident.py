@@ -21,9 +21,15 @@ class Batch(NamedTuple):
     mask: jax.Array
 
 
-def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
-    """Indices `[steps, batch_size]` of a shuffled epoch; the short last batch ends in PADDING."""
-    return in_batches(np.random.default_rng([seed, epoch]).permutation(examples), batch_size)
+def epoch_order(
+    seed: int, epoch: int, examples: int, batch_size: int, drop_last: bool = False
+) -> np.ndarray:
+    """Indices `[steps, batch_size]` of a shuffled epoch.
+
+    The short last batch ends in PADDING, or is left out if `drop_last`.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(examples)
+    return in_batches(order[: -(examples % batch_size) or None] if drop_last else order, batch_size)
 
 
 def in_batches(indices: np.ndarray, batch_size: int) -> np.ndarray:
@@ -48,10 +54,17 @@ def take(images: jax.Array, labels: jax.Array, indices: jax.Array, mean, std, dt
     return Batch(x.astype(dtype), labels[indices], mask.astype(wide))
 
 
-def augment(images: jax.Array, indices: jax.Array, key: jax.Array, padding: int, flip: bool):
-    """The authors' augmentation: flip half the images, then crop at random from a zero border.
+def augment(
+    images: jax.Array,
+    indices: jax.Array,
+    key: jax.Array,
+    padding: int,
+    flip: bool,
+    padding_mode: str = "zeros",
+) -> jax.Array:
+    """The authors' augmentation: flip half the images, then crop at random with a border.
 
-    Images are normalised before, so the border has the mean colour.
+    Images are normalised before, so a border of zeros has the mean colour.
 
     Args:
       images: `[N, H, W, C]`.
@@ -59,13 +72,15 @@ def augment(images: jax.Array, indices: jax.Array, key: jax.Array, padding: int,
       key: of this epoch.
       padding: width of the border; the crop has the size of the image.
       flip: whether to flip.
+      padding_mode: "zeros", or "reflect": the image goes on mirrored, its edge not repeated.
     """
+    mode = "constant" if padding_mode == "zeros" else padding_mode
 
     def one(image, index):
         crop_key, flip_key = jax.random.split(jax.random.fold_in(key, index))
         if flip:
             image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
-        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode=mode)
         top, left = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
         return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 

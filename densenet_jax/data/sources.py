@@ -25,7 +25,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A set with its splits; `mean` and `std` are per channel, on the scale of the images."""
+    """A set with its splits; `mean` and `std` are per channel, on the scale of the images.
+
+    `official` says that it has as many images as the published set.
+    """
 
     name: str
     train: Split
@@ -34,6 +37,7 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    official: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +152,7 @@ def load(name: str, directory: str | None = None, holdout: int = 0) -> Dataset:
         num_classes=facts.num_classes,
         mean=facts.mean,
         std=facts.std,
+        official=sizes == facts.sizes,
     )
 
 

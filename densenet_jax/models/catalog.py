@@ -7,12 +7,28 @@ import re
 from flax import nnx
 
 from densenet_jax.errors import InputError, suggest
+from densenet_jax.models.all_cnn import AllCNN, AllCNNConfig
 from densenet_jax.models.densenet import DenseNet, DenseNetConfig
+from densenet_jax.models.fractalnet import FractalNet, FractalNetConfig
+from densenet_jax.models.highway import Highway, HighwayConfig
+from densenet_jax.models.nin import NIN, NINConfig
+from densenet_jax.models.rdnet import RDNet, RDNetConfig
+from densenet_jax.models.resnet import ResNet, ResNetConfig
+from densenet_jax.models.settings import NetworkConfig
 
-# Small-image DenseNets are named by their facts, in the papers' notation. Any other such name, for
-# example densenet_bc_k12_d22 or densenet_c_k12_d40, can be created too.
-_CIFAR_NAME = re.compile(r"densenet(?P<kind>_b|_c|_bc)?_k(?P<growth_rate>\d+)_d(?P<depth>\d+)")
-CIFAR_DENSENETS = (
+FAMILIES = {
+    DenseNetConfig: DenseNet,
+    ResNetConfig: ResNet,
+    NINConfig: NIN,
+    AllCNNConfig: AllCNN,
+    HighwayConfig: Highway,
+    FractalNetConfig: FractalNet,
+    RDNetConfig: RDNet,
+}
+
+# Small-image networks are named by their facts, in the papers' notation. Any other such name, for
+# example densenet_bc_k12_d22, densenet_c_k12_d40 or preresnet29, can be created too.
+CIFAR_NAMES = (
     # Table 2 of the CVPR paper.
     "densenet_k12_d40",
     "densenet_k12_d100",
@@ -20,13 +36,22 @@ CIFAR_DENSENETS = (
     "densenet_bc_k12_d100",
     "densenet_bc_k24_d250",
     "densenet_bc_k40_d190",
+    "resnet110",
+    "resnet1202",
+    "preresnet164",
+    "preresnet1001",
+    "wrn16_4",
+    "wrn16_8",
+    "wrn28_10",
     # Wide-DenseNet-BC, of the authors' repository.
     "densenet_bc_k36_d40",
     "densenet_bc_k48_d40",
     "densenet_bc_k60_d40",
 )
+_CIFAR_DENSENET = re.compile(r"densenet(?P<kind>_b|_c|_bc)?_k(?P<growth_rate>\d+)_d(?P<depth>\d+)")
+_CIFAR_RESNET = re.compile(r"(?P<kind>resnet|preresnet|wrn)(?P<depth>\d+)(_(?P<widening>\d+))?")
 
-# Table 1 of both papers, and DenseNet-232 of the technical report: growth rate and layers a block.
+# Growth rate and layers a block: Table 1 of both papers, and DenseNet-232 of the technical report.
 IMAGENET_DENSENETS = {
     "densenet121": (32, (6, 12, 24, 16)),
     "densenet169": (32, (6, 12, 32, 32)),
@@ -35,14 +60,52 @@ IMAGENET_DENSENETS = {
     "densenet264": (32, (6, 12, 64, 48)),
     "densenet232": (48, (6, 12, 48, 48)),
 }
+# Blocks in each stage: Table 1 of He et al. (arXiv 1512.03385).
+IMAGENET_RESNETS = {
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+}
+
+OTHERS = {
+    "nin": NINConfig(),
+    "nin_svhn": NINConfig(
+        mlpconv_widths=(128, 96, 64, 320, 256, 128, 384, 256), kernel_sizes=(5, 5, 5)
+    ),
+    "all_cnn_c": AllCNNConfig(),
+    "dsn": NINConfig(companions=True),
+    "highway19": HighwayConfig(),
+    "fractalnet21": FractalNetConfig(),
+    "rdnet_tiny": RDNetConfig(num_classes=1000),
+    "rdnet_small": RDNetConfig(
+        num_classes=1000,
+        stem_features=72,
+        stage_growth_rates=(64, *[128] * 8, 240, 240),
+        downsampling=(1, 2, 9),
+    ),
+    "rdnet_base": RDNetConfig(
+        num_classes=1000,
+        stem_features=120,
+        stage_growth_rates=(96, 128, *[168] * 7, 336, 336),
+        downsampling=(1, 2, 9),
+    ),
+    "rdnet_large": RDNetConfig(
+        num_classes=1000,
+        stem_features=144,
+        stage_growth_rates=(128, 192, *[256] * 8, 360, 360),
+        downsampling=(1, 2, 10),
+    ),
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the papers' networks that match a shell-style `pattern`."""
-    return fnmatch.filter([*CIFAR_DENSENETS, *IMAGENET_DENSENETS], pattern)
+    names = [*CIFAR_NAMES, *IMAGENET_DENSENETS, *IMAGENET_RESNETS, *OTHERS]
+    return fnmatch.filter(names, pattern)
 
 
-def model_config(name: str, **overrides) -> DenseNetConfig:
+def model_config(name: str, **overrides) -> NetworkConfig:
     """The config of the network called `name`, with fields replaced by `overrides`.
 
     Overriding `depth` drops the catalogue's `block_config`, and the other way round.
@@ -53,9 +116,10 @@ def model_config(name: str, **overrides) -> DenseNetConfig:
     for key in overrides:
         if key not in fields:
             raise InputError(f"{name} has no setting {key!r}: {suggest(key, fields)}")
-    for key, other in (("depth", "block_config"), ("block_config", "depth")):
-        if overrides.get(key) is not None:
-            overrides.setdefault(other, None)
+    if "depth" in fields:
+        for key, other in (("depth", "block_config"), ("block_config", "depth")):
+            if overrides.get(key) is not None:
+                overrides.setdefault(other, None)
     return dataclasses.replace(config, **overrides)
 
 
@@ -63,31 +127,83 @@ def create_model(name: str, *, rngs: nnx.Rngs, **overrides) -> nnx.Module:
     """Builds the network called `name`, freshly initialised from `rngs`.
 
     Args:
-      name: one of `list_models()`, or a DenseNet's facts, as in `densenet_bc_k12_d22`.
+      name: one of `list_models()`, or a small network's facts: `densenet_bc_k12_d22`, `wrn40_4`.
       rngs: streams `params`, and `dropout` if the network drops out; `nnx.Rngs(0)` serves both.
       **overrides: fields of the network's config, such as `growth_rate=24` or `num_classes=100`.
 
     Raises:
       InputError: for an unknown name or field, or an impossible network.
     """
-    return DenseNet(model_config(name, **overrides), rngs=rngs)
+    config = model_config(name, **overrides)
+    return FAMILIES[type(config)](config, rngs=rngs)
 
 
-def _named(name: str) -> DenseNetConfig:
+def _named(name: str) -> NetworkConfig:
+    if name in OTHERS:
+        return OTHERS[name]
     if name in IMAGENET_DENSENETS:
         growth_rate, block_config = IMAGENET_DENSENETS[name]
         return DenseNetConfig(
-            growth_rate, depth=None, block_config=block_config, stem="imagenet", num_classes=1000
+            growth_rate=growth_rate,
+            depth=None,
+            block_config=block_config,
+            stem="imagenet",
+            num_classes=1000,
         )
-    match = _CIFAR_NAME.fullmatch(name)
-    if not match:
-        raise InputError(f"there is no model {name!r}: {suggest(name, list_models())}")
-    kind = match["kind"] or ""
+    if name in IMAGENET_RESNETS:
+        has_bottlenecks = name != "resnet34"
+        widths = (256, 512, 1024, 2048) if has_bottlenecks else (64, 128, 256, 512)
+        return ResNetConfig(
+            block_config=IMAGENET_RESNETS[name],
+            widths=widths,
+            bottleneck_blocks=has_bottlenecks,
+            shortcut="projection",
+            stem="imagenet",
+            stem_features=64,
+            num_classes=1000,
+        )
+    if match := _CIFAR_DENSENET.fullmatch(name):
+        return _cifar_densenet(**match.groupdict())
+    match = _CIFAR_RESNET.fullmatch(name)
+    if match and (match["kind"] == "wrn") == bool(match["widening"]):
+        return _cifar_resnet(**match.groupdict())
+    raise InputError(f"there is no model {name!r}: {suggest(name, list_models())}")
+
+
+def _cifar_densenet(kind: str | None, growth_rate: str, depth: str) -> DenseNetConfig:
     return DenseNetConfig(
-        growth_rate=int(match["growth_rate"]),
-        depth=int(match["depth"]),
-        bottleneck=4 if "b" in kind else 0,
-        compression=0.5 if "c" in kind else 1.0,
+        growth_rate=int(growth_rate),
+        depth=int(depth),
+        bottleneck=4 if "b" in (kind or "") else 0,
+        compression=0.5 if "c" in (kind or "") else 1.0,
         # The plain nets start with 16 filters; B, C and BC with 2k (section 3).
         stem_features=None if kind else 16,
+    )
+
+
+def _cifar_resnet(kind: str, depth: str, widening: str | None) -> ResNetConfig:
+    # Convolutions in one block of each of the three stages, and those outside of blocks.
+    step, rest = {"resnet": (6, 2), "preresnet": (9, 2), "wrn": (6, 4)}[kind]
+    blocks, remainder = divmod(int(depth) - rest, step)
+    if blocks < 1 or remainder:
+        below = max(blocks, 1) * step + rest
+        raise InputError(
+            f"there is no {kind} of {depth} layers: its depth is {step} n + {rest}, for example "
+            f"{below} or {below + step}."
+        )
+    if kind == "resnet":
+        return ResNetConfig(block_config=(blocks,) * 3)
+    widths = (64, 128, 256)
+    if kind == "wrn":
+        if widening == "0":
+            raise InputError("a Wide ResNet's widening factor is at least 1.")
+        widths = tuple(width * int(widening) for width in (16, 32, 64))
+    return ResNetConfig(
+        block_config=(blocks,) * 3,
+        widths=widths,
+        bottleneck_blocks=kind == "preresnet",
+        pre_activation=True,
+        shortcut="projection",
+        # As in the code of Wide ResNets; that of the others is fb.resnet.torch.
+        kernel_init="fan_in" if kind == "wrn" else "fan_out",
     )

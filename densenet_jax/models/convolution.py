@@ -14,18 +14,25 @@ from jax import lax
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """The convolution of `[N, in, H, W]` with an odd square kernel, zero-padded."""
-    return _direct(x, kernel, stride) if stride > 1 else _per_backend(x, kernel)
+    """The convolution of `[N, in, H, W]` with a square kernel.
+
+    Padded with zeros to keep H and W, divided by `stride`, if the kernel's size is odd; not padded
+    if it is even. A kernel for fewer than `in` channels is for groups of channels.
+    """
+    grouped = kernel.shape[2] < x.shape[1]
+    return _direct(x, kernel, stride) if stride > 1 or grouped else _per_backend(x, kernel)
 
 
 def _direct(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    pad = kernel.shape[0] // 2
+    size, _, inputs, _ = kernel.shape
+    pad = size // 2 * (size % 2)
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
         dimension_numbers=("NCHW", "HWIO", "NCHW"),
+        feature_group_count=x.shape[1] // inputs,
     )
 
 

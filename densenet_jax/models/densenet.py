@@ -6,9 +6,8 @@ with Dense Connectivity", TPAMI 2019. Section numbers below are those of the CVP
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +20,27 @@ from densenet_jax.models.layers import (
     BatchNorm,
     Conv,
     FeatureMap,
+    Linear,
     Mode,
+    SqueezeExcitation,
     Statistics,
     average_pool,
+    channels_first,
+    check_images,
     concatenate_statistics,
     max_pool,
     normalize_relu,
-    torch_linear,
 )
+from densenet_jax.models.settings import NetworkConfig, Stem
 
 # After how many layers the gradients of feature maps are added up: more take memory, fewer time.
 LAYERS_PER_SUM = 4
 
 Remat = Literal["none", "concat", "layer"]
-Stem = Literal["cifar", "imagenet"]
 
 
-@dataclasses.dataclass(frozen=True)
-class DenseNetConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseNetConfig(NetworkConfig):
     """What a DenseNet is. The defaults are DenseNet-BC, L = 100, k = 12 of Table 2.
 
     Attributes:
@@ -50,11 +52,10 @@ class DenseNetConfig:
       stem_features: filters of the first convolution; None is 2k.
       stem: "cifar" (3x3) or "imagenet" (7x7 of stride 2, then 3x3 max-pooling of stride 2).
       dropout_rate: after every convolution but the first (section 4.2).
-      num_classes, in_channels: sizes of the output and of the input.
+      se_ratio: how many of a layer's new maps share a hidden unit of its squeeze-and-excitation,
+        16 in SE-DenseNet; 0 for none.
       remat: what the backward pass computes again: "none", "concat" (concatenation, normalisation
         and ReLU: memory linear in depth, TPAMI section 3.4) or "layer" (the bottleneck as well).
-      dtype: type of convolutions and feature maps.
-      param_dtype: type of parameters, statistics and logits.
     """
 
     growth_rate: int = 12
@@ -65,33 +66,17 @@ class DenseNetConfig:
     stem_features: int | None = None
     stem: Stem = "cifar"
     dropout_rate: float = 0.0
-    num_classes: int = 10
-    in_channels: int = 3
+    se_ratio: int = 0
     remat: Remat = "concat"
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self):
-        for field, low in dict(
-            growth_rate=1, bottleneck=0, num_classes=1, in_channels=1, stem_features=1
-        ).items():
-            value = getattr(self, field)
-            if value is not None and value < low:
-                raise InputError(f"{field} is {value}: it must be at least {low}.")
+        super().__post_init__()
+        self.check_least(growth_rate=1, bottleneck=0, stem_features=1, se_ratio=0)
         if not 0 < self.compression <= 1:
             raise InputError(
                 f"compression is {self.compression:g}: it must be above 0 and at most 1 "
                 "(the share of feature maps that a transition keeps; the papers use 0.5)."
             )
-        if not 0 <= self.dropout_rate < 1:
-            raise InputError(
-                f"dropout_rate is {self.dropout_rate:g}: it must be at least 0 and below 1."
-            )
-        for field, allowed in (("remat", get_args(Remat)), ("stem", get_args(Stem))):
-            if getattr(self, field) not in allowed:
-                raise InputError(
-                    f"{field} is {getattr(self, field)!r}: choose one of {', '.join(allowed)}."
-                )
         if (self.depth is None) == (self.block_config is None):
             raise InputError("give either depth or block_config, not both or neither.")
         if not self.blocks or not all(isinstance(n, int) and n > 0 for n in self.blocks):
@@ -137,6 +122,9 @@ class DenseLayer(nnx.Module):
             self.conv2 = Conv(width, k, 3, **dtype, rngs=rngs)
         else:
             self.conv1 = Conv(in_features, k, 3, **dtype, rngs=rngs)
+        if config.se_ratio:
+            hidden = max(k // config.se_ratio, 1)
+            self.excitation = SqueezeExcitation(k, hidden, **dtype, rngs=rngs)
 
     def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
         statistics = concatenate_statistics(maps)
@@ -156,12 +144,14 @@ class DenseLayer(nnx.Module):
         """The new feature map, and the batch statistics inside the bottleneck."""
         rate = self.config.dropout_rate
         normalize_conv = remat_if(self.config.remat == "concat", concat_normalize_conv)
-        x = mode.fold(0).dropout(normalize_conv(values, affine, self.conv1), rate)
-        if not self.config.bottleneck:
-            return mode.observe(x), None
-        x, inner = mode.observe(x)
-        x = normalize_conv([x], self.norm2.affine(inner), self.conv2)
-        return mode.observe(mode.fold(1).dropout(x, rate)), inner
+        x, inner = mode.fold(0).dropout(normalize_conv(values, affine, self.conv1), rate), None
+        if self.config.bottleneck:
+            x, inner = mode.observe(x)
+            x = normalize_conv([x], self.norm2.affine(inner), self.conv2)
+            x = mode.fold(1).dropout(x, rate)
+        if self.config.se_ratio:
+            x = self.excitation(x)
+        return mode.observe(x), inner
 
 
 class Transition(nnx.Module):
@@ -221,14 +211,7 @@ class DenseNet(nnx.Module):
                 self.blocks[-1].append(DenseLayer(features, config, rngs=rngs))
                 features += config.growth_rate
         self.norm5 = BatchNorm(features, **dtype)
-        self.classifier = nnx.Linear(
-            features,
-            config.num_classes,
-            kernel_init=torch_linear,
-            dtype=config.param_dtype,
-            **dtype,
-            rngs=rngs,
-        )
+        self.classifier = Linear(features, config.num_classes, **dtype, rngs=rngs)
         if config.dropout_rate:
             self.rngs = nnx.Rngs(dropout=rngs.dropout())
 
@@ -240,10 +223,9 @@ class DenseNet(nnx.Module):
           train: use the batch's statistics, update the running ones, and drop out.
           mask: in training, `[N]`: 1 for images that count in the statistics, 0 for padding.
         """
-        self._check(images.shape)
-        key = self.rngs.dropout() if train and self.config.dropout_rate else None
-        mode = Mode(train, mask, key)
-        maps = [self._stem(images.astype(self.config.dtype), mode)]
+        check_images(images, self.config.in_channels, 2**self.config.halvings)
+        mode = Mode.of(self, train, mask)
+        maps = [self._stem(channels_first(images, self.config.dtype), mode)]
         for b, block in enumerate(self.blocks):
             if b:
                 maps = [self.transitions[b - 1](maps, mode.fold(b).fold(0))]
@@ -257,43 +239,14 @@ class DenseNet(nnx.Module):
         self.norm5.track(statistics)
         return self.classifier(x)
 
-    def macs(self, height: int, width: int) -> int:
-        """Multiply-adds of an image's convolutions and linear layer, counted as the papers do.
-
-        That is, with a transition's convolution before its pooling.
-        """
-        large = self.config.stem == "imagenet"
-        if large:
-            height, width = math.ceil(height / 2), math.ceil(width / 2)
-        total = self.conv0.macs(height, width)
-        if large:
-            height, width = math.ceil(height / 2), math.ceil(width / 2)
-        for b, block in enumerate(self.blocks):
-            if b:
-                total += self.transitions[b - 1].conv.macs(height, width)
-                height, width = height // 2, width // 2
-            for layer in block:
-                total += layer.conv1.macs(height, width)
-                if self.config.bottleneck:
-                    total += layer.conv2.macs(height, width)
-        return total + self.classifier.kernel.size
-
     def _stem(self, images: jax.Array, mode: Mode) -> FeatureMap:
-        x = mode.observe(self.conv0(images.transpose(0, 3, 1, 2)))
+        x = mode.observe(self.conv0(images))
         if self.config.stem == "imagenet":
             self.norm0.track(x.statistics)
             x = normalize_relu(x.values, self.norm0.affine(x.statistics))
             x = max_pool(x)
             x = mode.observe(x)
         return x
-
-    def _check(self, shape: tuple[int, ...]) -> None:
-        least = 2**self.config.halvings
-        if len(shape) != 4 or shape[-1] != self.config.in_channels or min(shape[1:3]) < least:
-            raise InputError(
-                f"images have shape {tuple(shape)}: expected [batch, height, width, "
-                f"{self.config.in_channels}] with height and width of at least {least}."
-            )
 
 
 @jax.custom_vjp

@@ -8,7 +8,9 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from densenet_jax.errors import InputError
 from densenet_jax.models.convolution import convolve
+from densenet_jax.models.initializers import Initializer, constant, he_normal, torch_linear
 
 # PyTorch's BatchNorm constants. PyTorch's momentum is the weight of the *new* value.
 MOMENTUM = 0.1
@@ -16,32 +18,6 @@ EPSILON = 1e-5
 
 # (a, b), each [channels]: the map a x + b.
 Affine = tuple[jax.Array, jax.Array]
-
-
-def he_normal(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """The authors' initialisation of an HWIO kernel: He with fan-out, N(0, sqrt(2 / (H W O)))."""
-    height, width, _, out = shape
-    return _draw(
-        key, shape, dtype, lambda rng: rng.normal(0, (2 / (height * width * out)) ** 0.5, shape)
-    )
-
-
-def torch_linear(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """Torch's default for an `[in, out]` linear kernel, which the authors keep: U(+-1/sqrt(in))."""
-    limit = shape[0] ** -0.5
-    return _draw(key, shape, dtype, lambda rng: rng.uniform(-limit, limit, shape))
-
-
-def _draw(key: jax.Array, shape, dtype, sample) -> jax.Array:
-    # In NumPy, as XLA would compile one program per shape: a minute for a deep net. So would
-    # `jnp.asarray`. The callback serves `jax.eval_shape` and `jax.jit`, and draws the same numbers.
-    def call(data):
-        return sample(np.random.Generator(np.random.PCG64(np.asarray(data)))).astype(dtype)
-
-    data = jax.random.key_data(key)
-    if isinstance(data, jax.core.Tracer):
-        return jax.pure_callback(call, jax.ShapeDtypeStruct(shape, dtype), data)
-    return jax.device_put(call(data))
 
 
 class Statistics(NamedTuple):
@@ -69,12 +45,18 @@ class Mode(NamedTuple):
     Attributes:
       train: normalise with the batch's statistics, update the running ones, drop out.
       mask: `[batch]`, 1 for images that count in the statistics and 0 for padding; None: all count.
-      key: random key of this pass's dropout masks; None: no dropout.
+      key: random key of what is dropped in this pass; None: nothing is.
     """
 
     train: bool = False
     mask: jax.Array | None = None
     key: jax.Array | None = None
+
+    @classmethod
+    def of(cls, model: nnx.Module, train: bool, mask: jax.Array | None = None) -> "Mode":
+        """The mode of a pass through `model`, which has `rngs` if anything in it is random."""
+        rngs = getattr(model, "rngs", None)
+        return cls(train, mask, rngs.dropout() if train and rngs else None)
 
     def fold(self, index: int) -> "Mode":
         """The mode of part number `index`, with dropout masks of its own."""
@@ -85,9 +67,16 @@ class Mode(NamedTuple):
         return FeatureMap(values, batch_statistics(values, self.mask) if self.train else None)
 
     def dropout(self, values: jax.Array, rate: float) -> jax.Array:
+        return self._drop(values, rate, values.shape)
+
+    def drop_images(self, values: jax.Array, rate: float) -> jax.Array:
+        """Leaves out whole images of `[N, ...]`: stochastic depth, image by image."""
+        return self._drop(values, rate, (len(values), *(1,) * (values.ndim - 1)))
+
+    def _drop(self, values: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
         if not (self.train and rate):
             return values
-        keep = jax.random.bernoulli(self.key, 1 - rate, values.shape)
+        keep = jax.random.bernoulli(self.key, 1 - rate, shape)
         return jnp.where(keep, values / (1 - rate), jnp.zeros_like(values))
 
 
@@ -146,15 +135,26 @@ def concatenate_statistics(maps: list[FeatureMap]) -> Statistics | None:
 
 
 class BatchNorm(nnx.Module):
-    """What of batch normalisation belongs to a reader: scale, shift and running statistics."""
+    """Batch normalisation: scale, shift and running statistics of one reader of feature maps.
 
-    def __init__(self, features: int, *, param_dtype=jnp.float32):
-        # Made by NumPy, as kernels are: XLA would compile a program for each width.
-        zeros, ones = np.zeros(features, param_dtype), np.ones(features, param_dtype)
-        self.scale = nnx.Param(jax.device_put(ones))
-        self.bias = nnx.Param(jax.device_put(zeros))
-        self.mean = nnx.BatchStat(jax.device_put(zeros))
-        self.var = nnx.BatchStat(jax.device_put(ones))
+    `learned=False` leaves out scale and shift.
+    """
+
+    def __init__(self, features: int, *, param_dtype=jnp.float32, learned: bool = True):
+        # Arrays of their own for each, as training gives them away.
+        self.scale = nnx.Param(constant(1, features, param_dtype)) if learned else None
+        self.bias = nnx.Param(constant(0, features, param_dtype)) if learned else None
+        self.mean = nnx.BatchStat(constant(0, features, param_dtype))
+        self.var = nnx.BatchStat(constant(1, features, param_dtype))
+
+    def __call__(self, values: jax.Array, mode: Mode, relu: bool = True) -> jax.Array:
+        """Normalised `[N, features, H, W]`, by default rectified; tracks statistics in training.
+
+        Dense layers, whose readers share statistics, go through `affine` and `track` instead.
+        """
+        values, statistics = mode.observe(values)
+        self.track(statistics)
+        return (normalize_relu if relu else normalize)(values, self.affine(statistics))
 
     def affine(self, statistics: Statistics | None) -> Affine:
         """`(a, b)`, each `[features]`, such that `a * x + b` is the normalised x.
@@ -162,7 +162,10 @@ class BatchNorm(nnx.Module):
         With `statistics` None, normalises by the running ones.
         """
         mean, var = (self.mean[...], self.var[...]) if statistics is None else statistics[:2]
-        a = self.scale[...] * lax.rsqrt(var + EPSILON)
+        a = lax.rsqrt(var + EPSILON)
+        if self.scale is None:
+            return a, -mean * a
+        a *= self.scale[...]
         return a, self.bias[...] - mean * a
 
     def track(self, statistics: Statistics | None) -> None:
@@ -175,12 +178,21 @@ class BatchNorm(nnx.Module):
         self.var[...] += MOMENTUM * (unbiased - self.var[...]).astype(self.var.dtype)
 
 
+def normalize(values: jax.Array, affine: Affine) -> jax.Array:
+    """a x + b, computed in the affine map's precision, returned in that of `values`."""
+    a, b = (c[:, None, None] for c in affine)
+    return (values.astype(a.dtype) * a + b).astype(values.dtype)
+
+
 def normalize_relu(values: jax.Array, affine: Affine) -> jax.Array:
     """ReLU(a x + b), computed in the affine map's precision, returned in that of `values`."""
     a, b = (c[:, None, None] for c in affine)
-    x = values.astype(a.dtype) * a + b
-    # Not a maximum, whose gradient costs XLA one more pass; a NaN stays one.
-    return jnp.where(x <= 0, 0, x).astype(values.dtype)
+    return relu(values.astype(a.dtype) * a + b).astype(values.dtype)
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """Not a maximum, whose gradient costs XLA one more pass; a NaN stays one."""
+    return jnp.where(x <= 0, 0, x)
 
 
 def average_pool(x: jax.Array) -> jax.Array:
@@ -189,18 +201,43 @@ def average_pool(x: jax.Array) -> jax.Array:
     return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, window, "VALID") / 4
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """Maxima of 3x3 positions around every second one: halves height and width, rounding up."""
+def max_pool(x: jax.Array, size: int = 3, padding: tuple[int, int] = (1, 1)) -> jax.Array:
+    """Maxima of `size` x `size` positions, every second one: `[N, C, H, W]` to half H and W.
+
+    Args:
+      padding: rows and columns of nothing before and after the map. (1, 1) is ResNet's; (0, 1),
+        of size 3, is Caffe's, whose first window starts in the corner and whose last may hang over.
+    """
     least = np.array(-np.inf, x.dtype)
     # Padded beforehand, as converters to ONNX pass over the padding of a pooling.
-    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=least)
-    return lax.reduce_window(x, least, lax.max, (1, 1, 3, 3), (1, 1, 2, 2), "VALID")
+    x = jnp.pad(x, ((0, 0), (0, 0), padding, padding), constant_values=least)
+    return lax.reduce_window(x, least, lax.max, (1, 1, size, size), (1, 1, 2, 2), "VALID")
+
+
+def global_average(x: jax.Array, dtype) -> jax.Array:
+    """Means over positions, `[N, C]`, in `dtype`."""
+    return x.mean((2, 3), dtype=dtype)
+
+
+def channels_first(images: jax.Array, dtype) -> jax.Array:
+    """Images `[N, H, W, C]` as the feature maps that they are inside networks."""
+    return images.astype(dtype).transpose(0, 3, 1, 2)
+
+
+def check_images(images: jax.Array, channels: int, least: int) -> None:
+    """Raises InputError unless `images` are `[N, H, W, channels]`, H and W at least `least`."""
+    shape = images.shape
+    if len(shape) != 4 or shape[-1] != channels or min(shape[1:3]) < least:
+        raise InputError(
+            f"images have shape {tuple(shape)}: expected [batch, height, width, {channels}] with "
+            f"height and width of at least {least}."
+        )
 
 
 class Conv(nnx.Module):
-    """A convolution without bias, zero-padded: `[N, in, H, W]` to `[N, out, H/stride, W/stride]`.
+    """A convolution: `[N, in, H, W]` to `[N, out, H/stride, W/stride]`; see `convolve`.
 
-    Computes in the type of its input.
+    Computes in the type of its input. With `groups`, each group of channels has its own kernel.
     """
 
     def __init__(
@@ -210,16 +247,53 @@ class Conv(nnx.Module):
         kernel_size: int,
         *,
         stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        kernel_init: Initializer = he_normal,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        shape = (kernel_size, kernel_size, in_features, out_features)
-        self.kernel = nnx.Param(he_normal(rngs.params(), shape, param_dtype))
+        shape = (kernel_size, kernel_size, in_features // groups, out_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(constant(0, out_features, param_dtype)) if bias else None
         self.stride = stride
 
-    def macs(self, height: int, width: int) -> int:
-        """Multiply-adds for an output of `height` x `width`."""
-        return self.kernel.size * height * width
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = convolve(x, self.kernel[...].astype(x.dtype), self.stride)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)[:, None, None]
+
+
+class Linear(nnx.Module):
+    """`[N, in]` to `[N, out]`, as Torch initialises it: weights U(+-1/sqrt(in)), bias 0."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        kernel_init: Initializer = torch_linear,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shape = (in_features, out_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(constant(0, out_features, param_dtype)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return convolve(x, self.kernel[...].astype(x.dtype), self.stride)
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class SqueezeExcitation(nnx.Module):
+    """Weighs each feature map by what all of them are on average (Hu et al., CVPR 2018)."""
+
+    def __init__(self, features: int, hidden: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs):
+        common = dict(bias=False, param_dtype=param_dtype, rngs=rngs)
+        self.squeeze = Linear(features, hidden, **common)
+        self.excite = Linear(hidden, features, **common)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = self.squeeze.kernel.dtype
+        weights = nnx.sigmoid(self.excite(relu(self.squeeze(global_average(x, wide)))))
+        return x * weights[..., None, None].astype(x.dtype)

@@ -8,9 +8,16 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
 from densenet_jax.errors import InputError
-from densenet_jax.models.catalog import model_config
-from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.catalog import FAMILIES, model_config
 
+CHOICES = {
+    "dtype": ("float32", "bfloat16", "float64"),
+    "learning_rate_schedule": ("steps", "cosine"),
+    "loss": ("cross_entropy", "squared_hinge"),
+    "report": ("last_epoch", "best_validation"),
+    "data.preprocessing": ("standardize", "gcn", "gcn_zca"),
+    "data.padding_mode": ("zeros", "reflect"),
+}
 # Model fields that the top level (dtype) decides.
 _NOT_IN_MODEL_GROUP = ("dtype", "param_dtype")
 
@@ -21,25 +28,45 @@ def base_config() -> ConfigDict:
     epochs (300)               passes over the training set
     batch_size (64)            images a step, over all devices
     learning_rate (0.1)        at the start
+    learning_rate_schedule ("steps")
+                               "steps" drops it, "cosine" takes it to 0 along half a cosine
     learning_rate_drops (0.5, 0.75)
-                               divide it by 10 from these fractions of the epochs on
+                               drop it from these fractions of the epochs on
+    learning_rate_drop_factor (0.1)
+                               what a drop multiplies it by
+    learning_rate_multipliers ()
+                               pairs of a regular expression and a factor, for parameters whose
+                               path ("convs/8/bias") has a part that matches
+    warmup_epochs (0.0)        train so long at warmup_learning_rate (0.01) first
     weight_decay (1e-4)        L2, on every parameter
-    momentum (0.9)             of SGD, Nesterov's
+    momentum (0.9)             of SGD
+    nesterov (True)            whether the momentum is Nesterov's
+    loss ("cross_entropy")     or "squared_hinge", one class against the rest
+    companion_weight (0.001)   of the losses of companions, in a network that has them, at the start
+    companion_fade (0.25)      fraction of the epochs after which that weight has fallen to 0
     seed (0)                   of initialisation, order, augmentation and dropout
     dtype ("float32")          of convolutions and feature maps: float32, bfloat16, float64
     eval_batch_size (250)      images a step of evaluation
     eval_every_epochs (1)      evaluate after every so many epochs, and after the last
     checkpoint_every_epochs (10)
                                save after every so many epochs, and after the last
+    report ("last_epoch")      whose test error is the result's, or "best_validation": that of the
+                               epoch with the lowest validation error
     steps_per_dispatch (0)     training steps a dispatch; 0: 1 on CPU, else 100
     model.name                 a name of the catalogue
     model.FIELD                any field of its config; unset: the catalogue's value
     data.name                  digits, fashion_mnist, cifar10, cifar100, svhn, synthetic,
-                               synthetic_imagenet
+                               synthetic_imagenet, imagenet
     data.directory             where the set lies; unset: the set's usual place, if it has one
     data.holdout (0)           training images held out for validation
+    data.preprocessing ("standardize")
+                               by mean and deviation of each channel; "gcn": the contrast of each
+                               image; "gcn_zca": whitened after that
+    data.drop_last (False)     leave out the short last batch of an epoch
     data.augment (False)       shift and flip training images at random
-    data.crop_padding (4)      zeros added on each side before the random crop
+    data.crop_padding (4)      pixels added on each side before the random crop
+    data.padding_mode ("zeros")
+                               "zeros", or "reflect" the image
     data.flip (True)           flip half of the images left to right
     """
     config = ConfigDict(
@@ -47,29 +74,43 @@ def base_config() -> ConfigDict:
             epochs=300,
             batch_size=64,
             learning_rate=0.1,
+            learning_rate_schedule="steps",
             learning_rate_drops=(0.5, 0.75),
+            learning_rate_drop_factor=0.1,
+            learning_rate_multipliers=(),
+            warmup_epochs=0.0,
+            warmup_learning_rate=0.01,
             weight_decay=1e-4,
             momentum=0.9,
+            nesterov=True,
+            loss="cross_entropy",
+            companion_weight=0.001,
+            companion_fade=0.25,
             seed=0,
             dtype="float32",
             eval_batch_size=250,
             eval_every_epochs=1,
             checkpoint_every_epochs=10,
+            report="last_epoch",
             steps_per_dispatch=0,
             model={"name": config_dict.placeholder(str)},
             data=dict(
                 name=config_dict.placeholder(str),
                 directory=config_dict.placeholder(str),
                 holdout=0,
+                preprocessing="standardize",
+                drop_last=False,
                 augment=False,
                 crop_padding=4,
+                padding_mode="zeros",
                 flip=True,
             ),
         )
     )
-    for field, kind in typing.get_type_hints(DenseNetConfig).items():
-        if field not in _NOT_IN_MODEL_GROUP:
-            config.model[field] = config_dict.placeholder(_plain_type(kind))
+    for family in FAMILIES:
+        for field, kind in typing.get_type_hints(family).items():
+            if field not in _NOT_IN_MODEL_GROUP:
+                config.model[field] = config_dict.placeholder(_plain_type(kind))
     return config.lock()
 
 
@@ -84,13 +125,25 @@ def _plain_type(kind) -> type:
     return _plain_type(options[0]) if options else kind
 
 
+def flatten(config: ConfigDict, prefix: str = "") -> dict:
+    """{"model.growth_rate": 12, ...}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def steps_per_epoch(config: ConfigDict, examples: int) -> int:
     """Steps for one pass over `examples` training images; the last may be a short batch."""
-    return math.ceil(examples / config.batch_size)
+    steps = examples / config.batch_size
+    return math.floor(steps) if config.data.drop_last else math.ceil(steps)
 
 
 def drop_steps(config: ConfigDict, examples: int) -> tuple[int, ...]:
-    """The steps from which the learning rate is a tenth of what it was.
+    """The steps from which the learning rate is multiplied by the drop factor.
 
     Indexed as in the authors' code: counting epochs from 1, the rate drops *in* epoch
     `ceil(fraction * epochs)`. Of 300 epochs, 149 run at the first rate, 75 at the second and 76 at
@@ -115,20 +168,35 @@ def check_config(config: ConfigDict) -> None:
                 "checkpoint_every_epochs"):  # fmt: skip
         if config[key] < 1:
             raise InputError(f"{key} is {config[key]}: it must be at least 1.")
-    for key in ("learning_rate", "weight_decay", "momentum", "seed", "steps_per_dispatch"):
-        if not (config[key] >= 0 and math.isfinite(config[key])):
-            raise InputError(f"{key} is {config[key]}: it must be a number of at least 0.")
+    for key in (
+        "learning_rate",
+        "learning_rate_drop_factor",
+        "warmup_epochs",
+        "warmup_learning_rate",
+        "weight_decay",
+        "momentum",
+        "companion_weight",
+        "companion_fade",
+        "seed",
+        "steps_per_dispatch",
+        "data.crop_padding",
+    ):
+        value = flatten(config)[key]
+        if not (value >= 0 and math.isfinite(value)):
+            raise InputError(f"{key} is {value}: it must be a number of at least 0.")
+    for key, choices in CHOICES.items():
+        value = flatten(config)[key]
+        if value not in choices:
+            raise InputError(f"{key} is {value!r}: choose one of {', '.join(choices)}.")
     if config.seed >= 2**31:
         raise InputError(f"seed is {config.seed}: it must be below 2 ** 31.")
-    if config.data.crop_padding < 0:
-        raise InputError(f"data.crop_padding is {config.data.crop_padding}: it must be at least 0.")
     if any(not 0 < fraction <= 1 for fraction in config.learning_rate_drops):
         raise InputError(
             f"learning_rate_drops is {config.learning_rate_drops}: fractions of the epochs, "
             "above 0 and at most 1."
         )
-    if config.dtype not in ("float32", "bfloat16", "float64"):
-        raise InputError(f"dtype is {config.dtype!r}: choose float32, bfloat16 or float64.")
+    if config.report == "best_validation" and not config.data.holdout:
+        raise InputError("report 'best_validation' needs images to validate on: set data.holdout.")
     if config.dtype == "float64" and not jax.config.jax_enable_x64:
         raise InputError("dtype float64 needs JAX_ENABLE_X64=1 in the environment.")
     for key in ("model.name", "data.name"):

@@ -40,12 +40,15 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
         run.start(config)
         with Checkpoints(run.checkpoints) as checkpoints:
             seconds = _train(trainer, run, checkpoints, reporter)
-    last_line = run.metrics()[-1]
-    images = config.epochs * len(trainer.data.train.labels)
+    line = _reported(config, run.metrics())
+    examples = len(trainer.data.train.labels)
+    images = config.epochs * min(examples, trainer.steps_per_epoch * config.batch_size)
     result = {
-        **{key: value for key, value in last_line.items() if key not in ("step", "epoch")},
+        **{key: value for key, value in line.items() if key not in ("step", "epoch")},
+        "reported_epoch": line["epoch"],
         "model": config.model.name,
         "data": config.data.name,
+        "official_data": trainer.data.official,
         "epochs": config.epochs,
         "params": trainer.params,
         "seed": config.seed,
@@ -55,6 +58,14 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
     }
     run.finish(result)
     return result
+
+
+def _reported(config: ConfigDict, lines: list[dict]) -> dict:
+    """The line of metrics whose test error is the run's: the last, or the best in validation."""
+    if config.report == "last_epoch":
+        return lines[-1]
+    evaluated = [line for line in lines if "validation_error" in line]
+    return min(evaluated, key=lambda line: line["validation_error"])
 
 
 def _train(

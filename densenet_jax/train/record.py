@@ -19,6 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import InputError
+from densenet_jax.train.config import flatten
 
 PACKAGES = ("densenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Where the data lie is not what the run is: a run may go on where they lie elsewhere.
@@ -113,17 +114,6 @@ class RunDirectory:
             temporary.replace(self.path / name)
 
 
-def flatten(config: ConfigDict, prefix: str = "") -> dict:
-    """{"model.growth_rate": 12, ...}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 @contextlib.contextmanager
 def event_log(run: RunDirectory, first_step: int) -> Iterator[Callable[[dict], None]]:
     """A function that logs a line of metrics for TensorBoard, if tensorboardX is installed."""
@@ -185,4 +175,4 @@ def _with_tuples(value):
     """JSON has no tuples; configs have no lists."""
     if isinstance(value, dict):
         return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

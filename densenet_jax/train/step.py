@@ -56,7 +56,10 @@ class Learner:
     dtype: Any
     augment: bool
     crop_padding: int
+    padding_mode: str
     flip: bool
+    loss: str
+    companion_weight: optax.Schedule
 
     @property
     def wide_dtype(self):
@@ -77,27 +80,17 @@ def random_key(seed: int, purpose: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-def sgd(learning_rate, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """PyTorch's and Torch's SGD with Nesterov momentum; L2 decay on every parameter."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.sgd(learning_rate, momentum=momentum or None, nesterov=bool(momentum)),
-    )
+def losses(logits: jax.Array, labels: jax.Array, kind: str) -> jax.Array:
+    """Of each example, `[N]`: "cross_entropy", or the "squared_hinge" of each class summed."""
+    if kind == "cross_entropy":
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    signs = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
+    return jnp.square(jnp.maximum(1 - signs * logits, 0)).sum(-1)
 
 
-def step_schedule(learning_rate: float, drop_steps: tuple[int, ...]) -> optax.Schedule:
-    """`learning_rate`, a tenth of it from the first of `drop_steps` on, and so forth."""
-
-    def rate(step):
-        drops = (step >= jnp.asarray(drop_steps, jnp.int32)).sum()
-        return learning_rate * 0.1**drops
-
-    return rate
-
-
-def sums(logits: jax.Array, batch: resident.Batch) -> Sums:
-    """Cross-entropy and wrong answers, summed over the examples that are not padding."""
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+def sums(logits: jax.Array, batch: resident.Batch, kind: str) -> Sums:
+    """Losses and wrong answers, summed over the examples that are not padding."""
+    loss = losses(logits, batch.labels, kind)
     wrong = (logits.argmax(-1) != batch.labels).astype(loss.dtype)
     mask = batch.mask.astype(loss.dtype)
     return Sums((loss * mask).sum(), (wrong * mask).sum(), mask.sum())
@@ -106,14 +99,19 @@ def sums(logits: jax.Array, batch: resident.Batch) -> Sums:
 def train_step(
     state: TrainState, batch: resident.Batch, learner: Learner
 ) -> tuple[TrainState, Sums]:
-    """One step of SGD on the mean loss of `batch`."""
+    """One step of SGD on the mean loss of `batch`, plus those of the network's companions."""
 
     def mean_loss(params):
         model = learner.model(dataclasses.replace(state, params=params))
         nnx.reseed(model, dropout=jax.random.fold_in(learner.key(DROPOUT), state.step))
-        totals = sums(model(batch.images, train=True, mask=batch.mask), batch)
+        totals = sums(model(batch.images, train=True, mask=batch.mask), batch, learner.loss)
+        objective = totals.loss / totals.examples
+        for companion_logits in jax.tree.leaves(nnx.state(model, nnx.Intermediate)):
+            companion = sums(companion_logits, batch, learner.loss)
+            weight = learner.companion_weight(state.step)
+            objective += weight * companion.loss / companion.examples
         batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return totals.loss / totals.examples, (totals, batch_stats)
+        return objective, (totals, batch_stats)
 
     grads, (totals, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
@@ -123,7 +121,7 @@ def train_step(
 
 def eval_step(state: TrainState, batch: resident.Batch, learner: Learner) -> Sums:
     """Loss and wrong answers on `batch`, by the running statistics."""
-    return sums(learner.model(state)(batch.images, train=False), batch)
+    return sums(learner.model(state)(batch.images, train=False), batch, learner.loss)
 
 
 def train_steps(
@@ -140,7 +138,12 @@ def train_steps(
         batch = learner.batch(images, labels, indices[i])
         if learner.augment:
             shifted = resident.augment(
-                batch.images, indices[i], epoch_key, learner.crop_padding, learner.flip
+                batch.images,
+                indices[i],
+                epoch_key,
+                learner.crop_padding,
+                learner.flip,
+                learner.padding_mode,
             )
             batch = batch._replace(images=shifted)
         state, new = train_step(state, batch, learner)

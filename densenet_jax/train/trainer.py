@@ -15,10 +15,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from densenet_jax.data import resident, sources
+from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.errors import InputError
-from densenet_jax.models.catalog import create_model
-from densenet_jax.train.config import check_config, drop_steps, model_settings, steps_per_epoch
+from densenet_jax.models.catalog import FAMILIES, model_config
+from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
 from densenet_jax.train.mesh import batch_sharded, data_mesh, replicated
+from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
 from densenet_jax.train.step import (
     INIT,
     Learner,
@@ -26,8 +28,6 @@ from densenet_jax.train.step import (
     TrainState,
     eval_steps,
     random_key,
-    sgd,
-    step_schedule,
     train_steps,
 )
 
@@ -54,26 +54,31 @@ class Trainer:
       steps_per_epoch: the last of them may be a short batch.
       learning_rate: function from step to learning rate.
       initial_state: the untrained network and its optimiser, on all devices. Training consumes it.
+      model_config: what the network is, with the data's classes and channels.
       params: how many parameters the network has.
-      macs: multiply-adds for one image, as the papers count them.
       compile_seconds: spent so far on compiling.
     """
 
     def __init__(self, config: ConfigDict, *, data=None, devices=None, place=jax.device_put):
         check_config(config)
         self.config = config
-        self.data = data or sources.load(
-            config.data.name, config.data.directory, config.data.holdout
-        )
+        data = data or sources.load(config.data.name, config.data.directory, config.data.holdout)
+        self.data = preprocess(data, config.data.preprocessing)
         examples = len(self.data.train.labels)
         if config.batch_size > examples:
             raise InputError(
                 f"batch_size {config.batch_size} is larger than the training set of {examples}."
             )
+        side, padding = min(self.data.train.images.shape[1:3]), config.data.crop_padding
+        if config.data.augment and config.data.padding_mode == "reflect" and padding >= side:
+            raise InputError(
+                f"images of {side} pixels cannot be reflected by data.crop_padding {padding}: "
+                f"lower it below {side}."
+            )
         self._mesh = data_mesh(config.batch_size, devices)
         self._place = place
         self.steps_per_epoch = steps_per_epoch(config, examples)
-        self.learning_rate = step_schedule(config.learning_rate, drop_steps(config, examples))
+        self.learning_rate = learning_rate(config, examples)
         self._learner, self.initial_state = self._build()
         self.params = sum(leaf.size for leaf in jax.tree.leaves(self.initial_state.params))
         self._resident = {
@@ -101,21 +106,24 @@ class Trainer:
                 "model.num_classes and model.in_channels unset."
             )
         rngs = nnx.Rngs(random_key(config.seed, INIT))
-        model = create_model(config.model.name, rngs=rngs, **settings)
-        self.macs = model.macs(*self.data.train.images.shape[1:3])
+        self.model_config = model_config(config.model.name, **settings)
+        model = FAMILIES[type(self.model_config)](self.model_config, rngs=rngs)
         graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
         params, batch_stats, other = map(nnx.to_pure_dict, states)
         learner = Learner(
             graphdef=graphdef,
             other=other,
-            optimizer=sgd(self.learning_rate, config.momentum, config.weight_decay),
+            optimizer=optimizer(config, self.learning_rate, params),
             seed=config.seed,
             mean=self.data.mean,
             std=self.data.std,
             dtype=settings["dtype"],
             augment=config.data.augment,
             crop_padding=config.data.crop_padding,
+            padding_mode=config.data.padding_mode,
             flip=config.data.flip,
+            loss=config.loss,
+            companion_weight=companion_weight(config, len(self.data.train.labels)),
         )
         step = jnp.zeros((), jnp.int32)
         opt_state = jax.jit(learner.optimizer.init)(params)  # One program, not one a shape.
@@ -149,7 +157,11 @@ class Trainer:
     def epoch_batches(self, epoch: int) -> Iterator[Batches]:
         """The dispatches of `epoch`, counted from 0."""
         order = resident.epoch_order(
-            self.config.seed, epoch, len(self.data.train.labels), self.config.batch_size
+            self.config.seed,
+            epoch,
+            len(self.data.train.labels),
+            self.config.batch_size,
+            self.config.data.drop_last,
         )
         return self._dispatches(order, self._train_rows)
 

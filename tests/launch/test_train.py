@@ -10,9 +10,9 @@ import published_sets
 import pytest
 import small
 
-from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.train.config import base_config
-from densenet_jax.train.record import flatten
+from densenet_jax.models.catalog import FAMILIES
+from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.train.config import base_config, flatten
 from launch import command, train
 
 
@@ -224,7 +224,8 @@ def test_help_lists_the_config(capsys):
 
 def test_every_config_key_is_documented():
     """`KEY (` or `KEY  ` begins its line for ours, `KEY:` or `KEY, ` for the model's."""
-    ours, model = inspect.getdoc(base_config), inspect.getdoc(DenseNetConfig)
+    ours = inspect.getdoc(base_config)
+    model = "\n".join(inspect.getdoc(config) for config in (NetworkConfig, *FAMILIES))
     for key in flatten(base_config()):
         described = re.search(rf"^{re.escape(key)}( \(|  )", ours, re.MULTILINE)
         if not described and key.startswith("model."):

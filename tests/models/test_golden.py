@@ -9,7 +9,8 @@ import reference
 from flax import nnx
 
 from densenet_jax.data.resident import Batch
-from densenet_jax.train.step import TrainState, sgd, step_schedule, train_step
+from densenet_jax.train.optimizer import sgd, step_schedule
+from densenet_jax.train.step import TrainState, train_step
 from densenet_jax.train.trainer import Learner
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -76,7 +77,8 @@ def test_twelve_steps_of_sgd():
         optimizer = sgd(step_schedule(0.1, (6,)), momentum=0.9, weight_decay=1e-4)
         learner = Learner(
             graphdef=graphdef, other={}, optimizer=optimizer, seed=0, mean=(), std=(),
-            dtype=jnp.float64, augment=False, crop_padding=0, flip=False,
+            dtype=jnp.float64, augment=False, crop_padding=0, padding_mode="zeros", flip=False,
+            loss="cross_entropy", companion_weight=lambda step: 0,
         )  # fmt: skip
         state = TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
         step = jax.jit(lambda state, batch: train_step(state, batch, learner))

@@ -6,7 +6,8 @@ import numpy as np
 
 from densenet_jax.train import checkpoint
 from densenet_jax.train.checkpoint import Checkpoints
-from densenet_jax.train.step import TrainState, sgd, step_schedule
+from densenet_jax.train.optimizer import sgd, step_schedule
+from densenet_jax.train.step import TrainState
 
 
 def make_state(step):

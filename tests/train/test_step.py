@@ -12,7 +12,8 @@ import small
 
 from densenet_jax.data import resident
 from densenet_jax.train.config import base_config, drop_steps, steps_per_epoch
-from densenet_jax.train.step import sgd, step_schedule, train_step, train_steps
+from densenet_jax.train.optimizer import sgd, step_schedule
+from densenet_jax.train.step import train_step, train_steps
 from densenet_jax.train.trainer import Trainer
 
 SHAPES = {"kernel": (3, 3, 2, 4), "scale": (4,), "bias": (4,)}

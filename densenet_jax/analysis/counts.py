@@ -1,0 +1,65 @@
+"""How large a network is: counted on abstract shapes, nothing is computed."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from densenet_jax.models.catalog import FAMILIES
+from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.settings import NetworkConfig
+
+
+def count_params(config: NetworkConfig) -> int:
+    """Parameters, scale and shift of BatchNorm included, running statistics not."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(_abstract(config), nnx.Param)))
+
+
+def count_macs(config: NetworkConfig, height: int, width: int) -> int:
+    """Multiply-adds for one image's logits, of convolutions and linear layers.
+
+    Counted as the papers do, who have a transition's convolution before its pooling.
+    """
+    if isinstance(config, DenseNetConfig):
+        # Without dropout between them, ours convolves after pooling.
+        config = dataclasses.replace(config, dropout_rate=0.5)
+    graphdef, state = nnx.split(_abstract(config))
+    images = jax.ShapeDtypeStruct((1, height, width, config.in_channels), jnp.float32)
+    program = jax.make_jaxpr(lambda state, images: nnx.merge(graphdef, state)(images))
+    return _macs(program(state, images).jaxpr)
+
+
+def _abstract(config: NetworkConfig) -> nnx.Module:
+    return nnx.eval_shape(lambda: FAMILIES[type(config)](config, rngs=nnx.Rngs(0)))
+
+
+def _is_jaxpr(value) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _macs(jaxpr) -> int:
+    """Of a program, its loops and calls included; of alternatives, one for each backend, one."""
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [
+            _macs(getattr(leaf, "jaxpr", leaf))
+            for leaf in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
+            if _is_jaxpr(leaf)
+        ]
+        name, params = equation.primitive.name, equation.params
+        operands = [variable.aval.shape for variable in equation.invars]
+        if name == "conv_general_dilated":
+            out_axis = params["dimension_numbers"].rhs_spec[0]
+            per_output = math.prod(operands[1]) // operands[1][out_axis]
+            total += math.prod(equation.outvars[0].aval.shape) * per_output
+        elif name == "dot_general":
+            contracted = params["dimension_numbers"][0][0]
+            per_output = math.prod(operands[0][axis] for axis in contracted)
+            total += math.prod(equation.outvars[0].aval.shape) * per_output
+        elif name == "cond":
+            total += max(inner)
+        else:
+            total += sum(inner) * params.get("length", 1)
+    return total

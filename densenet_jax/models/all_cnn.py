@@ -1,0 +1,84 @@
+"""All-CNN-C: convolutions only, some of them of stride 2 in place of pooling.
+
+Springenberg et al., "Striving for Simplicity", ICLR 2015 workshop (arXiv 1412.6806).
+"""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from densenet_jax.models.initializers import he_normal_fan_in
+from densenet_jax.models.layers import (
+    Conv,
+    Mode,
+    channels_first,
+    check_images,
+    global_average,
+    relu,
+)
+from densenet_jax.models.settings import NetworkConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AllCNNConfig(NetworkConfig):
+    """What an All-CNN is. The defaults are All-CNN-C.
+
+    Attributes:
+      stage_widths: filters of the 3x3 convolutions of each stage; the 1x1 convolution after them
+        has as many as the last stage.
+      dropout_rate: after each convolution of stride 2.
+      input_dropout_rate: of the images.
+    """
+
+    stage_widths: tuple[int, ...] = (96, 192)
+    dropout_rate: float = 0.5
+    input_dropout_rate: float = 0.2
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_least(stage_widths=1)
+
+
+class AllCNN(nnx.Module):
+    """An All-CNN: images `[N, H, W, in_channels]` to logits `[N, num_classes]`."""
+
+    def __init__(self, config: AllCNNConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        last = config.stage_widths[-1]
+        # Two convolutions and one of stride 2 for each stage, one more 3x3, and two of 1x1.
+        widths = [width for width in config.stage_widths for _ in range(3)]
+        widths = [config.in_channels, *widths, last, last, config.num_classes]
+        sizes = [3] * (len(widths) - 3) + [1, 1]
+        self.convs = nnx.List()
+        for i, size in enumerate(sizes):
+            conv = Conv(
+                widths[i],
+                widths[i + 1],
+                size,
+                stride=2 if i in self._strided() else 1,
+                bias=True,
+                kernel_init=he_normal_fan_in,
+                param_dtype=config.param_dtype,
+                rngs=rngs,
+            )
+            self.convs.append(conv)
+        if config.dropout_rate or config.input_dropout_rate:
+            self.rngs = nnx.Rngs(dropout=rngs.dropout())
+
+    def __call__(self, images: jax.Array, train: bool = False, mask: jax.Array | None = None):
+        """Logits in `param_dtype`. `mask` is for networks with batch statistics: there are none."""
+        config = self.config
+        check_images(images, config.in_channels, 2 ** len(config.stage_widths))
+        mode = Mode.of(self, train)
+        x = channels_first(images, config.dtype)
+        x = mode.fold(len(self.convs)).dropout(x, config.input_dropout_rate)
+        for i, conv in enumerate(self.convs):
+            x = relu(conv(x))  # Also the last, whose positive averages are the logits.
+            if i in self._strided():
+                x = mode.fold(i).dropout(x, config.dropout_rate)
+        return global_average(x, config.param_dtype)
+
+    def _strided(self) -> range:
+        """Which convolutions are of stride 2."""
+        return range(2, 3 * len(self.config.stage_widths), 3)

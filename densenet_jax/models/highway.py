@@ -1,0 +1,98 @@
+"""The 19-layer convolutional Highway Network (Srivastava et al., NIPS 2015, arXiv 1507.06228)."""
+
+import dataclasses
+import functools
+
+import jax
+from flax import nnx
+
+from densenet_jax.errors import InputError
+from densenet_jax.models.initializers import he_normal_fan_in
+from densenet_jax.models.layers import (
+    Conv,
+    Linear,
+    Mode,
+    channels_first,
+    check_images,
+    global_average,
+    max_pool,
+    relu,
+)
+from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.stack import Stack
+
+# The gates begin nearly closed, so that each layer begins near the identity.
+GATE_BIAS = -2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HighwayConfig(NetworkConfig):
+    """What a Highway Network is. The defaults are the network with 19 layers.
+
+    Attributes:
+      block_config: highway layers in each stage, which a plain 3x3 convolution begins.
+      widths: feature maps in each stage.
+      head_features: filters of the 1x1 convolution before the classifier.
+      dropout_rate: of the images, after each pooling and before the classifier.
+    """
+
+    block_config: tuple[int, ...] = (4, 5, 5)
+    widths: tuple[int, ...] = (32, 80, 128)
+    head_features: int = 100
+    dropout_rate: float = 0.2
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_least(block_config=1, widths=1, head_features=1)
+        if len(self.block_config) != len(self.widths) or not self.widths:
+            raise InputError(
+                f"block_config {self.block_config} and widths {self.widths} must have a number "
+                "for each stage."
+            )
+
+
+class HighwayLayer(nnx.Module):
+    """y = ReLU(H x) T + x (1 - T) with T = sigmoid(G x): G decides how much of x is replaced."""
+
+    def __init__(self, features: int, *, conv):
+        self.conv = conv(features, features, 3)
+        self.gate = conv(features, features, 3)
+        self.gate.bias[...] += GATE_BIAS
+
+    def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
+        gate = nnx.sigmoid(self.gate(x))
+        return relu(self.conv(x)) * gate + x * (1 - gate)
+
+
+class Highway(nnx.Module):
+    """A Highway Network: images `[N, H, W, in_channels]` to logits `[N, num_classes]`."""
+
+    def __init__(self, config: HighwayConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dtype = dict(param_dtype=config.param_dtype)
+        conv = functools.partial(Conv, bias=True, kernel_init=he_normal_fan_in, **dtype, rngs=rngs)
+        features = (config.in_channels, *config.widths)
+        self.convs, self.stacks = nnx.List(), nnx.List()
+        for i, count in enumerate(config.block_config):
+            self.convs.append(conv(features[i], features[i + 1], 3))
+            layer = functools.partial(HighwayLayer, features[i + 1], conv=conv)
+            self.stacks.append(Stack(layer, count))
+        self.head = conv(features[-1], config.head_features, 1)
+        self.classifier = Linear(config.head_features, config.num_classes, **dtype, rngs=rngs)
+        if config.dropout_rate:
+            self.rngs = nnx.Rngs(dropout=rngs.dropout())
+
+    def __call__(self, images: jax.Array, train: bool = False, mask: jax.Array | None = None):
+        """Logits in `param_dtype`. `mask` is for networks with batch statistics: there are none."""
+        config = self.config
+        last = len(self.convs)
+        check_images(images, config.in_channels, 2 ** (last - 1))
+        mode = Mode.of(self, train)
+        x = channels_first(images, config.dtype)
+        for i, (conv, stack) in enumerate(zip(self.convs, self.stacks, strict=True)):
+            x = mode.fold(i).dropout(x, config.dropout_rate)
+            x = stack(relu(conv(x)), mode)
+            if i < last - 1:
+                x = max_pool(x, size=2, padding=(0, 0))
+        x = global_average(relu(self.head(x)), config.param_dtype)
+        return self.classifier(mode.fold(last).dropout(x, config.dropout_rate))

@@ -1,0 +1,58 @@
+"""How parameters begin: convolution kernels are `[height, width, in, out]`, linear `[in, out]`."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+
+
+def he_normal(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    """The authors' initialisation of an HWIO kernel: He with fan-out, N(0, sqrt(2 / (H W O)))."""
+    height, width, _, out = shape
+    return normal((2 / (height * width * out)) ** 0.5)(key, shape, dtype)
+
+
+def he_normal_fan_in(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    """He's initialisation with fan-in: N(0, sqrt(2 / (H W I))), as of Wide ResNets."""
+    return normal((2 / math.prod(shape[:-1])) ** 0.5)(key, shape, dtype)
+
+
+def xavier_uniform(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    """Caffe's Xavier: U(+-sqrt(3 / fan-in))."""
+    return uniform((3 / math.prod(shape[:-1])) ** 0.5)(key, shape, dtype)
+
+
+def torch_linear(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    """Torch's default for an `[in, out]` linear kernel, which the authors keep: U(+-1/sqrt(in))."""
+    return uniform(shape[0] ** -0.5)(key, shape, dtype)
+
+
+def normal(std: float) -> Initializer:
+    return lambda key, shape, dtype: _draw(key, shape, dtype, lambda rng: rng.normal(0, std, shape))
+
+
+def uniform(limit: float) -> Initializer:
+    return lambda key, shape, dtype: _draw(
+        key, shape, dtype, lambda rng: rng.uniform(-limit, limit, shape)
+    )
+
+
+def _draw(key: jax.Array, shape, dtype, sample) -> jax.Array:
+    # In NumPy, as XLA would compile one program per shape: a minute for a deep net. So would
+    # `jnp.asarray`. The callback serves `jax.eval_shape` and `jax.jit`, and draws the same numbers.
+    def call(data):
+        return sample(np.random.Generator(np.random.PCG64(np.asarray(data)))).astype(dtype)
+
+    data = jax.random.key_data(key)
+    if isinstance(data, jax.core.Tracer):
+        return jax.pure_callback(call, jax.ShapeDtypeStruct(shape, dtype), data)
+    return jax.device_put(call(data))
+
+
+def constant(value: float, features: int, dtype) -> jax.Array:
+    """`[features]` of one value. Made by NumPy: XLA would compile a program for each width."""
+    return jax.device_put(np.full(features, value, dtype))
