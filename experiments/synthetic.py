@@ -10,7 +10,7 @@ from densenet_jax.train.config import base_config
 def get_config(model: str = "densenet_bc_k12_d100"):
     config = base_config()
     config.model.name = model
-    large = model_config(model).stem == "imagenet"
-    config.data.name = "synthetic_imagenet" if large else "synthetic"
+    made_for_imagenet = model_config(model).num_classes == 1000
+    config.data.name = "synthetic_imagenet" if made_for_imagenet else "synthetic"
     config.epochs = 1
     return config

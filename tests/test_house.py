@@ -24,7 +24,7 @@ ALLOWED = {
     },
     "densenet_jax.weights": {"densenet_jax.errors", "densenet_jax.models"},
     "densenet_jax.predict": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.weights"},
-    "experiments": {"densenet_jax.models", "densenet_jax.train"},
+    "experiments": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.train"},
 }
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from densenet_jax.analysis.counts import count_macs
 from densenet_jax.analysis.targets import Target
 from densenet_jax.data import sources
+from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.train.trainer import Trainer
 
 # Of a device's memory, what a step may take; the rest is the runtime's and lost to fragmentation.
@@ -109,6 +110,7 @@ def collective_bytes(program: str) -> int:
 def _trainer(config: ConfigDict, target: Target) -> Trainer:
     # A set that is smaller than the batch, as the synthetic ones may be, is taken to be as large.
     data = sources.describe(config.data.name, least=config.batch_size)
+    data = preprocess(data, config.data.preprocessing)
     return Trainer(config, data=data, devices=target.devices(), place=_note)
 
 

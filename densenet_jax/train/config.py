@@ -37,7 +37,8 @@ def base_config() -> ConfigDict:
     learning_rate_multipliers ()
                                pairs of a regular expression and a factor, for parameters whose
                                path ("convs/8/bias") has a part that matches
-    warmup_epochs (0.0)        train so long at warmup_learning_rate (0.01) first
+    warmup_epochs (0.0)        train so long at the next rate first
+    warmup_learning_rate (0.01)
     weight_decay (1e-4)        L2, on every parameter
     momentum (0.9)             of SGD
     nesterov (True)            whether the momentum is Nesterov's
@@ -203,4 +204,4 @@ def check_config(config: ConfigDict) -> None:
         group, name = key.split(".")
         if not config[group][name]:
             raise InputError(f"the config names no {key}; set it with --config.{key}=NAME.")
-    model_config(config.model.name, **model_settings(config)).blocks  # noqa: B018  raises
+    model_config(config.model.name, **model_settings(config))

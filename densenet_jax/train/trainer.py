@@ -44,7 +44,7 @@ class Trainer:
 
     Args:
       config: an experiment's.
-      data: the data set; None: the config's, read into memory.
+      data: the data set, preprocessed; None: the config's, read into memory.
       devices: where; None: on all.
       place: puts a tree of arrays on devices, by a sharding. `launch.plan` only notes where they
         would lie, and so lowers the same steps for devices that are not at hand.
@@ -62,8 +62,7 @@ class Trainer:
     def __init__(self, config: ConfigDict, *, data=None, devices=None, place=jax.device_put):
         check_config(config)
         self.config = config
-        data = data or sources.load(config.data.name, config.data.directory, config.data.holdout)
-        self.data = preprocess(data, config.data.preprocessing)
+        self.data = data or _load(config)
         examples = len(self.data.train.labels)
         if config.batch_size > examples:
             raise InputError(
@@ -202,6 +201,11 @@ class Trainer:
             filled[: len(piece)] = piece
             placed = self._place(filled, batch_sharded(self._mesh, axis=1))
             yield Batches(placed, np.int32(len(piece)))
+
+
+def _load(config: ConfigDict) -> sources.Dataset:
+    data = sources.load(config.data.name, config.data.directory, config.data.holdout)
+    return preprocess(data, config.data.preprocessing)
 
 
 @contextlib.contextmanager

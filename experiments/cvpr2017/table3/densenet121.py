@@ -1,0 +1,15 @@
+r"""DenseNet-121: 7,978,856 parameters.
+
+python -m launch.train --config experiments/cvpr2017/table3/densenet121.py \
+    --workdir runs/densenet121 --config.data.directory=DIR
+
+Published validation error in %, single crop / 10 crop: top-1 25.02 / 23.61, top-5 7.71 / 6.66.
+Training, computed: 2.0e18 FLOP (90 epochs of 1,281,167 images). See `recipes.imagenet` for what
+is missing yet.
+"""
+
+from experiments.cvpr2017 import recipes
+
+
+def get_config():
+    return recipes.imagenet("densenet121")

@@ -1,0 +1,19 @@
+r"""DenseNet-161: 28,681,000 parameters.
+
+python -m launch.train --config experiments/cvpr2017/table3/densenet161.py \
+    --workdir runs/densenet161 --config.data.directory=DIR
+
+Published validation error in %, single crop / 10 crop: top-1 22.33 / 20.85, top-5 6.15 / 5.30.
+Training, computed: 5.9e18 FLOP (100 epochs of 1,281,167 images). See `recipes.imagenet` for what
+is missing yet.
+"""
+
+from experiments.cvpr2017 import recipes
+
+
+def get_config():
+    config = recipes.imagenet("densenet161")
+    # The CVPR edition gives it a schedule of its own.
+    config.batch_size = 128
+    recipes.set_step_epochs(config, 100, 31, 61, 91)
+    return config
