@@ -1,4 +1,4 @@
-"""The small image sets: `load` brings one into memory, always in the order of its published files.
+"""The image sets: `load` brings one into memory, always in the order of its published files.
 
 A set is read from the files its authors publish, from a copy prepared by TensorFlow Datasets, or,
 for `digits` and the synthetic ones, from nothing at all. Nothing is downloaded.
@@ -11,7 +11,7 @@ import pathlib
 import jax
 import numpy as np
 
-from densenet_jax.data import archives, tfds_copy
+from densenet_jax.data import archives, pictures, tfds_copy
 from densenet_jax.errors import InputError, suggest
 
 
@@ -103,6 +103,14 @@ _FACTS = {
         std=(58.4, 57.1, 57.4),
         sizes={"train": 512, "test": 128},
     ),
+    # The constants of fb.resnet.torch.
+    "imagenet": _Facts(
+        image_shape=(pictures.SIDE, pictures.SIDE, 3),
+        num_classes=1000,
+        mean=(123.675, 116.28, 103.53),
+        std=(58.395, 57.12, 57.375),
+        sizes={"train": 1_281_167, "test": 50_000},
+    ),
 }
 
 NAMES = tuple(_FACTS)
@@ -110,7 +118,7 @@ NAMES = tuple(_FACTS)
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
 
-def load(name: str, directory: str | None = None, holdout: int = 0) -> Dataset:
+def load(name: str, directory: str | None = None, holdout: int = 0, examples: int = 0) -> Dataset:
     """Reads a set into memory.
 
     Args:
@@ -121,11 +129,12 @@ def load(name: str, directory: str | None = None, holdout: int = 0) -> Dataset:
       holdout: number of training images to move to `validation`: the last ones, except for
         `svhn`, where two thirds come from "train" and one third from "extra", as many of each
         class.
+      examples: keep only so many of the remaining training images, the first; 0: all.
 
     A set that is well formed but not of the official size is accepted, with a logged warning.
 
     Raises:
-      InputError: unknown name, missing or damaged files, or an impossible `holdout`.
+      InputError: unknown name, missing or damaged files, impossible `holdout` or `examples`.
     """
     facts = _facts(name)
     if holdout < 0 or (name == "svhn" and holdout % 30):
@@ -144,6 +153,10 @@ def load(name: str, directory: str | None = None, holdout: int = 0) -> Dataset:
         train, validation = _hold_out_svhn(parts["train"], parts["extra"], holdout)
     else:
         train, validation = _hold_out_last(parts["train"], holdout)
+    if not 0 <= examples <= len(train.labels):
+        raise InputError(f"data.examples is {examples}: there are {len(train.labels)} to train on.")
+    if examples:
+        train = Split(train.images[:examples], train.labels[:examples])
     return Dataset(
         name=name,
         train=train,
@@ -162,7 +175,11 @@ def describe(name: str, least: int = 0) -> Dataset:
     Args:
       name: one of `NAMES`.
       least: training images there are at least.
+
+    Raises InputError for an unknown name, and for a set that no memory holds.
     """
+    if name == "imagenet":
+        raise InputError("imagenet is too large to plan for: set data.name to synthetic_imagenet.")
     facts = _facts(name)
 
     def split(size: int) -> Split:
@@ -196,6 +213,8 @@ def _read(name: str, facts: _Facts, directory: str | None) -> dict[str, Split]:
         return _make_synthetic(facts)
     if name == "fashion_mnist":
         directory = directory or _DEBIAN_FASHION_MNIST
+    if not directory and name == "imagenet":
+        raise InputError(f"imagenet needs data.directory: {pictures.LAYOUT}.")
     if not directory:
         raise InputError(
             f"{name} needs data.directory: the folder with its files, which come from "
@@ -205,7 +224,7 @@ def _read(name: str, facts: _Facts, directory: str | None) -> dict[str, Split]:
     copy = tfds_copy.find(folder, "svhn_cropped" if name == "svhn" else name)
     if copy is not None:
         return {part: _checked(facts, tfds_copy.read(copy, part)) for part in facts.sizes}
-    parts = archives.read(name, folder)
+    parts = pictures.read(folder) if name == "imagenet" else archives.read(name, folder)
     return {
         part: _concatenate([_checked(facts, piece) for piece in parts[part]])
         for part in facts.sizes

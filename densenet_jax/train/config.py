@@ -60,6 +60,7 @@ def base_config() -> ConfigDict:
                                synthetic_imagenet, imagenet
     data.directory             where the set lies; unset: the set's usual place, if it has one
     data.holdout (0)           training images held out for validation
+    data.examples (0)          train on so many of the others only, the first; 0: on all
     data.preprocessing ("standardize")
                                by mean and deviation of each channel; "gcn": the contrast of each
                                image; "gcn_zca": whitened after that
@@ -99,6 +100,7 @@ def base_config() -> ConfigDict:
                 name=config_dict.placeholder(str),
                 directory=config_dict.placeholder(str),
                 holdout=0,
+                examples=0,
                 preprocessing="standardize",
                 drop_last=False,
                 augment=False,

@@ -204,8 +204,9 @@ class Trainer:
 
 
 def _load(config: ConfigDict) -> sources.Dataset:
-    data = sources.load(config.data.name, config.data.directory, config.data.holdout)
-    return preprocess(data, config.data.preprocessing)
+    data = config.data
+    found = sources.load(data.name, data.directory, data.holdout, data.examples)
+    return preprocess(found, data.preprocessing)
 
 
 @contextlib.contextmanager
