@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from densenet_jax.errors import InputError
-from densenet_jax.models.initializers import normal
+from densenet_jax.models.initializers import he_normal_fan_in, normal
 from densenet_jax.models.layers import (
     Conv,
     Linear,
@@ -24,8 +24,6 @@ from densenet_jax.models.layers import (
 )
 from densenet_jax.models.settings import NetworkConfig
 
-KERNEL_STD = 0.05
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NINConfig(NetworkConfig):
@@ -36,6 +34,7 @@ class NINConfig(NetworkConfig):
         gives the classes, and is not listed.
       kernel_sizes: of the first convolution of each block; the other two are 1x1.
       dropout_rate: after the first and the second block.
+      kernel_std: of the normal distribution that kernels begin from; 0: He's, by fan-in.
       companions: whether a linear classifier reads each block in training, as in the Deeply
         Supervised Net.
       companion_size: height and width of the images that companions are built for.
@@ -44,12 +43,13 @@ class NINConfig(NetworkConfig):
     mlpconv_widths: tuple[int, ...] = (192, 160, 96, 192, 192, 192, 192, 192)
     kernel_sizes: tuple[int, ...] = (5, 5, 3)
     dropout_rate: float = 0.5
+    kernel_std: float = 0.05
     companions: bool = False
     companion_size: int = 32
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(mlpconv_widths=1, kernel_sizes=1, companion_size=4)
+        self.check_least(mlpconv_widths=1, kernel_sizes=1, kernel_std=0, companion_size=4)
         if len(self.mlpconv_widths) != 3 * len(self.kernel_sizes) - 1:
             raise InputError(
                 f"mlpconv_widths are {len(self.mlpconv_widths)}: {len(self.kernel_sizes)} blocks "
@@ -66,7 +66,11 @@ class NIN(nnx.Module):
 
     def __init__(self, config: NINConfig, *, rngs: nnx.Rngs):
         self.config = config
-        init = dict(kernel_init=normal(KERNEL_STD), param_dtype=config.param_dtype, rngs=rngs)
+        init = dict(
+            kernel_init=normal(config.kernel_std) if config.kernel_std else he_normal_fan_in,
+            param_dtype=config.param_dtype,
+            rngs=rngs,
+        )
         widths = (config.in_channels, *config.mlpconv_widths, config.num_classes)
         sizes = [size for first in config.kernel_sizes for size in (first, 1, 1)]
         self.convs = nnx.List(

@@ -20,19 +20,23 @@ FAMILIES = {
     "nin": {
         "model.name": "nin",
         "model.mlpconv_widths": (96, 80, 48, 96, 96, 96, 96, 96),
-        "learning_rate": 0.05,
+        "model.kernel_std": 0.0,
+        "model.dropout_rate": 0.2,
+        "learning_rate": 0.005,
     },
     "dsn": {
         "model.name": "dsn",
         "model.mlpconv_widths": (96, 80, 48, 96, 96, 96, 96, 96),
+        "model.kernel_std": 0.0,
+        "model.dropout_rate": 0.0,
         "model.companion_size": 28,
         "loss": "squared_hinge",
-        "learning_rate": 0.01,
+        "learning_rate": 0.001,
     },
     "all_cnn": {
         "model.name": "all_cnn_c",
         "model.stage_widths": (32, 64),
-        "learning_rate": 0.02,
+        "learning_rate": 0.03,
     },
     "highway": {
         "model.name": "highway19",
@@ -62,6 +66,7 @@ def get_config(family: str = "densenet_bc"):
         raise InputError(f"there is no family {family!r}: {suggest(family, list(FAMILIES))}")
     config = base_config()
     config.epochs = 3
+    config.learning_rate_schedule = "cosine"
     config.data.name = "fashion_mnist"
     config.data.examples = 10_000
     config.update_from_flattened_dict(FAMILIES[family])

@@ -1,0 +1,1 @@
+"""Tables and figures of what was measured, beside what was published."""

@@ -1,0 +1,188 @@
+"""Tables 2 and 3 of the CVPR paper: published errors, and those of runs."""
+
+import csv
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments import published
+from launch import command
+from launch.report.runs import OtherRun, Run, assign
+
+CONFIGS = Path(published.__file__).parent / "cvpr2017"
+NOT_RUN = "not run"
+_SHOWN_DIFFERENCES = 4
+
+
+class Cell(NamedTuple):
+    """An error in percent.
+
+    Attributes:
+      published: as printed.
+      mark: put behind it.
+      measured: the errors of runs, one for each seed.
+    """
+
+    published: float
+    mark: str = ""
+    measured: tuple[float, ...] = ()
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.measured) if self.measured else None
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation between seeds, estimated without bias; None of less than two."""
+        return statistics.stdev(self.measured) if len(self.measured) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        return self.mean - self.published if self.measured else None
+
+    def measured_text(self) -> str:
+        """Such as "4.61 ± 0.08 (+0.10, 3 seeds)"."""
+        if not self.measured:
+            return NOT_RUN
+        deviation = "" if self.std is None else f" ± {self.std:.2f}"
+        seeds = f"{len(self.measured)} seed{'s' * (len(self.measured) > 1)}"
+        return f"{self.mean:.2f}{deviation} ({self.difference:+.2f}, {seeds})"
+
+
+class Row(NamedTuple):
+    """What the table says of a network; `counted` is its exact number of parameters."""
+
+    key: str
+    method: str
+    depth: int | None
+    params: str
+    counted: int
+    cells: dict[str, Cell]
+
+
+class Table(NamedTuple):
+    """A table of the paper; `columns` gives each a heading, `notes` explain the marks."""
+
+    name: str
+    title: str
+    columns: dict[str, str]
+    rows: list[Row]
+    notes: list[str]
+    others: list[OtherRun]
+
+
+def table2(runs: list[Run]) -> Table:
+    columns = {column: column.upper() for column in published.COLUMNS}
+    experiments = {
+        (key, column): command.load_config(f"{CONFIGS}/table2/{key}.py:{column}")
+        for key, row in published.TABLE2.items()
+        for column in row.errors
+    }
+    matched, others = assign(runs, experiments)
+    rows = []
+    for key, row in published.TABLE2.items():
+        cells = {}
+        for column, error in row.errors.items():
+            mark = "*" if column in row.rerun else ""
+            mark += _suspicion(key, column)
+            errors = tuple(run.result["test_error"] for run in matched[key, column])
+            cells[column] = Cell(error, mark, errors)
+        params = f"{row.params or '-'}{_suspicion(key, 'params')}"
+        rows.append(Row(key, row.method, row.depth, params, row.counted, cells))
+    notes = ["`+`: training images are shifted and mirrored."]
+    notes += ["`*`: run again by the authors of DenseNet."]
+    for (key, column), note in published.SUSPICIOUS.items():
+        row = published.TABLE2[key]
+        name = f"{row.method}{f', {row.depth} layers' if row.depth else ''}"
+        notes.append(f"`†` {name}, {columns.get(column, 'parameters')}: {note}")
+    title = "Table 2 of the CVPR paper: test error in % on CIFAR-10, CIFAR-100 and SVHN"
+    return Table("table2", title, columns, rows, notes, others)
+
+
+def table3(runs: list[Run]) -> Table:
+    columns = {
+        "top1": "top-1",
+        "top1_10crop": "top-1, 10 crops",
+        "top5": "top-5",
+        "top5_10crop": "top-5, 10 crops",
+    }
+    experiments = {
+        key: command.load_config(f"{CONFIGS}/table3/{key}.py") for key in published.TABLE3
+    }
+    matched, others = assign(runs, experiments)
+    rows = []
+    for key, row in published.TABLE3.items():
+        errors = {"top1": tuple(run.result["test_error"] for run in matched[key])}
+        cells = {
+            column: Cell(error, "", errors.get(column, ())) for column, error in row.errors.items()
+        }
+        rows.append(Row(key, row.method, None, "-", published.TABLE1[key].counted, cells))
+    notes = [
+        f"{row.method} is not in all editions, but in: {', '.join(row.editions)}."
+        for row in published.TABLE3.values()
+        if len(row.editions) < 3
+    ]
+    title = "Table 3: error in % on the validation set of ImageNet"
+    return Table("table3", title, columns, rows, notes, others)
+
+
+TABLES = {"table2": table2, "table3": table3}
+
+
+def _suspicion(key: str, column: str) -> str:
+    return "†" if (key, column) in published.SUSPICIOUS else ""
+
+
+def markdown(table: Table) -> str:
+    """The table, its notes, and a list of the runs that are not in it and why."""
+    header = ["method", "depth", "parameters", *table.columns.values()]
+    lines = []
+    for row in table.rows:
+        cells = [row.cells.get(column) for column in table.columns]
+        printed = [f"{cell.published:.2f}{cell.mark}" if cell else "" for cell in cells]
+        measured = [cell.measured_text() if cell else "" for cell in cells]
+        lines.append([row.method, row.depth or "-", row.params, *printed])
+        lines.append([f"measured: `{row.key}`", "", f"{row.counted:,}", *measured])
+    explanation = (
+        "Published numbers; below each, what runs reached: mean ± standard deviation (difference, "
+        "number of seeds). Parameters are counted."
+    )
+    parts = [f"# {table.title}", explanation, _aligned(header, lines)]
+    if table.notes:
+        parts.append("\n".join(f"* {note}" for note in table.notes))
+    if table.others:
+        parts += ["## Other runs", "They follow none of the protocols above: no reproductions."]
+        header = ["run", "network", "data", "epochs", "seed", "test error %", "nearest protocol"]
+        parts.append(_aligned(header, [_other(other) for other in table.others]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _other(other: OtherRun) -> list:
+    run, shown = other.run, other.differences[:_SHOWN_DIFFERENCES]
+    more = len(other.differences) - len(shown)
+    why = "; ".join([*shown, *([f"and {more} more"] if more else [])])
+    result = run.result
+    error = f"{result['test_error']:.2f}"
+    return [run.path, result["model"], result["data"], result["epochs"], result["seed"], error, why]
+
+
+def _aligned(header: list[str], lines: list[list]) -> str:
+    """A Markdown table whose source can be read as well."""
+    lines = [header, *([str(value) for value in line] for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = ([f"{v:{w}}" for v, w in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def write_csv(table: Table, path: Path) -> None:
+    """A line for each cell; empty where nothing was measured."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "method", "depth", "params_published", "params_counted", "column",
+                         "published", "mark", "mean", "std", "seeds", "difference"])  # fmt: skip
+        for row in table.rows:
+            for column, cell in row.cells.items():
+                numbers = (cell.mean, cell.std, len(cell.measured), cell.difference)
+                writer.writerow([row.key, row.method, row.depth, row.params, row.counted, column,
+                                 cell.published, cell.mark, *numbers])  # fmt: skip

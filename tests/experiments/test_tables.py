@@ -1,0 +1,237 @@
+"""Every row of Tables 2 and 3 has a config that says what it does and can be trained."""
+
+import ast
+import functools
+import math
+import re
+
+import jax
+import numpy as np
+import published_sets
+import pytest
+import small
+from PIL import Image
+
+from densenet_jax.analysis.counts import count_macs, count_params
+from densenet_jax.data import sources
+from densenet_jax.data.preprocessing import preprocess
+from densenet_jax.errors import InputError
+from densenet_jax.models.all_cnn import AllCNNConfig
+from densenet_jax.models.catalog import model_config
+from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.fractalnet import FractalNetConfig
+from densenet_jax.models.highway import HighwayConfig
+from densenet_jax.models.nin import NINConfig
+from densenet_jax.models.resnet import ResNetConfig
+from densenet_jax.train.config import check_config, model_settings
+from densenet_jax.train.trainer import Trainer
+from experiments import published
+from launch.command import load_config
+
+TABLES = small.ROOT / "experiments" / "cvpr2017"
+CELLS = [(row, column) for row, facts in published.TABLE2.items() for column in facts.errors]
+# One column of each row, such that all columns are there.
+SOME_CELLS = [
+    (row, list(facts.errors)[i % len(facts.errors)])
+    for i, (row, facts) in enumerate(published.TABLE2.items())
+]
+ALL_BUT_SOME = [cell for cell in CELLS if cell not in SOME_CELLS]
+
+# What makes a network of each family tiny.
+TINY = {
+    DenseNetConfig: {"growth_rate": 4, "block_config": (1, 1), "stem_features": 4},
+    ResNetConfig: {"block_config": (1, 2), "widths": (4, 8), "stem_features": 4},
+    NINConfig: {"mlpconv_widths": (4,) * 8},
+    AllCNNConfig: {"stage_widths": (4, 4)},
+    HighwayConfig: {"block_config": (1, 2), "widths": (4, 4), "head_features": 4},
+    FractalNetConfig: {"columns": 2, "widths": (4, 4)},
+}
+
+
+def cell_config(row, column):
+    return load_config(f"{TABLES}/table2/{row}.py:{column}")
+
+
+def network(config):
+    """The config of the network that `config` trains."""
+    facts = sources._facts(config.data.name)
+    settings = {"num_classes": facts.num_classes} | model_settings(config)
+    return model_config(config.model.name, **settings)
+
+
+def test_every_row_has_a_config():
+    for table, rows in (("table2", published.TABLE2), ("table3", published.TABLE3)):
+        assert {path.stem for path in (TABLES / table).glob("*.py")} == set(rows)
+
+
+def test_some_cells_have_every_column():
+    assert {column for _, column in SOME_CELLS} == set(published.COLUMNS)
+
+
+@pytest.mark.parametrize(("row", "column"), CELLS)
+def test_cells_follow_their_column(row, column):
+    config = cell_config(row, column)
+    check_config(config)
+    name = {"c10": "cifar10", "c100": "cifar100", "svhn": "svhn"}[column.rstrip("+")]
+    assert config.data.name == name and config.data.augment == column.endswith("+")
+    if "densenet" in row:
+        # Section 4.2: dropout only where training images are not augmented.
+        assert (config.model.dropout_rate or 0) == (0 if column.endswith("+") else 0.2)
+
+
+@pytest.mark.parametrize("row", published.TABLE2)
+def test_a_cell_that_the_table_has_not_is_refused(row):
+    there = published.TABLE2[row].errors
+    for column in [*(c for c in published.COLUMNS if c not in there), "c10++"]:
+        with pytest.raises(InputError, match="choose one of") as caught:
+            cell_config(row, column)
+        assert all(known in str(caught.value) for known in there)
+
+
+@pytest.mark.parametrize("path", sorted(TABLES.glob("table?/*.py")), ids=lambda path: path.stem)
+def test_heads_tell_the_truth(path):
+    """Command, size of the network, published errors and cost."""
+    row, table = path.stem, path.parent.name
+    head = ast.get_docstring(ast.parse(path.read_text()))
+    default = load_config(str(path))
+    text = " ".join(head.split())
+    assert f"--config experiments/cvpr2017/{table}/{row}.py" in text
+    if table == "table3":
+        counted = published.TABLE1[row].counted
+        errors = published.TABLE3[row].errors
+        assert (
+            f"top-1 {errors['top1']:.2f} / {errors['top1_10crop']:.2f}, "
+            f"top-5 {errors['top5']:.2f} / {errors['top5_10crop']:.2f}." in text
+        )
+        costs = {"": default}
+    else:
+        facts = published.TABLE2[row]
+        counted = facts.counted
+        assert f"{facts.method}{f', {facts.depth} layers' if facts.depth else ''}:" in text
+        errors = ", ".join(f"{column} {error:.2f}" for column, error in facts.errors.items())
+        assert f"by column: {errors}." in text
+        if facts.params and f"{counted / 1e6:.1f}M" != facts.params:
+            assert f"The paper says {facts.params}" in text
+        costs = {
+            "CIFAR" if column.startswith("c") else "SVHN": cell_config(row, column)
+            for column in reversed(facts.errors)
+        }
+    assert f"{counted:,} parameters" in text
+    if row != "dsn":  # Which has companions besides.
+        settings = model_settings(default) | {"num_classes": 1000 if table == "table3" else 10}
+        assert count_params(model_config(default.model.name, **settings)) == counted
+    for where, config in costs.items():
+        assert f"{training_flop(config):.1e}".replace("e+", "e") + " FLOP" in text, where
+        assert f"({config.epochs} epochs of {training_images(config):,} images)" in text
+
+
+def training_images(config) -> int:
+    sizes = sources._facts(config.data.name).sizes
+    return sum(n for part, n in sizes.items() if part != "test") - config.data.holdout
+
+
+def training_flop(config) -> float:
+    """Two for a multiply-add, three passes for a training step."""
+    side = sources._facts(config.data.name).image_shape[0]
+    macs = count_macs(network(config), side, side)
+    return 6 * macs * config.epochs * training_images(config)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny copy of each set, in the format in which its authors publish it."""
+    root = tmp_path_factory.mktemp("sets")
+    for name, classes in (("cifar10", 10), ("cifar100", 100)):
+        parts = published_sets.make_parts({"train": 100, "test": 20}, num_classes=classes)
+        files = published_sets.cifar_files(name, "binary", parts)
+        folder = "cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary"
+        published_sets.write_folder(root / name / folder, files)
+    parts = published_sets.make_parts({"train": 60, "extra": 60, "test": 20})
+    published_sets.write_svhn(root / "svhn", parts)
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(4):
+            path = root / "imagenet" / split / f"n{i % 2:08}" / f"{i}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (240 + 40 * i, 300, 3), np.uint8)
+            Image.fromarray(pixels).save(path, "JPEG")
+    return root
+
+
+@pytest.fixture(scope="module")
+def read(folders):
+    """Reads and preprocesses one of them; whitening takes long, so once for all tests."""
+
+    @functools.cache
+    def read(name, holdout, kind):
+        return preprocess(sources.load(name, str(folders / name), holdout), kind)
+
+    return read
+
+
+def takes_two_steps(config, read):
+    config.batch_size = 2
+    if config.data.holdout:
+        config.data.holdout = 30
+    family = type(model_config(config.model.name))
+    config.update_from_flattened_dict({f"model.{k}": v for k, v in TINY[family].items()})
+    data = read(config.data.name, config.data.holdout, config.data.preprocessing)
+    trainer = Trainer(config, data=data)
+    state, sums = trainer.initial_state, trainer.no_sums()
+    before = jax.tree.map(np.asarray, state.params)
+    batches = trainer.epoch_batches(0)
+    for _ in range(2):
+        state, sums = trainer.train(state, sums, next(batches), 0)
+    assert int(state.step) == 2 and float(sums.examples) == 4
+    assert math.isfinite(float(sums.loss)) and float(sums.loss) > 0
+    moved = jax.tree.map(lambda old, new: not np.array_equal(old, new), before, state.params)
+    assert np.mean(jax.tree.leaves(moved)) > 0.5
+
+
+@pytest.mark.parametrize(("row", "column"), SOME_CELLS)
+def test_every_row_trains_on_a_tiny_set(row, column, read):
+    takes_two_steps(cell_config(row, column), read)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "column"), ALL_BUT_SOME)
+def test_every_cell_trains_on_a_tiny_set(row, column, read):
+    takes_two_steps(cell_config(row, column), read)
+
+
+@pytest.mark.parametrize("row", published.TABLE3)
+def test_every_row_of_table3_trains_on_a_tiny_set(row, read):
+    takes_two_steps(load_config(f"{TABLES}/table3/{row}.py"), read)
+
+
+def _abstract(tree, sharding):
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(f"table2/{row}.py:{column}" for row, column in CELLS),
+        *(f"table3/{row}.py" for row in published.TABLE3),
+    ],
+)
+def test_every_cell_at_full_size(spec):
+    """The real training step is traced; nothing is compiled, and no data are read."""
+    config = load_config(f"{TABLES}/{spec}")
+    if config.data.name == "imagenet":
+        config.data.name = "synthetic_imagenet"
+    data = preprocess(sources.describe(config.data.name), config.data.preprocessing)
+    trainer = Trainer(config, data=data, place=_abstract)
+    state, sums = trainer.lower("train").out_info
+    for leaf, old in zip(
+        jax.tree.leaves(state), jax.tree.leaves(trainer.initial_state), strict=True
+    ):
+        assert leaf.shape == old.shape and leaf.dtype == old.dtype
+    assert sums.loss.shape == ()
+    row, column = re.fullmatch(r"table./(\w+)\.py:?(.*)", spec).groups()
+    if not column.startswith("c100") and row != "dsn" and column != "svhn":
+        facts = published.TABLE2.get(row) or published.TABLE1[row]
+        assert trainer.params == facts.counted

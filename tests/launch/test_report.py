@@ -1,0 +1,178 @@
+"""`python -m launch.report`: published and measured side by side, and nothing mixed up."""
+
+import csv
+import shutil
+
+import pytest
+import small
+
+from densenet_jax.train.record import RunDirectory
+from experiments import published
+from launch import command
+from launch.report import __main__ as report
+
+BC = "experiments/cvpr2017/table2/densenet_bc_k12_d100.py:c10+"
+TABLE3 = "experiments/cvpr2017/table3/densenet121.py"
+
+
+def finish(folder, error, spec=BC, official=True, **changes):
+    """Leaves what a run of the config at `spec` leaves at its end."""
+    config = command.load_config(str(small.ROOT / spec))
+    config.update_from_flattened_dict(changes)
+    run = RunDirectory(folder)
+    run.start(config)
+    result = {"test_error": error, "model": config.model.name, "data": config.data.name}
+    result |= {"epochs": config.epochs, "seed": config.seed, "official_data": official}
+    run.finish(result)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def run_report(runs, tmp_path, capsys):
+    """Reports `runs`; returns the text of the table and its lines in the CSV, by cell."""
+
+    def run(name="table2"):
+        out = tmp_path / "report"
+        assert command.run(report.main, [name, "--runs", str(runs), "--out", str(out)]) == 0
+        text = (out / f"{name}.md").read_text()
+        assert text in capsys.readouterr().out
+        for suffix, mark in (("png", b"\x89PNG\r\n\x1a\n"), ("svg", b"<?xml")):
+            picture = (out / f"{name}.{suffix}").read_bytes()
+            assert picture.startswith(mark) and len(picture) > 10_000
+        with (out / f"{name}.csv").open() as file:
+            return text, {(line["row"], line["column"]): line for line in csv.DictReader(file)}
+
+    return run
+
+
+def test_of_nothing_all_is_said_not_to_be_run(run_report):
+    text, cells = run_report()
+    expected = {
+        (row, column): error
+        for row, facts in published.TABLE2.items()
+        for column, error in facts.errors.items()
+    }
+    assert {cell: float(line["published"]) for cell, line in cells.items()} == expected
+    assert text.count("not run") == len(expected) == 75
+    assert all(line["mean"] == "" and line["seeds"] == "0" for line in cells.values())
+    assert "Other runs" not in text
+
+
+def test_suspicious_cells_are_marked_and_explained(run_report):
+    text, cells = run_report()
+    for (row, column), note in published.SUSPICIOUS.items():
+        assert note in text
+        if column == "params":
+            assert cells[row, "c10+"]["params_published"].endswith("†")
+        else:
+            assert "†" in cells[row, column]["mark"]
+    assert cells["preresnet164", "c100"]["mark"] == "*"
+    marked = sum("†" in line["mark"] for line in cells.values())
+    assert marked == sum(column != "params" for _, column in published.SUSPICIOUS)
+
+
+def test_seeds_are_averaged(runs, run_report):
+    for seed, error in enumerate((4.40, 4.60, 4.80)):
+        finish(runs / f"seed{seed}", error, seed=seed)
+    text, cells = run_report()
+    assert "| 4.60 ± 0.20 (+0.09, 3 seeds) |" in text
+    line = cells["densenet_bc_k12_d100", "c10+"]
+    assert (float(line["mean"]), int(line["seeds"])) == (pytest.approx(4.6), 3)
+    assert float(line["std"]) == pytest.approx(0.2)
+    assert float(line["difference"]) == pytest.approx(0.09)
+    assert sum(line["mean"] != "" for line in cells.values()) == 1
+
+
+def test_one_seed_has_no_deviation(runs, run_report):
+    finish(runs / "deep" / "down", 4.5)
+    assert "4.50 (-0.01, 1 seed)" in run_report()[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.directory": "elsewhere"},
+        {"model.remat": "layer"},
+        {"eval_batch_size": 100, "eval_every_epochs": 10, "checkpoint_every_epochs": 50},
+        {"steps_per_dispatch": 7},
+    ],
+)
+def test_what_is_no_part_of_the_protocol_may_differ(runs, run_report, changes):
+    finish(runs / "run", 4.5, **changes)
+    assert "4.50 (-0.01, 1 seed)" in run_report()[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"epochs": 3}, "epochs 3 instead of 300"),
+        ({"data.name": "fashion_mnist"}, "data.name fashion_mnist instead of cifar10"),
+        ({"data.examples": 10_000}, "data.examples 10000 instead of 0"),
+        ({"dtype": "bfloat16"}, "dtype bfloat16 instead of float32"),
+        ({"model.growth_rate": 4}, "model.growth_rate 4 instead of None"),
+        ({"official": False}, "not the official data"),
+    ],
+)
+def test_other_runs_are_no_reproductions(runs, run_report, changes, reason):
+    finish(runs / "run", 4.5, **changes)
+    text, cells = run_report()
+    assert all(line["mean"] == "" for line in cells.values())
+    table, others = text.split("## Other runs")
+    assert "4.50" not in table
+    assert "no reproductions" in others and reason in others and str(runs / "run") in others
+
+
+def test_evaluating_seldom_matters_where_the_best_epoch_is_chosen(runs, run_report):
+    spec = "experiments/cvpr2017/table2/resnet110_huang.py:c10"
+    finish(runs / "run", 13.0, spec, eval_every_epochs=10)
+    assert "eval_every_epochs 10 instead of 1" in run_report()[0]
+
+
+def test_a_seed_counts_once(runs, run_report):
+    finish(runs / "a", 4.5)
+    finish(runs / "b", 9.9)
+    text, _ = run_report()
+    assert "4.50 (-0.01, 1 seed)" in text and "seed 0 a second time" in text
+
+
+def test_a_real_run_of_other_data(finished_run, runs, run_report):
+    for name in ("finished", "interrupted"):
+        shutil.copytree(finished_run, runs / name, ignore=shutil.ignore_patterns("checkpoints"))
+    (runs / "interrupted" / "result.json").unlink()
+    text, cells = run_report()
+    assert all(line["mean"] == "" for line in cells.values())
+    assert "data.name digits instead of cifar10" in text
+    assert str(runs / "finished") in text and str(runs / "interrupted") not in text
+
+
+def test_table3(runs, run_report):
+    finish(runs / "run", 25.0, TABLE3)
+    text, cells = run_report("table3")
+    assert "25.00 (-0.02, 1 seed)" in text and text.count("not run") == 19
+    assert len(cells) == 20
+    assert "DenseNet-161 is not in all editions, but in: CVPR." in text
+
+
+@pytest.mark.parametrize("damage", ["missing", "result", "out"])
+def test_mistakes(runs, tmp_path, capsys, damage):
+    out = tmp_path / "out"
+    if damage == "missing":
+        runs.rmdir()
+    elif damage == "result":
+        finish(runs / "run", 4.5)
+        (runs / "run" / "result.json").write_text("{")
+    else:
+        out.write_text("precious")
+    argv = ["table2", "--runs", str(runs), "--out", str(out)]
+    assert command.run(report.main, argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("error: ")
+    named = {"missing": runs, "result": runs / "run" / "result.json", "out": out}[damage]
+    assert str(named) in error
+    assert not out.is_dir() and (damage != "out" or out.read_text() == "precious")
