@@ -189,6 +189,16 @@ FB_RESNET_TORCH = {
     "resnet152": {"top1": 22.16, "top1_10crop": 20.69},
 }
 
+# README of the authors' repository, of the networks in their technical report (arXiv 1707.06990):
+# single-crop top-1 errors. "cosine" is the schedule of the learning rate; the report's abstract has
+# 20.26 for the last.
+TECHNICAL_REPORT = {
+    "densenet264": 22.1,
+    "densenet232": 21.2,
+    "densenet_cosine264:k32": 21.6,
+    "densenet_cosine264:k48": 20.4,
+}
+
 # TPAMI 2019, Figure 7: GB to train DenseNet-BC, k = 12, on CIFAR-10 in batches of 64, by depth L.
 # "Naive" shares the memory of gradients already.
 MEMORY_BY_DEPTH = {

@@ -23,7 +23,7 @@ def plot_learning_curve(run: RunDirectory, path: Path) -> None:
     ):
         _plot(loss_axis, lines, key, label)
         _plot(error_axis, lines, key.replace("loss", "error"), label)
-    loss_axis.set(xlabel="epoch", ylabel="cross-entropy", yscale="log")
+    loss_axis.set(xlabel="epoch", ylabel=f"loss ({config.loss})", yscale="log")
     error_axis.set(xlabel="epoch", ylabel="error (%)", yscale="log")
     error_axis.yaxis.set_major_formatter("{x:g}")
     loss_axis.legend(frameon=False)

@@ -1,6 +1,7 @@
 """The base config of every experiment, and the one function that derives the rest from it."""
 
 import math
+import re
 import typing
 
 import jax
@@ -198,6 +199,7 @@ def check_config(config: ConfigDict) -> None:
             f"learning_rate_drops is {config.learning_rate_drops}: fractions of the epochs, "
             "above 0 and at most 1."
         )
+    _check_multipliers(config.learning_rate_multipliers)
     if config.report == "best_validation" and not config.data.holdout:
         raise InputError("report 'best_validation' needs images to validate on: set data.holdout.")
     if config.dtype == "float64" and not jax.config.jax_enable_x64:
@@ -207,3 +209,16 @@ def check_config(config: ConfigDict) -> None:
         if not config[group][name]:
             raise InputError(f"the config names no {key}; set it with --config.{key}=NAME.")
     model_config(config.model.name, **model_settings(config))
+
+
+def _check_multipliers(multipliers: tuple) -> None:
+    try:
+        for pattern, factor in multipliers:
+            re.compile(pattern)
+            if not (factor >= 0 and math.isfinite(factor)):
+                raise ValueError(f"{factor} is no number of at least 0")
+    except (TypeError, ValueError, re.error) as error:
+        raise InputError(
+            f"learning_rate_multipliers is {multipliers}: pairs of a regular expression and a "
+            f"factor, such as (('bias$', 2.0),) ({error})."
+        ) from error

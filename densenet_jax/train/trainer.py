@@ -172,8 +172,9 @@ class Trainer:
         return program(state, sums, *self._resident["train"], *batches, np.int32(epoch))
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """`test_loss`, the mean cross-entropy, and `test_error`, in percent; on every test example
-        exactly once. If images are held out for validation, `validation_loss` and so on as well.
+        """`test_loss`, a mean, and `test_error`, in percent; on every test example exactly once.
+
+        If images are held out for validation, `validation_loss` and so on as well.
         """
         values = {}
         for split in ("validation", "test"):

@@ -23,6 +23,13 @@ def test_an_epoch_is_a_permutation(examples, batch_size):
     assert (flat[examples:] == PADDING).all()
 
 
+def test_the_last_batch_can_be_left_out():
+    whole = resident.epoch_order(0, 0, 100, 32)
+    np.testing.assert_array_equal(resident.epoch_order(0, 0, 100, 32, drop_last=True), whole[:3])
+    even = resident.epoch_order(0, 0, 96, 32)
+    np.testing.assert_array_equal(resident.epoch_order(0, 0, 96, 32, drop_last=True), even)
+
+
 def test_epochs_and_seeds_have_orders_of_their_own():
     pairs = list(itertools.product(range(3), range(3)))
     orders = {pair: resident.epoch_order(*pair, 50, 10).tobytes() for pair in pairs}
@@ -74,16 +81,17 @@ def test_a_picture_depends_on_key_and_example_alone():
         assert same.mean() < 0.5
 
 
-@pytest.mark.parametrize("flip", [True, False])
-def test_crops_and_flips_occur_equally_often(flip):
-    """Every picture is a crop of the image within a border of zeros, maybe mirrored."""
+@pytest.mark.parametrize(("flip", "mode"), [(True, "zeros"), (False, "zeros"), (False, "reflect")])
+def test_crops_and_flips_occur_equally_often(flip, mode):
+    """Every picture is a crop of the image within a border, maybe mirrored."""
     count, padding = 5000, 2
     images = noise(count)
-    pictures = resident.augment(images, np.arange(count), jax.random.key(0), padding, flip)
+    pictures = resident.augment(images, np.arange(count), jax.random.key(0), padding, flip, mode)
     pictures = np.asarray(pictures)
     occurred = []
     for mirrored in (images, images[:, :, ::-1])[: 1 + flip]:
-        padded = np.pad(mirrored, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        borders = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        padded = np.pad(mirrored, borders, mode="constant" if mode == "zeros" else mode)
         for top, left in itertools.product(range(2 * padding + 1), repeat=2):
             crop = padded[:, top : top + 4, left : left + 4]
             occurred.append((crop == pictures).all((1, 2, 3)))

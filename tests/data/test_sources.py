@@ -57,6 +57,18 @@ def test_impossible_holdout(holdout, message):
         sources.load("digits", holdout=holdout)
 
 
+def test_fewer_examples():
+    whole, some = (
+        sources.load("digits", holdout=100),
+        sources.load("digits", holdout=100, examples=50),
+    )
+    assert_same(some.train, whole.train.images[:50], whole.train.labels[:50])
+    assert_same(some.validation, whole.validation.images, whole.validation.labels)
+    for examples in (-1, 1338):
+        with pytest.raises(InputError, match=f"data.examples is {examples}: there are 1337 to"):
+            sources.load("digits", holdout=100, examples=examples)
+
+
 def test_unknown_name():
     with pytest.raises(InputError, match="did you mean 'cifar100'"):
         sources.load("cifar-100")

@@ -88,7 +88,7 @@ def test_metrics_have_a_line_for_every_epoch(finished_run):
 def test_result(finished_run, trainer):
     result, last = read_json(finished_run / "result.json"), read_metrics(finished_run)[-1]
     assert result["test_error"] == last["test_error"]
-    assert (result["epochs"], result["seed"]) == (4, 0)
+    assert (result["epochs"], result["seed"], result["reported_epoch"]) == (4, 0, 4)
     sizes = [leaf.size for leaf in jax.tree.leaves(trainer.initial_state.params)]
     assert result["params"] == sum(sizes)
     for key in ("train_seconds", "images_per_second", "compile_seconds"):
@@ -101,6 +101,18 @@ def test_evaluates_only_when_asked_and_at_the_end(tmp_path):
     fit(small.config(small.PLAIN | changes), tmp_path / "run")
     evaluated = ["test_error" in line for line in read_metrics(tmp_path / "run")]
     assert evaluated == [False, True, True]
+
+
+def test_the_best_epoch_in_validation_can_be_reported(tmp_path):
+    """At a rate that is high for a net so small, the last epoch is not the best."""
+    changes = {"report": "best_validation", "learning_rate_drops": (), "learning_rate": 1.0}
+    result = fit(small.config(small.PLAIN | changes), tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
+    best = min(lines, key=lambda line: line["validation_error"])
+    assert best != lines[-1], "choose another learning rate"
+    assert result["reported_epoch"] == best["epoch"]
+    for key in ("test_error", "validation_error", "train_loss"):
+        assert result[key] == best[key]
 
 
 def test_a_finished_run_is_left_alone(finished_run):
