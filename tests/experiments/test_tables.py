@@ -68,6 +68,18 @@ def test_some_cells_have_every_column():
     assert {column for _, column in SOME_CELLS} == set(published.COLUMNS)
 
 
+def test_the_readme_has_the_published_numbers():
+    lines = (small.ROOT / "README.md").read_text().splitlines()
+    for rows, columns in (
+        (published.TABLE2, published.COLUMNS),
+        (published.TABLE3, published.TABLE3_COLUMNS),
+    ):
+        for row, facts in rows.items():
+            values = [f"{facts.errors[c]:.2f}" if c in facts.errors else "" for c in columns]
+            [line] = [line for line in lines if line.startswith(f"| `{row}` |")]
+            assert line.endswith(f"| {' | '.join(values)} |")
+
+
 @pytest.mark.parametrize(("row", "column"), CELLS)
 def test_cells_follow_their_column(row, column):
     config = cell_config(row, column)
