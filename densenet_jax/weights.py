@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 
 from densenet_jax.errors import InputError
-from densenet_jax.models.densenet import DenseNet
 from densenet_jax.models.resnet import ResNet
 
 _LEAVES = {
@@ -83,7 +82,7 @@ def _named_variables(model: nnx.Module) -> list[_NamedVariable]:
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         *parents, leaf = map(str, path)
         name, is_stack = f"{'.'.join(parents)}.{_LEAVES.get(leaf, leaf)}", False
-        if isinstance(model, DenseNet):
+        if hasattr(model, "norm5"):  # Whatever has the parts of a DenseNet, as a peer's may.
             names = [_densenet_name(name)]
         elif isinstance(model, ResNet) and not model.config.pre_activation:
             is_stack = "rest" in parents

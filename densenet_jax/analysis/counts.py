@@ -1,7 +1,9 @@
 """How large a network is: counted on abstract shapes, nothing is computed."""
 
 import dataclasses
+import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +33,15 @@ def count_macs(config: NetworkConfig, height: int, width: int) -> int:
     return _macs(program(state, images).jaxpr)
 
 
+@functools.cache
 def _abstract(config: NetworkConfig) -> nnx.Module:
-    return nnx.eval_shape(lambda: FAMILIES[type(config)](config, rngs=nnx.Rngs(0)))
+    def build():
+        # One key for all: nnx.Rngs counts, and while tracing its count costs more each time.
+        key = jax.random.key(0)
+        one_key = types.SimpleNamespace(params=lambda: key, dropout=lambda: key)
+        return FAMILIES[type(config)](config, rngs=one_key)
+
+    return nnx.eval_shape(build)
 
 
 def _is_jaxpr(value) -> bool:

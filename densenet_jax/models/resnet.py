@@ -96,11 +96,8 @@ class Branch(nnx.Module):
             features, sizes = (in_features, inner, inner, out_features), (1, 3, 1)
             strides = (stride, 1, 1) if config.pre_activation else (1, stride, 1)
         else:
-            features, sizes, strides = (
-                (in_features, out_features, out_features),
-                (3, 3),
-                (stride, 1),
-            )
+            features, sizes = (in_features, out_features, out_features), (3, 3)
+            strides = (stride, 1)
         self.config = config
         self.convs = nnx.List(
             conv(features[i], features[i + 1], sizes[i], stride=strides[i])

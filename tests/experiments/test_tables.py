@@ -91,6 +91,11 @@ def test_cells_follow_their_column(row, column):
         assert (config.model.dropout_rate or 0) == (0 if column.endswith("+") else 0.2)
 
 
+def test_no_two_cells_are_the_same_experiment():
+    configs = {cell_config(row, column).to_json() for row, column in CELLS}
+    assert len(configs) == len(CELLS)
+
+
 @pytest.mark.parametrize("row", published.TABLE2)
 def test_a_cell_that_the_table_has_not_is_refused(row):
     there = published.TABLE2[row].errors
