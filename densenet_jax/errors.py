@@ -15,6 +15,14 @@ class RunError(RuntimeError):
     """A run that cannot go on, told in one sentence. Commands exit with status 3."""
 
 
+class Preempted(RuntimeError):
+    """A run that was told to stop and has saved itself. Commands exit with PREEMPTED_STATUS."""
+
+
+# EX_TEMPFAIL: started again, the same command goes on.
+PREEMPTED_STATUS = 75
+
+
 def suggest(word: str, known: Sequence[str]) -> str:
     """Ends a sentence about an unknown `word`: with the closest known one, or with all of them."""
     close = difflib.get_close_matches(word, known, n=1)

@@ -15,7 +15,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from densenet_jax.errors import InputError, RunError, suggest
+from densenet_jax.errors import PREEMPTED_STATUS, InputError, Preempted, RunError, suggest
 from densenet_jax.models.catalog import FAMILIES
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.config import base_config, flatten
@@ -24,7 +24,10 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dense
 
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
-    """Runs a command; returns its exit status: 2 for a user's mistake, 3 for a failed run."""
+    """Runs a command; returns its exit status.
+
+    2 for a user's mistake, 3 for a failed run, 75 for one that was told to stop and saved itself.
+    """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -33,6 +36,9 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         return _fail(error, 2)
     except RunError as error:
         return _fail(error, 3)
+    except Preempted as error:
+        print(error, file=sys.stderr)
+        return PREEMPTED_STATUS
     return 0
 
 
@@ -63,6 +69,38 @@ def parser(doc: str, with_config: bool = False) -> argparse.ArgumentParser:
             help="an experiment; any of its keys can be set with --config.KEY=VALUE",
         )
     return described
+
+
+def add_processes(described: argparse.ArgumentParser) -> None:
+    """Adds the flags of runs on several hosts, for `join_processes`."""
+    group = described.add_argument_group(
+        "several hosts",
+        "Under Slurm's srun and on TPU pods processes find one another. Elsewhere start the same "
+        "command on each host, with these:",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
+
+
+def join_processes(args: argparse.Namespace) -> None:
+    """Joins the other processes of this run, if there are any; before JAX looks for devices."""
+    given = [value is not None for value in (args.coordinator, args.processes, args.process)]
+    if any(given) and not all(given):
+        raise InputError("--coordinator, --processes and --process go together: give all or none.")
+    # Of collectives on CPU; other backends have their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if all(given):
+        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or _is_tpu_host():
+        jax.distributed.initialize()
+
+
+def _is_tpu_host() -> bool:
+    """Whether this host has TPUs, alone or together with others: JAX asks its metadata which."""
+    wanted = os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
+    devices = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
+    return wanted and bool(devices) and importlib.util.find_spec("libtpu") is not None
 
 
 def use_compile_cache(directory: str) -> None:

@@ -21,8 +21,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--data_directory", help="where the data lie, if not where the run had them"
     )
+    command.add_processes(parser)
     args = parser.parse_args(argv)
     command.use_compile_cache(args.compile_cache)
+    command.join_processes(args)
     command.keep_memory()
     run = RunDirectory(args.workdir)
     config = run.config()

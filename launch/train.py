@@ -9,6 +9,8 @@ config.json, environment.json, metrics.jsonl, checkpoints/, result.json and lear
 import sys
 from pathlib import Path
 
+import jax
+
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from launch import command
@@ -17,14 +19,18 @@ from launch import command
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, with_config=True)
     parser.add_argument("--workdir", required=True, help="the run directory; made if missing")
+    command.add_processes(parser)
     args, overrides = parser.parse_known_args(argv)
     command.use_compile_cache(args.compile_cache)
+    command.join_processes(args)
     command.keep_memory()
     run = RunDirectory(args.workdir)
     finished = run.result() is not None
     result = fit(command.load_config(args.config, overrides), args.workdir)
     if finished:
         print(f"{args.workdir} is finished: {_summary(result)}. Nothing to do.")
+        return
+    if jax.process_index() > 0:
         return
     from densenet_jax.analysis.curves import plot_learning_curve  # matplotlib, needed only now.
 

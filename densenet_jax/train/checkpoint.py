@@ -42,6 +42,10 @@ class Checkpoints:
             ),
         )
 
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk."""
+        self._manager.wait_until_finished()
+
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest checkpoint, with the shapes, types and shardings of `like`.
 

@@ -1,18 +1,21 @@
 """The training loop: one config in, one run directory out."""
 
+import dataclasses
 import math
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from ml_collections import ConfigDict
 
-from densenet_jax.errors import RunError
+from densenet_jax.errors import Preempted, RunError
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.config import check_config
+from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.progress import Reporter
 from densenet_jax.train.record import RunDirectory, event_log
-from densenet_jax.train.step import TrainState
+from densenet_jax.train.step import Sums, TrainState
 from densenet_jax.train.trainer import Trainer, means
 
 
@@ -26,6 +29,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
       InputError: wrong config, missing data, or the folder of another run; before anything is
         compiled or written.
       RunError: the loss became infinite or not a number.
+      Preempted: SIGTERM came, and a checkpoint of that very step is saved.
     """
     run = RunDirectory(workdir)
     check_config(config)
@@ -68,55 +72,99 @@ def _reported(config: ConfigDict, lines: list[dict]) -> dict:
     return min(evaluated, key=lambda line: line["validation_error"])
 
 
+@dataclasses.dataclass
+class _Progress:
+    """What is saved beside the train state: where in which epoch, and what it took so far."""
+
+    epoch: int
+    sums: Sums
+    seconds: dict[str, float]
+
+    def to_json(self) -> dict:
+        sums = dataclasses.asdict(self.sums)
+        numbers = {name: float(value) for name, value in jax.device_get(sums).items()}
+        return {"epoch": self.epoch, "sums": numbers, "seconds": self.seconds}
+
+    @classmethod
+    def from_json(cls, found: dict, trainer: Trainer) -> "_Progress":
+        return cls(found["epoch"], trainer.sums(**found["sums"]), found["seconds"])
+
+
 def _train(
     trainer: Trainer, run: RunDirectory, checkpoints: Checkpoints, reporter: Reporter
 ) -> dict[str, float]:
     """Trains to the end. Returns the seconds of training steps, and of all, over all starts."""
     config = trainer.config
-    state, seconds = trainer.initial_state, {"training": 0.0, "total": 0.0}
+    state = trainer.initial_state
+    progress = _Progress(0, trainer.sums(), {"training": 0.0, "total": 0.0})
     if checkpoints.latest_step() is not None:
-        state, seconds = checkpoints.restore(like=state)
+        state, found = checkpoints.restore(like=state)
+        progress = _Progress.from_json(found, trainer)
         reporter.say(f"going on from step {int(state.step)} in {run.path}")
-    step = int(state.step)
+    step, seconds = int(state.step), progress.seconds
     run.keep_metrics_until(step)
     reporter.start(step)
-    with event_log(run, step) as log_event:
-        for epoch in range(step // trainer.steps_per_epoch, config.epochs):
-            last = epoch + 1 == config.epochs
+    with event_log(run, step) as log_event, Preemption() as preemption:
+        while progress.epoch < config.epochs:
+            last = progress.epoch + 1 == config.epochs
             started, compiling = time.monotonic(), trainer.compile_seconds
-            state, line = _train_epoch(trainer, state, epoch, reporter)
+            state, line = _train_epoch(trainer, state, progress, reporter, preemption)
+            seconds["training"] += time.monotonic() - started
+            if line is None:
+                seconds["total"] += time.monotonic() - started
+                _stop(state, progress, checkpoints)
             _check_finite(line, checkpoints)
-            trained = time.monotonic()
-            if last or (epoch + 1) % config.eval_every_epochs == 0:
+            if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
                 line |= trainer.evaluate(state)
-            seconds["training"] += trained - started
             # The first evaluation compiles; that is told apart.
             compiling = trainer.compile_seconds - compiling
             seconds["total"] += time.monotonic() - started - compiling
             run.append_metrics(line)
             log_event(line)
             reporter.epoch(line, config.epochs)
-            if last or (epoch + 1) % config.checkpoint_every_epochs == 0:
-                checkpoints.save(state, seconds)
+            progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
+            if last or progress.epoch % config.checkpoint_every_epochs == 0:
+                checkpoints.save(state, progress.to_json())
     return seconds
 
 
 def _train_epoch(
-    trainer: Trainer, state: TrainState, epoch: int, reporter: Reporter
-) -> tuple[TrainState, dict]:
-    """Trains one epoch (from 0); returns the new state and the epoch's line of metrics."""
-    sums = trainer.no_sums()
-    for batches in trainer.epoch_batches(epoch):
-        previous = sums
-        state, sums = trainer.train(state, sums, batches, epoch)
+    trainer: Trainer,
+    state: TrainState,
+    progress: _Progress,
+    reporter: Reporter,
+    preemption: Preemption,
+) -> tuple[TrainState, dict | None]:
+    """Trains to the end of the epoch; returns the new state and the epoch's line of metrics.
+
+    If the run is to stop before, there is no line, and `progress` tells how far it came.
+    """
+    first_step = progress.epoch * trainer.steps_per_epoch
+    step = int(state.step)
+    for batches in trainer.epoch_batches(progress.epoch, first=step - first_step):
+        if preemption.noticed(step):
+            return state, None
+        previous = progress.sums
+        state, progress.sums = trainer.train(state, previous, batches, progress.epoch)
         # Waiting for the dispatch before this one leaves the devices one to work on.
         jax.block_until_ready(previous)
+        step += int(batches.count)
         reporter.advance(int(batches.count))
-    step = (epoch + 1) * trainer.steps_per_epoch
     rate = float(f"{trainer.learning_rate(step - 1):.6g}")
     return state, {
-        "step": step, "epoch": epoch + 1, **means(sums, "train"), "learning_rate": rate
-    }  # fmt: skip
+        "step": step,
+        "epoch": progress.epoch + 1,
+        **means(progress.sums, "train"),
+        "learning_rate": rate,
+    }
+
+
+def _stop(state: TrainState, progress: _Progress, checkpoints: Checkpoints) -> NoReturn:
+    step = int(state.step)
+    if step != checkpoints.latest_step():
+        checkpoints.save(state, progress.to_json())
+        checkpoints.wait()
+    raise Preempted(f"told to stop: step {step} is saved, and the same command goes on from there.")
 
 
 def _check_finite(line: dict, checkpoints: Checkpoints) -> None:

@@ -35,10 +35,6 @@ class Sums:
     errors: jax.Array
     examples: jax.Array
 
-    @classmethod
-    def zero(cls, dtype) -> "Sums":
-        return cls(*jnp.zeros(3, dtype))
-
     def __add__(self, other: "Sums") -> "Sums":
         return jax.tree.map(jnp.add, self, other)
 

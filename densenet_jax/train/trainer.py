@@ -142,19 +142,20 @@ class Trainer:
     def lower(self, split: str) -> jax.stages.Lowered:
         """The program of a dispatch: training steps for "train", else evaluation."""
         jit = functools.partial(jax.jit, out_shardings=replicated(self._mesh))
-        arguments = (self.initial_state, self.no_sums(), *self._resident[split])
+        arguments = (self.initial_state, self.sums(), *self._resident[split])
         if split == "train":
             function = jit(functools.partial(train_steps, learner=self._learner), donate_argnums=0)
             return function.lower(*arguments, *next(self.epoch_batches(0)), np.int32(0))
         function = jit(functools.partial(eval_steps, learner=self._learner))
         return function.lower(*arguments, *next(self._eval_batches(split)))
 
-    def no_sums(self) -> Sums:
-        """Sums over no examples."""
-        return self._place(Sums.zero(self._learner.wide_dtype), replicated(self._mesh))
+    def sums(self, loss: float = 0, errors: float = 0, examples: float = 0) -> Sums:
+        """Sums to go on from, over no examples by default."""
+        numbers = (np.asarray(x, self._learner.wide_dtype) for x in (loss, errors, examples))
+        return self._place(Sums(*numbers), replicated(self._mesh))
 
-    def epoch_batches(self, epoch: int) -> Iterator[Batches]:
-        """The dispatches of `epoch`, counted from 0."""
+    def epoch_batches(self, epoch: int, first: int = 0) -> Iterator[Batches]:
+        """The dispatches of `epoch`, counted from 0; from the step `first` in it on."""
         order = resident.epoch_order(
             self.config.seed,
             epoch,
@@ -162,7 +163,7 @@ class Trainer:
             self.config.batch_size,
             self.config.data.drop_last,
         )
-        return self._dispatches(order, self._train_rows)
+        return self._dispatches(order[first:], self._train_rows)
 
     def train(
         self, state: TrainState, sums: Sums, batches: Batches, epoch: int
@@ -180,7 +181,7 @@ class Trainer:
         for split in ("validation", "test"):
             if split not in self._resident:
                 continue
-            program, sums = self.compiled(split), self.no_sums()
+            program, sums = self.compiled(split), self.sums()
             for batches in self._eval_batches(split):
                 sums = program(state, sums, *self._resident[split], *batches)
             values |= means(sums, split)

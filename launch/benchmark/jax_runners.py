@@ -37,7 +37,7 @@ def ours(job: Job) -> Runner:
     trainer = Trainer(config, devices=jax.local_devices()[:1])
     compiled = trainer.compiled("train")
     batches = next(trainer.epoch_batches(0))
-    state, sums = trainer.initial_state, trainer.no_sums()
+    state, sums = trainer.initial_state, trainer.sums()
 
     def run(steps: int) -> None:
         nonlocal state, sums

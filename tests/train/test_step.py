@@ -131,7 +131,7 @@ def test_the_border_has_the_mean_colour():
         learner = dataclasses.replace(trainer._learner, augment=augment, mean=(5.0,))
         steps = jax.jit(functools.partial(train_steps, learner=learner))
         indices = np.arange(8)[None]
-        state, totals = trainer.initial_state, trainer.no_sums()
+        state, totals = trainer.initial_state, trainer.sums()
         _, totals = steps(state, totals, images, labels, indices, np.int32(1), np.int32(0))
         losses.append(float(totals.loss))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -18,7 +18,7 @@ def initial_state(trainer):
 
 
 def train_epoch(trainer, state, epoch):
-    sums = trainer.no_sums()
+    sums = trainer.sums()
     for batches in trainer.epoch_batches(epoch):
         state, sums = trainer.train(state, sums, batches, epoch)
     return state, sums
@@ -75,7 +75,7 @@ def test_augmentation_depends_on_the_epoch_and_dropout_on_the_step(trainer):
         state = initial_state(trainer)
         state = dataclasses.replace(state, step=state.step + step)
         batches = next(trainer.epoch_batches(0))
-        _, sums = trainer.train(state, trainer.no_sums(), batches, epoch)
+        _, sums = trainer.train(state, trainer.sums(), batches, epoch)
         return float(sums.loss)
 
     assert loss(0, 0) == loss(0, 0)
