@@ -1,0 +1,21 @@
+r"""Growth rate against compression, two seeds each, on scikit-learn's digits: minutes on a laptop.
+
+python -m launch.sweep --sweep experiments/sweeps/growth_rate_x_compression_quick.py \
+    --workdir runs/sweep --on local
+"""
+
+from experiments.sweeps import forms
+
+
+def get_config():
+    return forms.digits()
+
+
+def get_hyper(hyper):
+    return hyper.product(
+        [
+            hyper.sweep("config.model.growth_rate", [4, 8]),
+            hyper.sweep("config.model.compression", [0.5, 1.0]),
+            hyper.sweep("config.seed", [0, 1]),
+        ]
+    )

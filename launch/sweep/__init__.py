@@ -1,0 +1,1 @@
+"""Many runs from one definition, on whatever there is to run them."""

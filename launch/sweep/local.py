@@ -1,0 +1,108 @@
+"""Runs points side by side on this machine, one process each."""
+
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from launch.sweep.points import Point
+
+ROOT = Path(__file__).parents[2]
+_POLL_SECONDS = 0.2
+
+
+def devices() -> list[dict[str, str]]:
+    """What to set in the environment for each process that may run at a time.
+
+    A GPU for each, if there are any; else the processes share the CPU cores.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
+    elif shutil.which("nvidia-smi"):
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+        gpus = [str(i) for i, _ in enumerate(listed.stdout.splitlines())]
+    else:
+        gpus = []
+    if gpus and os.environ.get("JAX_PLATFORMS", "") != "cpu":
+        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+    return [{}] * len(os.sched_getaffinity(0))
+
+
+def preview(point: Point) -> str:
+    """The command of `point`."""
+    return shlex.join([sys.executable, *point.arguments])
+
+
+def run(points: list[Point], parallel: int, say: Callable[[str], None]) -> None:
+    """Runs `points`, up to `parallel` at a time (0: as many as there are devices, or CPU cores).
+
+    What becomes of one leaves the others alone. Interrupted, it tells all to save and stop.
+    """
+    slots = devices()
+    slots = [slots[i % len(slots)] for i in range(parallel)] if parallel else slots
+    cores = _shares(sorted(os.sched_getaffinity(0)), min(len(slots), len(points)))
+    waiting, running = list(points), {}
+    try:
+        while waiting or running:
+            free = [i for i in range(len(slots)) if i not in running]
+            for i in free[: len(waiting)]:
+                point = waiting.pop(0)
+                if process := _start(point, slots[i], cores[i % len(cores)]):
+                    running[i] = point, process
+                    say(f"started {point.name}")
+                else:
+                    say(f"{point.name} runs already, started elsewhere")
+            time.sleep(_POLL_SECONDS)
+            for i, (point, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[i]
+                    _note_exit(point, process.returncode)
+                    say(f"{point.state()} {point.name}")
+    finally:
+        for _, process in running.values():
+            process.send_signal(signal.SIGTERM)
+        for point, process in running.values():
+            _note_exit(point, process.wait())
+
+
+def _start(point: Point, environment: dict, cores: list[int]) -> subprocess.Popen | None:
+    """The process of `point`, or None if one has it already."""
+    point.file("lock").parent.mkdir(parents=True, exist_ok=True)
+    with point.file("lock").open("wb") as lock:
+        # The process inherits the lock, and holds it as long as it lives, whatever becomes of us.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        point.file("exit").unlink(missing_ok=True)
+        with point.file("log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *point.arguments],
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,
+            )
+    with contextlib.suppress(ProcessLookupError):
+        os.sched_setaffinity(process.pid, cores)
+    return process
+
+
+def _note_exit(point: Point, status: int) -> None:
+    point.file("exit").write_text(f"{status}\n")
+
+
+def _shares(cores: list[int], count: int) -> list[list[int]]:
+    """`cores` divided among `count` processes; shared if there are not enough."""
+    return [cores[i::count] or [cores[i % len(cores)]] for i in range(count)]

@@ -1,0 +1,113 @@
+"""Sweeps on a real Slurm, which the tests start themselves."""
+
+import json
+import subprocess
+import time
+
+import jax
+import local_slurm
+import numpy as np
+import pytest
+import small
+
+from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.fit import fit
+from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.trainer import Trainer
+from launch import command
+from launch.sweep import __main__ as sweep
+from launch.sweep.points import load_points
+
+pytestmark = pytest.mark.skipif(
+    local_slurm.missing() is not None, reason=str(local_slurm.missing())
+)
+
+SWEEP = """
+from densenet_jax.train.config import base_config
+
+def get_config():
+    config = base_config()
+    config.update_from_flattened_dict({settings!r})
+    return config
+
+def get_hyper(hyper):
+    return hyper.sweep("config.seed", {seeds!r})
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm(tmp_path_factory):
+    with local_slurm.running(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+@pytest.fixture
+def submit(tmp_path):
+    """Submits a sweep over seeds of the small run; returns its points."""
+
+    def submit(seeds, changes=None, *flags):
+        path = tmp_path / "seeds.py"
+        path.write_text(SWEEP.format(settings=small.RUN | (changes or {}), seeds=seeds))
+        workdir = tmp_path / "sweep"
+        argv = ["--sweep", str(path), "--workdir", str(workdir), "--on", "slurm", *flags]
+        argv += ["--setup", f"export XLA_FLAGS= JAX_PLATFORMS=cpu PYTHONPATH={small.ROOT}"]
+        assert command.run(sweep.main, argv) == 0
+        return load_points(str(path), workdir)
+
+    return submit
+
+
+def metrics(point):
+    return RunDirectory(point.workdir).metrics()
+
+
+def assert_finished(points):
+    for point in points:
+        assert point.state() == "finished", (
+            point.last_lines(20),
+            [path.read_text() for path in point.file("log").parent.glob("slurm-*")],
+        )
+
+
+def test_a_job_array(submit, finished_run):
+    points = submit([0, 1, 2])
+    local_slurm.wait_for_jobs(240)
+    assert_finished(points)
+    assert points[0].exit_status() == 0
+    expected = (finished_run / "metrics.jsonl").read_bytes()
+    assert (points[0].workdir / "metrics.jsonl").read_bytes() == expected
+    assert metrics(points[1]) != metrics(points[0])
+
+
+def test_a_point_over_two_processes(submit, finished_run):
+    points = submit([0], None, "--tasks_per_node", "2")
+    local_slurm.wait_for_jobs(240)
+    assert_finished(points)
+    assert json.loads((points[0].workdir / "environment.json").read_text())["processes"] == 2
+    expected = RunDirectory(finished_run).metrics()
+    for ours, theirs in zip(metrics(points[0]), expected, strict=True):
+        np.testing.assert_allclose(ours["train_loss"], theirs["train_loss"], rtol=1e-4)
+
+
+def test_preemption(submit, tmp_path):
+    """Told to stop, it saves itself and asks to be started again; the end is bit for bit."""
+    changes = {"epochs": 60, "checkpoint_every_epochs": 1000}
+    undisturbed = tmp_path / "undisturbed"
+    fit(small.config(changes), undisturbed)
+    [point] = submit([0], changes)
+    until = time.monotonic() + 120
+    while not (point.workdir / "metrics.jsonl").exists() or len(metrics(point)) < 3:
+        assert time.monotonic() < until, point.last_lines(20)
+        time.sleep(0.02)
+    subprocess.run(["scancel", "--signal=TERM", "--user=root"], check=True)
+    local_slurm.wait_for_jobs(240)
+    assert_finished([point])
+    log = "\n".join(point.file("log").read_text().splitlines())
+    assert "told to stop: step" in log and "going on from step" in log
+    expected = (undisturbed / "metrics.jsonl").read_bytes()
+    assert (point.workdir / "metrics.jsonl").read_bytes() == expected
+    states = []
+    for folder in (undisturbed, point.workdir):
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            states.append(checkpoints.restore(like=Trainer(small.config(changes)).initial_state)[0])
+    jax.tree.map(np.testing.assert_array_equal, *states)
