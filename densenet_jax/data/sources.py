@@ -199,6 +199,11 @@ def describe(name: str, least: int = 0) -> Dataset:
     )
 
 
+def image_shape(name: str) -> tuple[int, int, int]:
+    """Height, width and channels of a set's images. Raises InputError for an unknown name."""
+    return _facts(name).image_shape
+
+
 def _facts(name: str) -> _Facts:
     if name not in _FACTS:
         raise InputError(f"there is no data set {name!r}: {suggest(name, NAMES)}")

@@ -11,7 +11,7 @@ from densenet_jax.train.config import base_config, flatten
 from densenet_jax.train.record import RunDirectory
 
 # What two runs may differ in and yet follow the same protocol.
-_NOT_PROTOCOL = (
+NOT_PROTOCOL = (
     "seed",
     "data.directory",
     "eval_batch_size",
@@ -87,7 +87,7 @@ def differences(run: Run, experiment: ConfigDict) -> list[str]:
     wanted = {key: wanted[key] for key in _FIRST} | wanted
     # Keys that are younger than the run had the effect of their defaults.
     values = flatten(base_config()) | run.config
-    ignored = set(_NOT_PROTOCOL)
+    ignored = set(NOT_PROTOCOL)
     if experiment.report == "last_epoch":
         ignored.add("eval_every_epochs")
     phrases = [

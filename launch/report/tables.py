@@ -147,13 +147,13 @@ def markdown(table: Table) -> str:
         "Published numbers; below each, what runs reached: mean ± standard deviation (difference, "
         "number of seeds). Parameters are counted."
     )
-    parts = [f"# {table.title}", explanation, _aligned(header, lines)]
+    parts = [f"# {table.title}", explanation, aligned(header, lines)]
     if table.notes:
         parts.append("\n".join(f"* {note}" for note in table.notes))
     if table.others:
         parts += ["## Other runs", "They follow none of the protocols above: no reproductions."]
         header = ["run", "network", "data", "epochs", "seed", "test error %", "nearest protocol"]
-        parts.append(_aligned(header, [_other(other) for other in table.others]))
+        parts.append(aligned(header, [_other(other) for other in table.others]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -166,7 +166,7 @@ def _other(other: OtherRun) -> list:
     return [run.path, result["model"], result["data"], result["epochs"], result["seed"], error, why]
 
 
-def _aligned(header: list[str], lines: list[list]) -> str:
+def aligned(header: list[str], lines: list[list]) -> str:
     """A Markdown table whose source can be read as well."""
     lines = [header, *([str(value) for value in line] for line in lines)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -4,10 +4,10 @@
 
 A sweep is an experiment with `get_hyper(hyper)` beside `get_config()`, which returns the points,
 in the words `sweep`, `product`, `zipit` and `chainit`, over any keys of the config. Started again,
-it goes on with what was interrupted; what failed is told, and tried again if asked.
+it goes on with what was interrupted; what failed is told, and tried again if asked. In the end it
+draws what came of it to WORKDIR/report; `launch.report sweep` does that at any time.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,30 +15,19 @@ from rich.console import Console
 
 from densenet_jax.errors import RunError
 from launch import command
-from launch.sweep import local, slurm
-from launch.sweep.points import Point, check_folder, load_points
+from launch.report import sweep
+from launch.report.runs import find_runs
+from launch.sweep import gke, local, skypilot, slurm, tpu_vm
+from launch.sweep.points import check_folder, load_points
 from launch.sweep.status import failures, show, table
 
-ENGINES = ("local", "slurm")
-
-
-def _local(points: list[Point], args: argparse.Namespace) -> str:
-    return "\n".join(local.preview(point) for point in points)
-
-
-def _slurm(points: list[Point], args: argparse.Namespace) -> str:
-    return slurm.script(
-        points,
-        parallel=args.parallel,
-        nodes=args.nodes,
-        tasks_per_node=args.tasks_per_node,
-        sbatch=args.sbatch,
-        setup=args.setup,
-    )
-
-
-_RENDER = {"local": _local, "slurm": _slurm}
-_SUBMIT = {"slurm": slurm.submit}
+ENGINES = {
+    "local": local,
+    "slurm": slurm,
+    "tpu-vm": tpu_vm,
+    "gke": gke,
+    "skypilot": skypilot,
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,18 +42,19 @@ def main(argv: list[str] | None = None) -> None:
     if args.status:
         show(points, console)
         return
-    wanted = {"waiting", "interrupted"} | ({"failed"} if args.retry else set())
+    wanted = {"waiting", "interrupted"} | ({"failed", "submitted"} if args.retry else set())
     todo = [point for point in points if point.state() in wanted]
-    if not args.dry_run:
-        say(f"{len(points)} points, {len(todo)} to run in {args.workdir}")
-    if todo and args.on == "local" and not args.dry_run:
-        local.run(todo, args.parallel, say)
-    elif todo:
-        text = _RENDER[args.on](todo, args)
-        say(text if args.dry_run else _SUBMIT[args.on](text, args.workdir))
+    engine = ENGINES[args.on]
     if args.dry_run:
+        say(engine.render(todo, args) if todo else "nothing is left to run")
         return
+    say(f"{len(points)} points, {len(todo)} to run in {args.workdir}")
+    if todo:
+        engine.launch(todo, args, say)
     console.print(table(points))
+    if todo and (runs := find_runs(args.workdir)[0]):
+        report = args.workdir / "report"
+        say(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg")
     if failed := failures(points):
         raise RunError(f"{failed}\nTry them again with --retry.")
 
@@ -78,28 +68,29 @@ def _parser():
     parser.add_argument("--on", choices=ENGINES, default="local", help="what to run it on")
     parser.add_argument("--dry_run", action="store_true", help="print what would be started")
     parser.add_argument("--status", action="store_true", help="show how far all points are")
-    parser.add_argument("--retry", action="store_true", help="also try again what failed")
+    parser.add_argument(
+        "--retry", action="store_true", help="also try again what failed or is submitted"
+    )
     parser.add_argument(
         "--parallel",
         type=int,
         default=0,
         metavar="N",
-        help="points at a time; 0: one for each GPU, or else for each CPU core",
+        help="points at a time; 0: one for each GPU, or else for each CPU core; on slurm, all",
     )
-    group = parser.add_argument_group("slurm")
-    group.add_argument("--nodes", type=int, default=1, metavar="N", help="of each point")
+    group = parser.add_argument_group("elsewhere")
     group.add_argument(
-        "--tasks_per_node", type=int, default=1, metavar="N", help="processes on each node"
+        "--nodes", type=int, default=1, metavar="N", help="of each point, on slurm, gke, skypilot"
     )
+    group.add_argument("--accelerator", metavar="NAME", help="of each node, as the engine calls it")
     group.add_argument(
-        "--sbatch",
-        default="",
-        metavar="OPTIONS",
-        help="more options of sbatch, such as '--gres=gpu:8 --time=4:00:00'",
+        "--spot", action="store_true", help="cheaper machines that may be taken away"
     )
     group.add_argument(
-        "--setup", default="", metavar="SHELL", help="lines of shell to run before each point"
+        "--setup", default="", metavar="SHELL", help="a line of shell to run before each point"
     )
+    for engine in ENGINES.values():
+        engine.add_flags(parser)
     return parser
 
 

@@ -1,5 +1,6 @@
 """Runs points side by side on this machine, one process each."""
 
+import argparse
 import contextlib
 import fcntl
 import os
@@ -36,16 +37,21 @@ def devices() -> list[dict[str, str]]:
     return [{}] * len(os.sched_getaffinity(0))
 
 
-def preview(point: Point) -> str:
-    """The command of `point`."""
-    return shlex.join([sys.executable, *point.arguments])
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """It has none of its own."""
 
 
-def run(points: list[Point], parallel: int, say: Callable[[str], None]) -> None:
-    """Runs `points`, up to `parallel` at a time (0: as many as there are devices, or CPU cores).
+def render(points: list[Point], args: argparse.Namespace) -> str:
+    """The command of each point."""
+    return "\n".join(shlex.join([sys.executable, *point.arguments]) for point in points)
+
+
+def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Runs `points`, up to `args.parallel` at a time (0: as many as there are devices or cores).
 
     What becomes of one leaves the others alone. Interrupted, it tells all to save and stop.
     """
+    parallel = args.parallel
     slots = devices()
     slots = [slots[i % len(slots)] for i in range(parallel)] if parallel else slots
     cores = _shares(sorted(os.sched_getaffinity(0)), min(len(slots), len(points)))
@@ -82,7 +88,7 @@ def _start(point: Point, environment: dict, cores: list[int]) -> subprocess.Pope
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
-        point.file("exit").unlink(missing_ok=True)
+        point.note_started()
         with point.file("log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *point.arguments],

@@ -1,7 +1,8 @@
 """The points of a sweep: which runs there are to be, and what has become of them.
 
 A sweep's folder holds a run directory for each point, and in `logs` for each point NAME.log, what
-it printed; NAME.exit, the exit status of its last try; NAME.lock, which is locked while it runs.
+it printed; NAME.exit, the exit status of its last try; NAME.lock, which is locked while it runs;
+NAME.submitted, if a scheduler has it.
 """
 
 import collections
@@ -48,7 +49,7 @@ class Point:
         return self.folder / self.name
 
     def file(self, kind: str) -> Path:
-        """`kind`: "log", "exit" or "lock"."""
+        """`kind`: "log", "exit", "lock" or "submitted"."""
         return self.folder / "logs" / f"{self.name}.{kind}"
 
     @property
@@ -58,16 +59,26 @@ class Point:
                 *self.overrides]  # fmt: skip
 
     def state(self) -> str:
-        """finished, running, failed, interrupted or waiting."""
+        """finished, running, submitted, failed, interrupted or waiting."""
         if RunDirectory(self.workdir).result() is not None:
             return "finished"
         if self._is_locked():
             return "running"
+        if self.file("submitted").exists():
+            return "submitted"
         status = self.exit_status()
         if status is not None:
             is_interrupted = status < 0 or status in _INTERRUPTIONS
             return "interrupted" if is_interrupted else "failed"
         return "interrupted" if self.workdir.exists() else "waiting"
+
+    def note_submitted(self) -> None:
+        self.file("submitted").parent.mkdir(parents=True, exist_ok=True)
+        self.file("submitted").touch()
+
+    def note_started(self) -> None:
+        for kind in ("exit", "submitted"):
+            self.file(kind).unlink(missing_ok=True)
 
     def exit_status(self) -> int | None:
         """Of its last try; None if it is not known."""

@@ -1,10 +1,11 @@
 """Runs points as a Slurm job array: one rendered sbatch file, one task of the array a point."""
 
+import argparse
 import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 from densenet_jax.errors import PREEMPTED_STATUS, InputError
 from launch.sweep.local import ROOT
@@ -22,7 +23,7 @@ _SCRIPT = """\
 #SBATCH --signal=TERM@{warning}
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output={logs}/slurm-%A_%a.out
+#SBATCH --output={output}
 {extra}
 cd {root} || exit
 {setup}
@@ -34,7 +35,7 @@ logs={logs}
 # One process at a time has a point, whoever started it.
 exec 9> "$logs/$name.lock"
 flock --nonblock 9 || {{ echo "$name runs already"; exit 0; }}
-rm -f "$logs/$name.exit"
+rm -f "$logs/$name.exit" "$logs/$name.submitted"
 
 # The run saves itself when it is told to stop; this script then asks to be started again.
 trap : TERM
@@ -43,6 +44,7 @@ srun=$!
 until wait $srun; status=$?; ! kill -0 $srun 2> /dev/null; do :; done
 echo $status > "$logs/$name.exit"
 if [ $status = {preempted} ] || [ $status = 143 ]; then
+    touch "$logs/$name.submitted"
     flock --unlock 9
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 fi
@@ -50,23 +52,21 @@ exit $status
 """
 
 
-def script(
-    points: list[Point],
-    *,
-    parallel: int = 0,
-    nodes: int = 1,
-    tasks_per_node: int = 1,
-    sbatch: str = "",
-    setup: str = "",
-) -> str:
-    """The text of the sbatch file.
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("slurm")
+    group.add_argument(
+        "--tasks_per_node", type=int, default=1, metavar="N", help="processes on each node"
+    )
+    group.add_argument(
+        "--sbatch",
+        default="",
+        metavar="OPTIONS",
+        help="more options of sbatch, such as '--gres=gpu:8 --time=4:00:00'",
+    )
 
-    Args:
-      parallel: points at a time; 0: all.
-      nodes, tasks_per_node: of each point; a task is a process.
-      sbatch: more options of sbatch, such as "--gres=gpu:8 --time=4:00:00".
-      setup: lines of shell to run before, such as "module load cuda".
-    """
+
+def render(points: list[Point], args: argparse.Namespace) -> str:
+    """The text of the sbatch file."""
     folder = points[0].folder
     cases = [
         f"{i}) name={shlex.quote(point.name)}\n   arguments=({shlex.join(point.arguments)}) ;;"
@@ -75,31 +75,35 @@ def script(
     return _SCRIPT.format(
         name=shlex.quote(folder.name),
         last=len(points) - 1,
-        parallel=f"%{parallel}" if parallel else "",
-        nodes=nodes,
-        tasks_per_node=tasks_per_node,
+        parallel=f"%{args.parallel}" if args.parallel else "",
+        nodes=args.nodes,
+        tasks_per_node=args.tasks_per_node,
         warning=_WARNING_SECONDS,
-        extra="".join(f"#SBATCH {option}\n" for option in shlex.split(sbatch)),
+        extra="".join(f"#SBATCH {option}\n" for option in shlex.split(args.sbatch)),
         root=shlex.quote(str(ROOT)),
-        setup=setup,
+        setup=args.setup,
         cases="\n".join(cases),
+        output=shlex.quote(f"{folder}/logs/slurm-%A_%a.out"),
         logs=shlex.quote(str(folder / "logs")),
         python=shlex.quote(sys.executable),
         preempted=PREEMPTED_STATUS,
     )
 
 
-def submit(text: str, folder: Path) -> str:
-    """Submits the script, which it leaves in `folder`; returns what sbatch says.
+def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Submits the file, which stays in `logs`.
 
     Raises InputError if there is no Slurm, or if it refuses.
     """
+    text = render(points, args)
     if not shutil.which("sbatch"):
         raise InputError("there is no sbatch here: start this on a login node of a Slurm cluster.")
-    path = folder / "logs" / "sweep.sbatch"
+    path = points[0].folder / "logs" / "sweep.sbatch"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"sbatch refuses {path}: {' '.join(done.stderr.split())}")
-    return done.stdout.strip()
+    for point in points:
+        point.note_submitted()
+    say(done.stdout.strip())

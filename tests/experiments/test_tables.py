@@ -76,8 +76,8 @@ def test_the_readme_has_the_published_numbers():
     ):
         for row, facts in rows.items():
             values = [f"{facts.errors[c]:.2f}" if c in facts.errors else "" for c in columns]
-            [line] = [line for line in lines if line.startswith(f"| `{row}` |")]
-            assert line.endswith(f"| {' | '.join(values)} |")
+            ours = [line for line in lines if line.startswith(f"| `{row}` |")]
+            assert any(line.endswith(f"| {' | '.join(values)} |") for line in ours), row
 
 
 @pytest.mark.parametrize(("row", "column"), CELLS)

@@ -15,7 +15,7 @@ BC = "experiments/cvpr2017/table2/densenet_bc_k12_d100.py:c10+"
 TABLE3 = "experiments/cvpr2017/table3/densenet121.py"
 
 
-def finish(folder, error, spec=BC, official=True, **changes):
+def finish(folder, error, spec=BC, official=True, params=1, **changes):
     """Leaves what a run of the config at `spec` leaves at its end."""
     config = command.load_config(str(small.ROOT / spec))
     config.update_from_flattened_dict(changes)
@@ -23,6 +23,7 @@ def finish(folder, error, spec=BC, official=True, **changes):
     run.start(config)
     result = {"test_error": error, "model": config.model.name, "data": config.data.name}
     result |= {"epochs": config.epochs, "seed": config.seed, "official_data": official}
+    result["params"] = params
     run.finish(result)
 
 
@@ -37,7 +38,7 @@ def runs(tmp_path):
 def run_report(runs, tmp_path, capsys):
     """Reports `runs`; returns the text of the table and its lines in the CSV, by cell."""
 
-    def run(name="table2"):
+    def run(name="table2", key=lambda line: (line["row"], line["column"])):
         out = tmp_path / "report"
         assert command.run(report.main, [name, "--runs", str(runs), "--out", str(out)]) == 0
         text = (out / f"{name}.md").read_text()
@@ -46,7 +47,7 @@ def run_report(runs, tmp_path, capsys):
             picture = (out / f"{name}.{suffix}").read_bytes()
             assert picture.startswith(mark) and len(picture) > 10_000
         with (out / f"{name}.csv").open() as file:
-            return text, {(line["row"], line["column"]): line for line in csv.DictReader(file)}
+            return text, {key(line): line for line in csv.DictReader(file)}
 
     return run
 
@@ -157,6 +158,32 @@ def test_table3(runs, run_report):
     assert "25.00 (-0.02, 1 seed)" in text and text.count("not run") == 19
     assert len(cells) == 20
     assert "DenseNet-161 is not in all editions, but in: CVPR." in text
+
+
+def test_a_sweep(runs, run_report):
+    for growth_rate, compression, seed, error in (
+        (12, 0.5, 0, 5.0),
+        (12, 0.5, 1, 6.0),
+        (12, 1.0, 0, 7.0),
+        (24, 0.5, 0, 4.0),
+    ):
+        name = f"{growth_rate}-{compression}-{seed}"
+        changes = {"model.growth_rate": growth_rate, "model.compression": compression, "seed": seed}
+        finish(runs / name, error, params=growth_rate * 1000, **changes)
+    text, _ = run_report("sweep", key=lambda line: len(line))
+    rows = [[v.strip() for v in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    assert rows[0][:2] == ["compression", "growth rate"]
+    # 287.9 million multiply-adds are the paper's network.
+    assert rows[2] == ["0.5", "12", "12,000", "287.9", "5.50 ± 0.71", "2"]
+    assert [row[:2] + row[4:] for row in rows[3:]] == [
+        ["0.5", "24", "4.00", "1"], ["1.0", "12", "7.00", "1"]
+    ]  # fmt: skip
+
+
+def test_a_sweep_of_nothing(runs, tmp_path, capsys):
+    argv = ["sweep", "--runs", str(runs), "--out", str(tmp_path / "out")]
+    assert command.run(report.main, argv) == 2
+    assert "no run of this sweep is finished yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["missing", "result", "out"])

@@ -1,0 +1,82 @@
+"""Runs points on Cloud TPU VMs: a queued resource for each, given back at the end.
+
+All hosts of a slice run the same command and find one another. The folder of the sweep must be one
+that they all see under its name, such as a mounted bucket or a Filestore.
+"""
+
+import argparse
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+
+from densenet_jax.errors import InputError
+from launch.sweep.local import ROOT
+from launch.sweep.points import Point
+
+_SCRIPT = """\
+#!/bin/bash
+# A TPU for each point. Statuses 2 and 3 are of mistakes and failed runs; after any other the TPU
+# was probably taken away, and another one goes on with what is saved.
+point() {{ # TPU NAME COMMAND
+    for try in $(seq {tries}); do
+        gcloud compute tpus queued-resources create "$1" --node-id="$1" {where} \\
+            --accelerator-type={accelerator} --runtime-version={runtime}{spot} --quiet || return
+        state=
+        until [ "$state" = ACTIVE ] || [ "$state" = FAILED ] || [ "$state" = SUSPENDED ]; do
+            sleep 20
+            state=$(gcloud compute tpus queued-resources describe "$1" {where} \\
+                --format='value(state.state)')
+        done
+        gcloud compute tpus tpu-vm scp --recurse {root} "$1":densenet_jax --worker=all {where} &&
+            gcloud compute tpus tpu-vm ssh "$1" --worker=all {where} --command="$3" \\
+                >> {logs}/"$2".log 2>&1
+        status=$?
+        echo $status > {logs}/"$2".exit
+        gcloud compute tpus queued-resources delete "$1" {where} --force --quiet
+        case $status in 0 | 2 | 3) return $status ;; esac
+    done
+}}
+{points}
+wait
+"""
+_TRIES = 20
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("tpu-vm")
+    group.add_argument("--zone", metavar="ZONE", help="such as us-central1-a")
+    group.add_argument("--runtime", default="v2-alpha-tpuv5-lite", help="of the TPU (%(default)s)")
+
+
+def render(points: list[Point], args: argparse.Namespace) -> str:
+    """A shell script that asks for the TPUs, waits for them, and runs all points side by side."""
+    if not (args.zone and args.accelerator):
+        raise InputError("--on tpu-vm needs --zone and --accelerator, such as v5litepod-8.")
+    calls = []
+    for i, point in enumerate(points):
+        steps = ["cd densenet_jax", "pip install --quiet --editable '.[tpu]'"]
+        steps += [args.setup] if args.setup else []
+        steps.append(shlex.join(["python3", *point.arguments]))
+        name = re.sub("[^a-z0-9]+", "-", f"{point.folder.name}-{i}".lower()).strip("-")
+        calls.append(f"point {name} {shlex.quote(point.name)} {shlex.quote(' && '.join(steps))} &")
+    return _SCRIPT.format(
+        tries=_TRIES,
+        where=f"--zone={shlex.quote(args.zone)}",
+        accelerator=shlex.quote(args.accelerator),
+        runtime=shlex.quote(args.runtime),
+        spot=" --spot" if args.spot else "",
+        root=shlex.quote(str(ROOT)),
+        logs=shlex.quote(str(points[0].folder / "logs")),
+        points="\n".join(calls),
+    )
+
+
+def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Runs the script, which ends with the last point."""
+    text = render(points, args)
+    if not shutil.which("gcloud"):
+        raise InputError("there is no gcloud here: install the Google Cloud CLI, or use --dry_run.")
+    (points[0].folder / "logs").mkdir(parents=True, exist_ok=True)
+    subprocess.run(["bash", "-c", text], check=False)

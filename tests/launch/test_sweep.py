@@ -1,0 +1,369 @@
+"""`python -m launch.sweep`: points, names, states, and the machine at hand."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+import small
+import yaml
+
+from densenet_jax.errors import InputError
+from densenet_jax.train.record import RunDirectory
+from launch import command
+from launch.sweep import __main__ as sweep
+from launch.sweep import hyper
+from launch.sweep.points import load_points
+
+FILE = """
+from densenet_jax.train.config import base_config
+
+def get_config():
+    config = base_config()
+    config.update_from_flattened_dict({settings!r})
+    return config
+
+def get_hyper(hyper):
+    return {points}
+"""
+SETTINGS = small.RUN | small.PLAIN | {"data.holdout": 0, "epochs": 2}
+SEEDS = 'hyper.sweep("config.seed", [0, 1, 2])'
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a sweep file; returns its path."""
+
+    def write(points, **changes):
+        path = tmp_path / "sweep_file.py"
+        path.write_text(FILE.format(settings=SETTINGS | changes, points=points))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Types the command; returns its status."""
+    monkeypatch.setenv("PYTHONPATH", str(small.ROOT))
+
+    def start(spec, *flags):
+        argv = ["--sweep", spec, "--workdir", str(tmp_path / "sweep"), *flags]
+        return command.run(sweep.main, argv)
+
+    return start
+
+
+def test_words():
+    a, b = hyper.sweep("config.a", [1, 2]), hyper.sweep("config.b", "xy")
+    assert hyper.product([a, b]) == [
+        {"config.a": 1, "config.b": "x"},
+        {"config.a": 1, "config.b": "y"},
+        {"config.a": 2, "config.b": "x"},
+        {"config.a": 2, "config.b": "y"},
+    ]
+    assert hyper.zipit([a, b]) == [
+        {"config.a": 1, "config.b": "x"},
+        {"config.a": 2, "config.b": "y"},
+    ]
+    assert hyper.chainit([a, b]) == [*a, *b]
+    with pytest.raises(InputError, match=r"one length, not of \[2, 1\]"):
+        hyper.zipit([a, b[:1]])
+    with pytest.raises(InputError, match=r"config\.a twice"):
+        hyper.product([a, a])
+
+
+def test_names_tell_what_differs(write, tmp_path):
+    points = """hyper.product([
+        hyper.sweep("config.model.growth_rate", [4, 8]),
+        hyper.sweep("config.model.block_config", [(1,), (1, 2)]),
+        hyper.sweep("config.seed", [3])])"""
+    found = load_points(write(points), tmp_path)
+    assert [point.name for point in found] == [
+        "growth_rate=4_block_config=1", "growth_rate=4_block_config=1-2",
+        "growth_rate=8_block_config=1", "growth_rate=8_block_config=1-2",
+    ]  # fmt: skip
+    assert found[3].config.model.block_config == (1, 2) and found[3].config.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (
+            'hyper.sweep("config.model.growthrate", [4])',
+            "point growthrate=4: .*did you mean 'model.growth_rate'",
+        ),
+        ('hyper.sweep("config.model.compression", [0.5, 0])', "point compression=0: compression"),
+        ('hyper.sweep("config.seed", [1, 1])', "2 points of the sweep are called seed=1"),
+        ('hyper.sweep("seed", [1])', "keys of a config begin with 'config.'"),
+        ("[]", "gives no points"),
+    ],
+)
+def test_bad_sweeps_are_refused_before_anything_starts(
+    write, start, tmp_path, capsys, points, message
+):
+    assert start(write(points)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_file_without_points(start, capsys):
+    assert start(str(small.QUICKSTART)) == 2
+    assert "is no sweep: it defines no get_hyper(hyper)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((small.ROOT / "experiments" / "sweeps").glob("*.py")))
+def test_the_sweeps_of_this_project(path, tmp_path):
+    if path.name == "forms.py":
+        return
+    points = load_points(str(path), tmp_path)
+    assert len(points) >= 4
+    if "quick" not in path.stem:
+        paper = load_points(f"{path}:paper", tmp_path)
+        assert len(paper) >= 6
+        assert {point.config.data.name for point in paper} == {"imagenet"}
+        with pytest.raises(InputError, match="choose one of quick, paper"):
+            load_points(f"{path}:large", tmp_path)
+
+
+def states(spec, folder):
+    return {point.name: point.state() for point in load_points(spec, folder / "sweep")}
+
+
+def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
+    """One point is killed, and completed by the next call, which leaves the others alone."""
+    spec = write(SEEDS, epochs=30)
+    victim = load_points(spec, tmp_path / "sweep")[1]
+
+    def kill():
+        until = time.monotonic() + 120
+        while not RunDirectory(victim.workdir).metrics() and time.monotonic() < until:
+            time.sleep(0.01)
+        found = subprocess.run(["pgrep", "-f", str(victim.workdir)], capture_output=True, text=True)
+        os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert start(spec, "--parallel", "3") == 0
+    killer.join()
+    expected = {"seed=0": "finished", "seed=1": "interrupted", "seed=2": "finished"}
+    assert states(spec, tmp_path) == expected
+    assert victim.exit_status() == -signal.SIGKILL
+    before = small.snapshot(tmp_path / "sweep" / "seed=0")
+    capsys.readouterr()
+
+    assert start(spec) == 0
+    output = capsys.readouterr().out
+    assert "3 points, 1 to run" in output
+    assert "# Sweep of one setting" in output and "| 3 " in output
+    picture = (tmp_path / "sweep" / "report" / "sweep.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+    assert set(states(spec, tmp_path).values()) == {"finished"}
+    assert small.snapshot(tmp_path / "sweep" / "seed=0") == before
+
+    everything = small.snapshot(tmp_path / "sweep")
+    assert start(spec) == 0
+    assert "3 points, 0 to run" in capsys.readouterr().out
+    assert small.snapshot(tmp_path / "sweep") == everything
+
+    assert start(spec, "--status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [
+        [f"seed={seed}", "finished", "30/30"] for seed in range(3)
+    ]
+
+
+def test_failures_are_told_and_tried_again_only_if_asked(write, start, tmp_path, capsys):
+    spec = write('hyper.sweep("config.learning_rate", [0.1, 1e30])')
+    assert start(spec) == 3
+    error = capsys.readouterr().err
+    assert "learning_rate=1e-30" not in error and "failed with status 3" in error
+    assert "the training loss is" in error and "learning_rate=1e+30.log" in error
+    assert states(spec, tmp_path) == {
+        "learning_rate=0.1": "finished",
+        "learning_rate=1e+30": "failed",
+    }
+    assert start(spec) == 3
+    assert "2 points, 0 to run" in capsys.readouterr().out
+    assert start(spec, "--retry") == 3
+    assert "2 points, 1 to run" in capsys.readouterr().out
+
+
+ODD = 'it\'s a "folder", $HOME; (1, 2)'
+ENGINES = {
+    "local": [],
+    "slurm": ["--sbatch=--gres=gpu:1 --time=4:00:00", "--nodes=2"],
+    "tpu-vm": ["--zone=us-central1-a", "--accelerator=v5litepod-8", "--spot"],
+    "gke": ["--image=image", "--claim=runs", "--accelerator=v5e-16"],
+    "skypilot": ["--bucket=gs://runs", "--accelerator=H100:8"],
+}
+
+
+@pytest.fixture
+def rendered(write, start, capsys):
+    """What would be submitted, of two points with characters that shells and YAML treat."""
+    spec = write(f"""hyper.product([hyper.sweep("config.model.block_config", [(1,), (1, 2)]),
+        hyper.sweep("config.data.directory", [{ODD!r}])])""")
+
+    def render(engine, *flags):
+        status = start(spec, "--on", engine, "--dry_run", *ENGINES[engine], *flags)
+        assert status == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return render
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Runs shell text in which `python`, `srun` and so on only tell their arguments."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    teller = '#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >> "$TOLD"; printf "\\n\\0" >> "$TOLD"\n'
+    for name in ("python", "python3", "srun", "pip", "gcloud", "cd"):
+        (tools / name).write_text(teller)
+        (tools / name).chmod(0o755)
+
+    def run(text, **environment):
+        told = tmp_path / "told"
+        told.unlink(missing_ok=True)
+        path = f"{tools}:{os.environ['PATH']}"
+        env = {"PATH": path, "TOLD": str(told), "HOME": "/nowhere", **environment}
+        subprocess.run(["bash", "-c", text], env=env, check=False, timeout=60, cwd=tmp_path)
+        calls = told.read_text().split("\n\0")[:-1]
+        return [call.split("\0")[:-1] for call in calls]
+
+    return run
+
+
+def assert_arguments(call, block_config):
+    at = call.index("launch.train")
+    rest = dict(item.split("=", 1) for item in call[at:] if item.startswith("--config."))
+    assert rest == {
+        "--config.model.block_config": str(block_config),
+        "--config.data.directory": ODD,
+    }
+
+
+def test_local_commands(rendered):
+    for line, block_config in zip(rendered("local").splitlines(), [(1,), (1, 2)], strict=True):
+        assert_arguments(shlex.split(line), block_config)
+
+
+def test_slurm_script(rendered, arguments):
+    text = rendered("slurm")
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    directives = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    for wanted in ("--array=0-1", "--nodes=2", "--gres=gpu:1", "--time=4:00:00", "--requeue"):
+        assert f"#SBATCH {wanted}" in directives
+    folder = shlex.split(next(line for line in text.splitlines() if line.startswith("logs=")))
+    os.makedirs(folder[0].removeprefix("logs="))  # noqa: PTH103
+    [call] = arguments(text, SLURM_ARRAY_TASK_ID="1")
+    assert call[0] == "srun"
+    assert_arguments(call, (1, 2))
+
+
+def test_tpu_vm_script(rendered, arguments):
+    text = rendered("tpu-vm")
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    assert "--accelerator-type=v5litepod-8" in text and "--spot" in text
+    points = [shlex.split(line) for line in text.splitlines() if line.startswith("point ")]
+    assert [point[1] for point in points] == ["sweep-0", "sweep-1"]
+    for point, block_config in zip(points, [(1,), (1, 2)], strict=True):
+        calls = arguments(point[3].replace("cd densenet_jax", "true"))
+        assert [call[0] for call in calls] == ["pip", "python3"]
+        assert_arguments(calls[1], block_config)
+
+
+def test_job_sets(rendered, arguments):
+    """The shape that JobSet v1alpha2 asks for; hosts and chips as GKE has them."""
+    found = list(yaml.safe_load_all(rendered("gke")))
+    assert [one["metadata"]["name"] for one in found] == ["sweep-0", "sweep-1"]
+    for one, block_config in zip(found, [(1,), (1, 2)], strict=True):
+        assert (one["apiVersion"], one["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+        [replicated] = one["spec"]["replicatedJobs"]
+        job = replicated["template"]["spec"]
+        assert job["parallelism"] == job["completions"] == 4
+        assert job["completionMode"] == "Indexed"
+        pod = job["template"]["spec"]
+        assert pod["restartPolicy"] == "Never"
+        assert pod["nodeSelector"] == {
+            "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+            "cloud.google.com/gke-tpu-topology": "4x4",
+        }
+        [container] = pod["containers"]
+        assert container["resources"]["limits"] == {"google.com/tpu": 4}
+        shell, flag, text = container["command"]
+        assert (shell, flag) == ("bash", "-c")
+        [call] = arguments(text)
+        assert_arguments(call, block_config)
+
+
+def test_job_sets_of_gpus_are_told_where_the_first_is(rendered, arguments):
+    text = rendered("gke", "--accelerator=h100-8", "--nodes=2")
+    one = next(iter(yaml.safe_load_all(text)))
+    [container] = one["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    [call] = arguments(container["command"][2], JOB_COMPLETION_INDEX="1")
+    assert call[-3:] == [
+        "--coordinator=sweep-0-worker-0-0.sweep-0:8476", "--processes=2", "--process=1"
+    ]  # fmt: skip
+
+
+def test_skypilot_tasks(rendered, arguments):
+    for flags, hosts in (((), []), (("--nodes=2",), ["10.0.0.1:8476", "2", "1"])):
+        found = list(yaml.safe_load_all(rendered("skypilot", *flags)))
+        for one, block_config in zip(found, [(1,), (1, 2)], strict=True):
+            assert one["resources"] == {"accelerators": "H100:8", "use_spot": False}
+            [call] = arguments(
+                one["run"],
+                SKYPILOT_NODE_IPS="10.0.0.1\n10.0.0.2",
+                SKYPILOT_NUM_NODES="2",
+                SKYPILOT_NODE_RANK="1",
+            )
+            assert_arguments(call, block_config)
+            told = [item.split("=")[1] for item in call if item.startswith(("--coord", "--proc"))]
+            assert told == hosts
+
+
+def test_skypilot_itself_reads_them(rendered):
+    sky = pytest.importorskip("sky")
+    for one in yaml.safe_load_all(rendered("skypilot")):
+        sky.Task.from_yaml_config(one)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--on=tpu-vm"], "--on tpu-vm needs --zone and --accelerator"),
+        (["--on=gke"], "--on gke needs --image, --claim and --accelerator"),
+        (["--on=gke", "--image=i", "--claim=c", "--accelerator=v5e-7"], "GKE has no accelerator"),
+        (["--on=skypilot"], "--on skypilot needs --bucket and --accelerator"),
+    ],
+)
+def test_missing_facts_of_an_engine(write, start, tmp_path, capsys, flags, message):
+    assert start(write(SEEDS), *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_engines_that_are_not_here(write, start, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    for engine in ("slurm", "tpu-vm", "gke", "skypilot"):
+        assert start(write(SEEDS), "--on", engine, *ENGINES[engine]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: there is no ") and error.count("\n") == 1
+
+
+def test_submitted_points_are_not_submitted_twice(write, tmp_path):
+    [point, *_] = load_points(write(SEEDS), tmp_path / "sweep")
+    point.note_submitted()
+    assert point.state() == "submitted"
+    point.note_started()
+    assert point.state() == "waiting"
