@@ -110,6 +110,8 @@ def _job_set(index: int, point: Point, args: argparse.Namespace) -> dict:
     pod = {
         "restartPolicy": "Never",
         "nodeSelector": selector,
+        # Nodes with accelerators keep others away.
+        "tolerations": [{"key": next(iter(limits)), "operator": "Exists"}],
         # Time to save after SIGTERM.
         "terminationGracePeriodSeconds": 120,
         "containers": [container],
