@@ -7,9 +7,11 @@ import inspect
 import logging
 import os
 import platform
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import jax
 from absl import flags
@@ -39,6 +41,9 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     except Preempted as error:
         print(error, file=sys.stderr)
         return PREEMPTED_STATUS
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 
@@ -92,8 +97,17 @@ def join_processes(args: argparse.Namespace) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if all(given):
         jax.distributed.initialize(args.coordinator, args.processes, args.process)
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or _is_tpu_host():
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        jax.distributed.initialize(local_device_ids=gpus_of_slurm_task(os.environ))
+    elif _is_tpu_host():
         jax.distributed.initialize()
+
+
+def gpus_of_slurm_task(environment: Mapping[str, str]) -> list[int] | None:
+    """All GPUs of the node, if a task has the node alone; None leaves it to JAX: one for each."""
+    tasks, nodes = (environment.get(f"SLURM_STEP_NUM_{what}", "") for what in ("TASKS", "NODES"))
+    gpus = environment.get("SLURM_GPUS_ON_NODE")
+    return list(range(int(gpus))) if gpus and tasks == nodes else None
 
 
 def _is_tpu_host() -> bool:
@@ -135,6 +149,15 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
       InputError: no such file, a wrong ARG, an unknown key or a value of the wrong type.
     """
     path, _, arg = spec.partition(":")
+    module = load_module(path)
+    if arg and not inspect.signature(module.get_config).parameters:
+        raise InputError(f"{path} takes no argument, but was given {arg!r}.")
+    config = module.get_config(*([arg] if arg else [])).lock()
+    return override(config, overrides)
+
+
+def load_module(path: str) -> ModuleType:
+    """The file of an experiment. Raises InputError if it is none."""
     if not Path(path).is_file():
         raise InputError(f"there is no config file {path}: the papers' are in experiments/.")
     module_spec = importlib.util.spec_from_file_location("experiment", path)
@@ -144,10 +167,7 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise InputError(f"{path} is no experiment: it defines no get_config().")
-    if arg and not inspect.signature(module.get_config).parameters:
-        raise InputError(f"{path} takes no argument, but was given {arg!r}.")
-    config = module.get_config(*([arg] if arg else [])).lock()
-    return override(config, overrides)
+    return module
 
 
 def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from launch.sweep.points import Point
 
@@ -84,9 +85,7 @@ def _start(point: Point, environment: dict, cores: list[int]) -> subprocess.Pope
     point.file("lock").parent.mkdir(parents=True, exist_ok=True)
     with point.file("lock").open("wb") as lock:
         # The process inherits the lock, and holds it as long as it lives, whatever becomes of us.
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             return None
         point.note_started()
         with point.file("log").open("ab") as log:
@@ -103,6 +102,16 @@ def _start(point: Point, environment: dict, cores: list[int]) -> subprocess.Pope
     with contextlib.suppress(ProcessLookupError):
         os.sched_setaffinity(process.pid, cores)
     return process
+
+
+def _locked(lock: BinaryIO) -> bool:
+    """Takes the lock, if nobody holds it for longer than a look at it takes."""
+    for _ in range(5):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _note_exit(point: Point, status: int) -> None:

@@ -8,7 +8,6 @@ NAME.submitted, if a scheduler has it.
 import collections
 import dataclasses
 import fcntl
-import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -116,10 +115,7 @@ def load_points(spec: str, folder: Path, overrides: list[str] = ()) -> list[Poin
       InputError: no such file, an unknown key, an impossible point, two points of one name.
     """
     path, _, arg = spec.partition(":")
-    command.load_config(spec)  # Tells what is wrong with the file.
-    module_spec = importlib.util.spec_from_file_location("sweep", path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = command.load_module(path)
     if not hasattr(module, "get_hyper"):
         raise InputError(f"{path} is no sweep: it defines no get_hyper(hyper).")
     takes_arg = len(inspect.signature(module.get_hyper).parameters) > 1

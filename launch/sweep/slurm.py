@@ -34,7 +34,7 @@ logs={logs}
 
 # One process at a time has a point, whoever started it.
 exec 9> "$logs/$name.lock"
-flock --nonblock 9 || {{ echo "$name runs already"; exit 0; }}
+flock --wait 5 9 || {{ echo "$name runs already"; exit 0; }}
 rm -f "$logs/$name.exit" "$logs/$name.submitted"
 
 # The run saves itself when it is told to stop; this script then asks to be started again.
@@ -55,7 +55,11 @@ exit $status
 def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("slurm")
     group.add_argument(
-        "--tasks_per_node", type=int, default=1, metavar="N", help="processes on each node"
+        "--tasks_per_node",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on each node: 1, with all its GPUs, or one for each GPU",
     )
     group.add_argument(
         "--sbatch",

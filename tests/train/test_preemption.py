@@ -11,6 +11,7 @@ import small
 from densenet_jax.errors import PREEMPTED_STATUS
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory
+from launch import command
 
 # Sends itself SIGTERM in the middle of its second epoch, and once before a step of its third.
 STOPPED_RUN = """
@@ -108,6 +109,16 @@ def test_two_processes_stop_together(tmp_path):
     process.terminate()
     assert outputs([process])[0][0] == PREEMPTED_STATUS
     assert json.loads((folder / "environment.json").read_text())["processes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("tasks", "nodes", "gpus", "expected"),
+    [("2", "2", "4", [0, 1, 2, 3]), ("8", "2", "4", None), ("2", "2", None, None)],
+)
+def test_a_slurm_task_alone_on_its_node_has_all_its_gpus(tasks, nodes, gpus, expected):
+    environment = {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_STEP_NUM_NODES": nodes}
+    environment |= {"SLURM_GPUS_ON_NODE": gpus} if gpus else {}
+    assert command.gpus_of_slurm_task(environment) == expected
 
 
 def test_flags_of_several_hosts_go_together(tmp_path):
