@@ -16,4 +16,4 @@ def get_config(form: str = "quick"):
 def get_hyper(hyper, form: str = "quick"):
     if form == "quick":
         return hyper.sweep("config.model.depth", QUICK)
-    return hyper.sweep("config.model.block_config", forms.DEPTHS)
+    return hyper.sweep("config.model.block_config", forms.DEPTHS.values())

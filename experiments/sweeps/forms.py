@@ -11,26 +11,14 @@ from densenet_jax.train.config import base_config
 from experiments.cvpr2017 import recipes
 
 # Depths 101, 121, 169, 201, 265 and 329 of the ablations; the figures' points A to F.
-DEPTHS = (
-    (6, 12, 18, 12),
-    (6, 12, 24, 16),
-    (6, 12, 32, 32),
-    (6, 12, 48, 32),
-    (6, 12, 64, 48),
-    (6, 12, 80, 64),
-)
-
-
-def digits() -> ConfigDict:
-    """DenseNet-BC, L = 22, k = 8 on digits, 8 epochs."""
-    config = base_config()
-    config.epochs = 8
-    config.model.name = "densenet_bc_k8_d22"
-    config.data.name = "digits"
-    config.data.augment = True
-    config.data.crop_padding = 1
-    config.data.flip = False
-    return config
+DEPTHS = {
+    "A": (6, 12, 18, 12),
+    "B": (6, 12, 24, 16),
+    "C": (6, 12, 32, 32),
+    "D": (6, 12, 48, 32),
+    "E": (6, 12, 64, 48),
+    "F": (6, 12, 80, 64),
+}
 
 
 def fashion_mnist() -> ConfigDict:
@@ -61,16 +49,8 @@ def points(hyper, form: str, key: str, quick: tuple, paper: dict) -> list[dict]:
     """
     if form == "quick":
         return hyper.sweep(f"config.model.{key}", quick)
-    return hyper.chainit(
-        [
-            hyper.product(
-                [
-                    hyper.sweep(f"config.model.{key}", [value]),
-                    hyper.sweep(
-                        "config.model.block_config", [DEPTHS["ABCDEF".index(d)] for d in depths]
-                    ),
-                ]
-            )
-            for value, depths in paper.items()
-        ]
-    )
+    sweeps = []
+    for value, shown in paper.items():
+        depths = hyper.sweep("config.model.block_config", [DEPTHS[letter] for letter in shown])
+        sweeps.append(hyper.product([hyper.sweep(f"config.model.{key}", [value]), depths]))
+    return hyper.chainit(sweeps)

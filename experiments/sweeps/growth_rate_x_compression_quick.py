@@ -4,11 +4,13 @@ python -m launch.sweep --sweep experiments/sweeps/growth_rate_x_compression_quic
     --workdir runs/sweep --on local
 """
 
-from experiments.sweeps import forms
+from experiments import quickstart
 
 
 def get_config():
-    return forms.digits()
+    config = quickstart.get_config()
+    config.epochs = 8
+    return config
 
 
 def get_hyper(hyper):

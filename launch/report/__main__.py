@@ -50,7 +50,7 @@ def _table(name: str, runs: list[Run], out: Path) -> str:
     plot_table(table, out)
     print(text)
     cells = [cell for row in table.rows for cell in row.cells.values()]
-    measured = sum(bool(cell.measured) for cell in cells)
+    measured = sum(bool(cell.measured.errors) for cell in cells)
     return f"{measured} of {len(cells)} cells measured, {len(table.others)} other runs"
 
 

@@ -48,7 +48,8 @@ def plot_table(table: Table, folder: Path) -> None:
 
 def _plot_cell(axis, height: int, cell) -> None:
     axis.plot(cell.published, height, "o", color=_PUBLISHED, markerfacecolor="none")
-    if cell.measured:
+    found = cell.measured
+    if found.errors:
         axis.errorbar(
-            cell.mean, height, xerr=cell.std, fmt="o", color=_MEASURED, markersize=4, capsize=3
+            found.mean, height, xerr=found.std, fmt="o", color=_MEASURED, markersize=4, capsize=3
         )

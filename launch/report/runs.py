@@ -1,5 +1,6 @@
 """Finished runs, and which of them reproduce an experiment."""
 
+import statistics
 from collections.abc import Hashable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -27,11 +28,35 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Run(NamedTuple):
-    """A finished run: its folder, its config as {"model.name": ..., ...}, and its result."""
+    """A finished run: its folder, its config as {"model.name": ..., ...}, and its result.
+
+    Keys that are younger than the run have their defaults.
+    """
 
     path: Path
     config: dict
     result: dict
+
+
+class Measured(NamedTuple):
+    """Test errors in percent, one for each seed; maybe none."""
+
+    errors: tuple[float, ...] = ()
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.errors) if self.errors else None
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation between seeds, estimated without bias; None of less than two."""
+        return statistics.stdev(self.errors) if len(self.errors) > 1 else None
+
+    def __str__(self) -> str:
+        """Such as "4.61 ± 0.08"."""
+        if not self.errors:
+            return "not run"
+        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
 
 
 class OtherRun(NamedTuple):
@@ -48,14 +73,14 @@ def find_runs(folder: Path) -> tuple[list[Run], list[Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name one that holds run directories.")
-    finished, unfinished = [], []
+    finished, unfinished, defaults = [], [], flatten(base_config())
     for path in sorted(file.parent for file in folder.rglob("environment.json")):
         directory = RunDirectory(path)
         result = directory.result()
         if result is None:
             unfinished.append(path)
         else:
-            finished.append(Run(path, flatten(directory.config()), result))
+            finished.append(Run(path, defaults | flatten(directory.config()), result))
     return finished, unfinished
 
 
@@ -85,15 +110,13 @@ def differences(run: Run, experiment: ConfigDict) -> list[str]:
     """How `run` departs from the protocol of `experiment`; a phrase for each."""
     wanted = flatten(experiment)
     wanted = {key: wanted[key] for key in _FIRST} | wanted
-    # Keys that are younger than the run had the effect of their defaults.
-    values = flatten(base_config()) | run.config
     ignored = set(NOT_PROTOCOL)
     if experiment.report == "last_epoch":
         ignored.add("eval_every_epochs")
     phrases = [
-        f"{key} {values[key]} instead of {value}"
+        f"{key} {run.config[key]} instead of {value}"
         for key, value in wanted.items()
-        if key not in ignored and values[key] != value
+        if key not in ignored and run.config[key] != value
     ]
     if not run.result.get("official_data"):
         phrases.append("not the official data")

@@ -1,7 +1,6 @@
 """What came of a sweep: error against parameters and multiply-adds, for each swept setting."""
 
 import csv
-import statistics
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from densenet_jax.analysis.counts import count_macs
 from densenet_jax.data import sources
 from densenet_jax.models.catalog import model_config
 from densenet_jax.train.config import base_config, flatten, model_settings
-from launch.report.runs import NOT_PROTOCOL, Run
+from launch.report.runs import NOT_PROTOCOL, Measured, Run
 from launch.report.tables import aligned
 
 # Okabe and Ito's, which colour-blind people can tell apart.
@@ -24,20 +23,12 @@ _MARKERS = "osD^vPX"
 
 
 class Setting(NamedTuple):
-    """A point of a sweep: the values of the swept keys, and the errors of its seeds, in percent."""
+    """A point of a sweep, seeds apart: the values of the swept keys, and what came of them."""
 
     values: tuple
     params: int
     macs: int
-    errors: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.errors)
-
-    @property
-    def std(self) -> float | None:
-        return statistics.stdev(self.errors) if len(self.errors) > 1 else None
+    measured: Measured
 
 
 def write(runs: list[Run], folder: Path) -> str:
@@ -53,25 +44,24 @@ def write(runs: list[Run], folder: Path) -> str:
 
 def gather(runs: list[Run]) -> tuple[list[str], list[Setting]]:
     """The keys in which the protocols of `runs` differ, and a setting for each of their values."""
-    defaults = flatten(base_config())
-    configs = [defaults | run.config for run in runs]
     keys = [
-        key for key in defaults
-        if key not in NOT_PROTOCOL and len({repr(config[key]) for config in configs}) > 1
-    ]  # fmt: skip
+        key
+        for key in flatten(base_config())
+        if key not in NOT_PROTOCOL and len({repr(run.config[key]) for run in runs}) > 1
+    ]
     groups = {}
-    for run, config in zip(runs, configs, strict=True):
-        groups.setdefault(tuple(config[key] for key in keys), []).append(run)
+    for run in runs:
+        groups.setdefault(tuple(run.config[key] for key in keys), []).append(run)
     settings = [
-        Setting(values, same[0].result["params"], _macs(same[0]), _errors(same))
+        Setting(values, same[0].result["params"], _macs(same[0]), _measured(same))
         for values, same in groups.items()
     ]
     return keys, sorted(settings, key=lambda setting: [_order(v) for v in setting.values])
 
 
-def _errors(runs: list[Run]) -> tuple[float, ...]:
-    """One for each seed."""
-    return tuple({run.result["seed"]: run.result["test_error"] for run in runs}.values())
+def _measured(runs: list[Run]) -> Measured:
+    by_seed = {run.result["seed"]: run.result["test_error"] for run in runs}
+    return Measured(tuple(by_seed.values()))
 
 
 def _order(value) -> tuple:
@@ -94,10 +84,8 @@ def markdown(keys: list[str], settings: list[Setting]) -> str:
     names = [_short(key) for key in keys]
     lines = []
     for s in settings:
-        deviation = "" if s.std is None else f" ± {s.std:.2f}"
-        error = f"{s.mean:.2f}{deviation}"
-        numbers = [f"{s.params:,}", f"{s.macs / 1e6:,.1f}", error, len(s.errors)]
-        lines.append([*map(_text, s.values), *numbers])
+        sizes = [f"{s.params:,}", f"{s.macs / 1e6:,.1f}"]
+        lines.append([*map(_text, s.values), *sizes, s.measured, len(s.measured.errors)])
     header = [*names, "parameters", "multiply-adds, M", "test error %", "seeds"]
     what = f"by {' and '.join(names)}" if names else "of one setting"
     return f"# Sweep {what}\n\n{aligned(header, lines)}\n"
@@ -108,7 +96,8 @@ def write_csv(keys: list[str], settings: list[Setting], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow([*keys, "params", "macs", "mean", "std", "seeds"])
         for s in settings:
-            writer.writerow([*s.values, s.params, s.macs, s.mean, s.std, len(s.errors)])
+            found = (s.measured.mean, s.measured.std, len(s.measured.errors))
+            writer.writerow([*s.values, s.params, s.macs, *found])
 
 
 def plot(keys: list[str], settings: list[Setting], folder: Path) -> None:
@@ -124,8 +113,8 @@ def plot(keys: list[str], settings: list[Setting], folder: Path) -> None:
         for axis, size in zip(axes, ("params", "macs"), strict=True):
             axis.errorbar(
                 [getattr(s, size) / 1e6 for s in line],
-                [s.mean for s in line],
-                yerr=[s.std or 0 for s in line],
+                [s.measured.mean for s in line],
+                yerr=[s.measured.std or 0 for s in line],
                 color=_COLOURS[i % len(_COLOURS)],
                 marker=_MARKERS[i % len(_MARKERS)],
                 capsize=3,
@@ -135,7 +124,7 @@ def plot(keys: list[str], settings: list[Setting], folder: Path) -> None:
                 if s.values:
                     axis.annotate(
                         _text(s.values[-1]),
-                        (getattr(s, size) / 1e6, s.mean),
+                        (getattr(s, size) / 1e6, s.measured.mean),
                         xytext=(4, 4),
                         textcoords="offset points",
                         fontsize=7,

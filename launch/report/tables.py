@@ -1,52 +1,34 @@
 """Tables 2 and 3 of the CVPR paper: published errors, and those of runs."""
 
 import csv
-import statistics
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments import published
 from launch import command
-from launch.report.runs import OtherRun, Run, assign
+from launch.report.runs import Measured, OtherRun, Run, assign
 
 CONFIGS = Path(published.__file__).parent / "cvpr2017"
-NOT_RUN = "not run"
 _SHOWN_DIFFERENCES = 4
 
 
 class Cell(NamedTuple):
-    """An error in percent.
-
-    Attributes:
-      published: as printed.
-      mark: put behind it.
-      measured: the errors of runs, one for each seed.
-    """
+    """A published error in percent, a mark to put behind it, and what was measured."""
 
     published: float
-    mark: str = ""
-    measured: tuple[float, ...] = ()
-
-    @property
-    def mean(self) -> float | None:
-        return statistics.fmean(self.measured) if self.measured else None
-
-    @property
-    def std(self) -> float | None:
-        """The standard deviation between seeds, estimated without bias; None of less than two."""
-        return statistics.stdev(self.measured) if len(self.measured) > 1 else None
+    mark: str
+    measured: Measured
 
     @property
     def difference(self) -> float | None:
-        return self.mean - self.published if self.measured else None
+        return self.measured.mean - self.published if self.measured.errors else None
 
     def measured_text(self) -> str:
         """Such as "4.61 ± 0.08 (+0.10, 3 seeds)"."""
-        if not self.measured:
-            return NOT_RUN
-        deviation = "" if self.std is None else f" ± {self.std:.2f}"
-        seeds = f"{len(self.measured)} seed{'s' * (len(self.measured) > 1)}"
-        return f"{self.mean:.2f}{deviation} ({self.difference:+.2f}, {seeds})"
+        seeds = len(self.measured.errors)
+        if not seeds:
+            return str(self.measured)
+        return f"{self.measured} ({self.difference:+.2f}, {seeds} seed{'s' * (seeds > 1)})"
 
 
 class Row(NamedTuple):
@@ -85,8 +67,7 @@ def table2(runs: list[Run]) -> Table:
         for column, error in row.errors.items():
             mark = "*" if column in row.rerun else ""
             mark += _suspicion(key, column)
-            errors = tuple(run.result["test_error"] for run in matched[key, column])
-            cells[column] = Cell(error, mark, errors)
+            cells[column] = Cell(error, mark, _measured(matched[key, column]))
         params = f"{row.params or '-'}{_suspicion(key, 'params')}"
         rows.append(Row(key, row.method, row.depth, params, row.counted, cells))
     notes = ["`+`: training images are shifted and mirrored."]
@@ -112,9 +93,10 @@ def table3(runs: list[Run]) -> Table:
     matched, others = assign(runs, experiments)
     rows = []
     for key, row in published.TABLE3.items():
-        errors = {"top1": tuple(run.result["test_error"] for run in matched[key])}
+        measured = {"top1": _measured(matched[key])}
         cells = {
-            column: Cell(error, "", errors.get(column, ())) for column, error in row.errors.items()
+            column: Cell(error, "", measured.get(column, Measured()))
+            for column, error in row.errors.items()
         }
         rows.append(Row(key, row.method, None, "-", published.TABLE1[key].counted, cells))
     notes = [
@@ -127,6 +109,10 @@ def table3(runs: list[Run]) -> Table:
 
 
 TABLES = {"table2": table2, "table3": table3}
+
+
+def _measured(runs: list[Run]) -> Measured:
+    return Measured(tuple(run.result["test_error"] for run in runs))
 
 
 def _suspicion(key: str, column: str) -> str:
@@ -183,6 +169,7 @@ def write_csv(table: Table, path: Path) -> None:
                          "published", "mark", "mean", "std", "seeds", "difference"])  # fmt: skip
         for row in table.rows:
             for column, cell in row.cells.items():
-                numbers = (cell.mean, cell.std, len(cell.measured), cell.difference)
+                found = cell.measured
+                numbers = (found.mean, found.std, len(found.errors), cell.difference)
                 writer.writerow([row.key, row.method, row.depth, row.params, row.counted, column,
                                  cell.published, cell.mark, *numbers])  # fmt: skip
