@@ -52,20 +52,27 @@ def _fail(error: Exception, status: int) -> int:
     return status
 
 
-def parser(doc: str, with_config: bool = False) -> argparse.ArgumentParser:
-    """An argument parser that says `doc`, and the keys of a config if it takes one."""
+def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argparse.ArgumentParser:
+    """An argument parser that says `doc`, and the keys of a config if it takes one.
+
+    `compiles` adds the flag for `use_compile_cache`.
+    """
+    started = sys.modules["__main__"].__spec__
     described = argparse.ArgumentParser(
+        prog=started and f"python -m {started.name.removesuffix('.__main__')}",
         description=doc,
         epilog=_config_help() if with_config else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    described.add_argument(
-        "--compile_cache",
-        metavar="DIR",
-        default=str(CACHE),
-        help="where compiled programs are kept for the next start; 'off' keeps none (%(default)s)",
-    )
+    if compiles:
+        described.add_argument(
+            "--compile_cache",
+            metavar="DIR",
+            default=str(CACHE),
+            help="where compiled programs are kept for the next start; 'off' keeps none "
+            "(%(default)s)",
+        )
     if with_config:
         described.add_argument(
             "--config",

@@ -8,7 +8,6 @@ data; seed, remat and how often it was saved may differ. All other runs are list
 `sweep` tells what came of any runs that differ in some keys of their configs.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,11 +19,7 @@ from launch.report.runs import Run, find_runs
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(__doc__, compiles=False)
     parser.add_argument("name", choices=[*tables.TABLES, "sweep"], help="what to report")
     parser.add_argument("--runs", required=True, type=Path, help="folder of run directories")
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")

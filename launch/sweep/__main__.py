@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parser():
-    parser = command.parser(__doc__)
+    parser = command.parser(__doc__, compiles=False)
     parser.add_argument("--sweep", required=True, metavar="FILE.py[:ARG]", help="a sweep file")
     parser.add_argument(
         "--workdir", required=True, type=Path, help="a folder for the run directories of all points"

@@ -113,6 +113,17 @@ def test_bad_sweeps_are_refused_before_anything_starts(
     assert not (tmp_path / "sweep").exists()
 
 
+def test_settings_for_all_points(write, start, capsys):
+    """What of the command line is no flag of the sweep is for every point, or a mistake."""
+    spec = write(SEEDS)
+    assert start(spec, "--dry_run", "--config.epochs=7") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all("--config.epochs=7" in line for line in lines)
+    for flag, message in (("--config.epoch=7", "'epoch'"), ("--extra=1", "Unknown command line flag")):
+        assert start(spec, "--dry_run", flag) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_file_without_points(start, capsys):
     assert start(str(small.QUICKSTART)) == 2
     assert "is no sweep: it defines no get_hyper(hyper)" in capsys.readouterr().err
