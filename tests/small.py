@@ -37,6 +37,20 @@ PLAIN = {
 }
 
 
+# A sweep file, given `settings` and the expression of its `points`.
+SWEEP_FILE = """
+from densenet_jax.train.config import base_config
+
+def get_config():
+    config = base_config()
+    config.update_from_flattened_dict({settings!r})
+    return config
+
+def get_hyper(hyper):
+    return {points}
+"""
+
+
 def config(changes: dict | None = None) -> ConfigDict:
     made = base_config()
     made.update_from_flattened_dict(RUN | (changes or {}))

@@ -22,18 +22,6 @@ pytestmark = pytest.mark.skipif(
     local_slurm.missing() is not None, reason=str(local_slurm.missing())
 )
 
-SWEEP = """
-from densenet_jax.train.config import base_config
-
-def get_config():
-    config = base_config()
-    config.update_from_flattened_dict({settings!r})
-    return config
-
-def get_hyper(hyper):
-    return hyper.sweep("config.seed", {seeds!r})
-"""
-
 
 @pytest.fixture(scope="module", autouse=True)
 def slurm(tmp_path_factory):
@@ -47,7 +35,9 @@ def submit(tmp_path):
 
     def submit(seeds, changes=None, *flags):
         path = tmp_path / "seeds.py"
-        path.write_text(SWEEP.format(settings=small.RUN | (changes or {}), seeds=seeds))
+        points = f'hyper.sweep("config.seed", {seeds})'
+        settings = small.RUN | (changes or {})
+        path.write_text(small.SWEEP_FILE.format(settings=settings, points=points))
         workdir = tmp_path / "sweep"
         argv = ["--sweep", str(path), "--workdir", str(workdir), "--on", "slurm", *flags]
         argv += ["--setup", f"export XLA_FLAGS= JAX_PLATFORMS=cpu PYTHONPATH={small.ROOT}"]

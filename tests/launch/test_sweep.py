@@ -19,17 +19,6 @@ from launch.sweep import __main__ as sweep
 from launch.sweep import hyper
 from launch.sweep.points import load_points
 
-FILE = """
-from densenet_jax.train.config import base_config
-
-def get_config():
-    config = base_config()
-    config.update_from_flattened_dict({settings!r})
-    return config
-
-def get_hyper(hyper):
-    return {points}
-"""
 SETTINGS = small.RUN | small.PLAIN | {"data.holdout": 0, "epochs": 2}
 SEEDS = 'hyper.sweep("config.seed", [0, 1, 2])'
 
@@ -40,7 +29,7 @@ def write(tmp_path):
 
     def write(points, **changes):
         path = tmp_path / "sweep_file.py"
-        path.write_text(FILE.format(settings=SETTINGS | changes, points=points))
+        path.write_text(small.SWEEP_FILE.format(settings=SETTINGS | changes, points=points))
         return str(path)
 
     return write
@@ -119,7 +108,10 @@ def test_settings_for_all_points(write, start, capsys):
     assert start(spec, "--dry_run", "--config.epochs=7") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and all("--config.epochs=7" in line for line in lines)
-    for flag, message in (("--config.epoch=7", "'epoch'"), ("--extra=1", "Unknown command line flag")):
+    for flag, message in (
+        ("--config.epoch=7", "'epoch'"),
+        ("--extra=1", "Unknown command line flag"),
+    ):
         assert start(spec, "--dry_run", flag) == 2
         assert message in capsys.readouterr().err
 
