@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from densenet_jax.analysis import targets
 from densenet_jax.analysis.plan import max_batch, plan
@@ -46,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     command.use_compile_cache(args.compile_cache)
     found = plan(config, target)
     found["max_batch"] = max_batch(config, target, lambda line: print(line, file=sys.stderr))
-    print(_table(config, found))
+    print(_table(found))
     if args.json:
         print(json.dumps(found))
 
@@ -79,11 +78,11 @@ def _run_elsewhere(target: targets.Target, python: str | None, argv: list[str]) 
         sys.exit(done.returncode)
 
 
-def _table(config: ConfigDict, found: dict) -> str:
+def _table(found: dict) -> str:
     memory, limit = found["memory"], found["memory_limit_bytes"]
     chips = f"{found['chips']} x " if found["chips"] > 1 else ""
     rows = [
-        ("network", f"{found['model']}, remat {config.model.remat or 'concat'}, {found['dtype']}"),
+        ("network", f"{found['model']}, remat {found['remat']}, {found['dtype']}"),
         ("target", f"{chips}{found['target']}, jax {found['jax']}"),
         ("parameters", f"{found['params']:,}"),
         ("multiply-adds an image", f"{found['macs']:,}"),
@@ -95,12 +94,15 @@ def _table(config: ConfigDict, found: dict) -> str:
         ("usable memory", f"{limit / 1e9:.1f} GB"),
         ("fits", f"{'yes' if found['fits'] else 'no'}, with a batch of {found['batch_size']}"),
         ("largest batch that fits", f"{found['max_batch']:,}"),
-        ("operations", _number(found["flops"], "FLOP")),
-        ("memory traffic", _number(found["bytes_accessed"], "bytes")),
+        ("operations*", _number(found["flops"], "FLOP")),
+        ("memory traffic*", _number(found["bytes_accessed"], "bytes")),
         ("estimated cycles", _number(found["estimated_cycles"], "")),
-        ("exchanged by devices", _number(found["collective_bytes"], "bytes")),
+        ("exchanged by devices*", _number(found["collective_bytes"], "bytes")),
     ]
-    return "\n".join(f"{name:26}{value}" for name, value in rows)
+    lines = [f"{name:26}{value}" for name, value in rows]
+    return "\n".join(
+        [*lines, "* as the compiler counts: what a loop repeats, as in a ResNet, once"]
+    )
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -45,6 +45,7 @@ def plan(config: ConfigDict, target: Target) -> dict:
         "chips": target.chips,
         "batch_size": config.batch_size,
         "dtype": config.dtype,
+        "remat": getattr(trainer.model_config, "remat", "none"),
         "params": trainer.params,
         "macs": count_macs(trainer.model_config, *trainer.data.train.images.shape[1:3]),
         "memory": memory,

@@ -23,6 +23,7 @@ def test_table_and_json(capsys):
     assert {"params", "macs", "fits", "max_batch", "memory"} <= found.keys()
     assert {"temp_bytes", "argument_bytes", "output_bytes"} <= found["memory"].keys()
     assert found["fits"] is True and found["max_batch"] > 64
+    assert found["remat"] == "concat" and "remat concat" in table[0]
     assert any(line.split()[-1] == f"{found['max_batch']:,}" for line in table)
 
 
