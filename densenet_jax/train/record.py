@@ -19,7 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import InputError
-from densenet_jax.train.config import flatten
+from densenet_jax.train.config import base_config, flatten
 
 PACKAGES = ("densenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Where the data lie is not what the run is: a run may go on where they lie elsewhere.
@@ -41,11 +41,17 @@ class RunDirectory:
         return self._read("result.json")
 
     def config(self) -> ConfigDict:
-        """The config of the run. Raises InputError if this is no run directory."""
+        """The config of the run; keys that are younger than it have their defaults.
+
+        Raises InputError if this is no run directory.
+        """
         values = self._read("config.json")
         if values is None:
             raise InputError(f"{self.path} is no run directory: it has no config.json.")
-        return ConfigDict(_with_tuples(values)).lock()
+        config = base_config()
+        with config.unlocked():
+            config.update(ConfigDict(_with_tuples(values)))
+        return config
 
     def check(self, config: ConfigDict) -> None:
         """Raises InputError if this is the directory of another config, or of something else."""

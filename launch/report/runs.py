@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import InputError
-from densenet_jax.train.config import base_config, flatten
+from densenet_jax.train.config import flatten
 from densenet_jax.train.record import RunDirectory
 
 # What two runs may differ in and yet follow the same protocol.
@@ -28,10 +28,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Run(NamedTuple):
-    """A finished run: its folder, its config as {"model.name": ..., ...}, and its result.
-
-    Keys that are younger than the run have their defaults.
-    """
+    """A finished run: its folder, its config as {"model.name": ..., ...}, and its result."""
 
     path: Path
     config: dict
@@ -73,14 +70,14 @@ def find_runs(folder: Path) -> tuple[list[Run], list[Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name one that holds run directories.")
-    finished, unfinished, defaults = [], [], flatten(base_config())
+    finished, unfinished = [], []
     for path in sorted(file.parent for file in folder.rglob("environment.json")):
         directory = RunDirectory(path)
         result = directory.result()
         if result is None:
             unfinished.append(path)
         else:
-            finished.append(Run(path, defaults | flatten(directory.config()), result))
+            finished.append(Run(path, flatten(directory.config()), result))
     return finished, unfinished
 
 

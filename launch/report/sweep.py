@@ -14,6 +14,7 @@ from densenet_jax.analysis.counts import count_macs
 from densenet_jax.data import sources
 from densenet_jax.models.catalog import model_config
 from densenet_jax.train.config import base_config, flatten, model_settings
+from densenet_jax.train.record import RunDirectory
 from launch.report.runs import NOT_PROTOCOL, Measured, Run
 from launch.report.tables import aligned
 
@@ -72,9 +73,7 @@ def _order(value) -> tuple:
 
 
 def _macs(run: Run) -> int:
-    config = base_config()
-    known = flatten(config)
-    config.update_from_flattened_dict({k: v for k, v in run.config.items() if k in known})
+    config = RunDirectory(run.path).config()
     height, width, channels = sources.image_shape(config.data.name)
     network = model_config(config.model.name, **{"in_channels": channels} | model_settings(config))
     return count_macs(network, height, width)

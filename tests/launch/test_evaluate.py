@@ -30,6 +30,17 @@ def test_evaluates_as_training_did(finished_run, capsys):
     assert small.snapshot(finished_run) == before
 
 
+def test_a_run_that_is_older_than_some_keys(copied_run, capsys):
+    path = copied_run / "config.json"
+    config = json.loads(path.read_text())
+    del config["report"], config["data"]["examples"], config["model"]["se_ratio"]
+    path.write_text(json.dumps(config))
+    status, output, errors = run_evaluate(capsys, copied_run)
+    assert status == 0, errors
+    result = json.loads((copied_run / "result.json").read_text())
+    assert json.loads(output)["test_error"] == result["test_error"]
+
+
 @pytest.mark.parametrize("folder", ["missing", "empty", "other"])
 def test_folder_that_is_no_run_directory(tmp_path, capsys, folder):
     path = tmp_path / folder
