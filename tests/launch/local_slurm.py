@@ -81,7 +81,7 @@ def running(folder: Path):
             with (folder / f"{command[0]}.out").open("wb") as out:
                 processes.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT))
             time.sleep(0.5)
-        _wait(lambda: "idle" in _output("sinfo", "--noheader"), 60, "Slurm's node is not idle")
+        wait(lambda: "idle" in _output("sinfo", "--noheader"), 60, "Slurm's node is not idle")
         yield
     finally:
         subprocess.run(["scancel", "--full", "--user=root"], capture_output=True)
@@ -89,7 +89,7 @@ def running(folder: Path):
             process.terminate()
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+                process.wait(5)
             process.kill()
             process.wait()
         if before is None:
@@ -102,27 +102,14 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def _wait(condition, seconds: float, complaint: str) -> None:
+def wait(condition, seconds: float, complaint: str) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, complaint
         time.sleep(0.2)
 
 
-def jobs() -> list[str]:
-    """Of every task of an array that is not over: its job id and state."""
-    return _output("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
-
-
-def wait_for_jobs(seconds: float) -> None:
-    """Waits until there are none; those that were requeued start at once."""
-
-    def none_left():
-        for line in jobs():
-            job, state = line.split()
-            if state == "PENDING":
-                # Slurm would wait two minutes before it starts a requeued job again.
-                _output("scontrol", "update", f"job={job}", "StartTime=now")
-        return not jobs()
-
-    _wait(none_left, seconds, "\n".join(["jobs are not over:", *jobs()]))
+def hurry() -> None:
+    """Starts pending jobs: Slurm would wait two minutes before it starts a requeued one again."""
+    for job in _output("squeue", "--noheader", "--array", "--states=PD", "--format=%i").split():
+        _output("scontrol", "update", f"job={job}", "StartTime=now")

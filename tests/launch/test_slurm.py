@@ -51,19 +51,22 @@ def metrics(point):
     return RunDirectory(point.workdir).metrics()
 
 
-def assert_finished(points):
-    for point in points:
-        assert point.state() == "finished", (
-            point.last_lines(20),
-            [path.read_text() for path in point.file("log").parent.glob("slurm-*")],
-        )
+def wait_for(points):
+    """Waits until all are finished; the points themselves tell, as queues are empty at times."""
+    until = time.monotonic() + 240
+    while {point.state() for point in points} != {"finished"}:
+        told = [point.last_lines(20) for point in points]
+        told += [path.read_text() for path in points[0].file("log").parent.glob("slurm-*")]
+        assert "failed" not in {point.state() for point in points}, told
+        assert time.monotonic() < until, told
+        local_slurm.hurry()
+        time.sleep(0.5)
 
 
 def test_a_job_array(submit, finished_run):
     points = submit([0, 1, 2])
-    local_slurm.wait_for_jobs(240)
-    assert_finished(points)
-    assert points[0].exit_status() == 0
+    wait_for(points)
+    local_slurm.wait(lambda: points[0].exit_status() == 0, 60, "its script does not end")
     expected = (finished_run / "metrics.jsonl").read_bytes()
     assert (points[0].workdir / "metrics.jsonl").read_bytes() == expected
     assert metrics(points[1]) != metrics(points[0])
@@ -71,8 +74,7 @@ def test_a_job_array(submit, finished_run):
 
 def test_a_point_over_two_processes(submit, finished_run):
     points = submit([0], None, "--tasks_per_node", "2")
-    local_slurm.wait_for_jobs(240)
-    assert_finished(points)
+    wait_for(points)
     assert json.loads((points[0].workdir / "environment.json").read_text())["processes"] == 2
     expected = RunDirectory(finished_run).metrics()
     for ours, theirs in zip(metrics(points[0]), expected, strict=True):
@@ -90,8 +92,7 @@ def test_preemption(submit, tmp_path):
         assert time.monotonic() < until, point.last_lines(20)
         time.sleep(0.02)
     subprocess.run(["scancel", "--signal=TERM", "--user=root"], check=True)
-    local_slurm.wait_for_jobs(240)
-    assert_finished([point])
+    wait_for([point])
     log = "\n".join(point.file("log").read_text().splitlines())
     assert "told to stop: step" in log and "going on from step" in log
     expected = (undisturbed / "metrics.jsonl").read_bytes()
