@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from densenet_jax.errors import RunError
+from densenet_jax.errors import InputError, RunError
 from launch import command
 from launch.report import sweep
 from launch.report.runs import find_runs
@@ -32,6 +32,9 @@ ENGINES = {
 
 def main(argv: list[str] | None = None) -> None:
     args, overrides = _parser().parse_known_args(argv)
+    for name, least in (("parallel", 0), ("nodes", 1), ("tasks_per_node", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name} is {getattr(args, name)}: it must be at least {least}.")
     points = load_points(args.sweep, args.workdir.absolute(), overrides)
     check_folder(points)
     console = Console(highlight=False, soft_wrap=True)

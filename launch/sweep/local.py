@@ -55,14 +55,15 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
     parallel = args.parallel
     slots = devices()
     slots = [slots[i % len(slots)] for i in range(parallel)] if parallel else slots
-    cores = _shares(sorted(os.sched_getaffinity(0)), min(len(slots), len(points)))
+    # However few points are left: on more cores XLA sums in another order, to other bits.
+    cores = _shares(sorted(os.sched_getaffinity(0)), len(slots))
     waiting, running = list(points), {}
     try:
         while waiting or running:
             free = [i for i in range(len(slots)) if i not in running]
             for i in free[: len(waiting)]:
                 point = waiting.pop(0)
-                if process := _start(point, slots[i], cores[i % len(cores)]):
+                if process := _start(point, slots[i], cores[i]):
                     running[i] = point, process
                     say(f"started {point.name}")
                 else:

@@ -170,6 +170,14 @@ def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
     assert set(states(spec, tmp_path).values()) == {"finished"}
     assert small.snapshot(tmp_path / "sweep" / "seed=0") == before
 
+    alone = write('hyper.sweep("config.seed", [1])', epochs=30)
+    argv = ["--sweep", alone, "--workdir", str(tmp_path / "alone")]
+    assert command.run(sweep.main, argv) == 0
+    undisturbed = (tmp_path / "alone" / "seed=1" / "metrics.jsonl").read_bytes()
+    assert (victim.workdir / "metrics.jsonl").read_bytes() == undisturbed
+    spec = write(SEEDS, epochs=30)
+    capsys.readouterr()
+
     everything = small.snapshot(tmp_path / "sweep")
     assert start(spec) == 0
     assert "3 points, 0 to run" in capsys.readouterr().out
@@ -354,6 +362,12 @@ def test_missing_facts_of_an_engine(write, start, tmp_path, capsys, flags, messa
     assert start(write(SEEDS), *flags) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("flag", ["--parallel=-1", "--nodes=0", "--tasks_per_node=0"])
+def test_impossible_numbers(write, start, capsys, flag):
+    assert start(write(SEEDS), flag) == 2
+    assert "it must be at least" in capsys.readouterr().err
 
 
 def test_engines_that_are_not_here(write, start, capsys, monkeypatch):
