@@ -52,6 +52,7 @@ class DenseNetConfig(NetworkConfig):
       stem_features: filters of the first convolution; None is 2k.
       stem: "cifar" (3x3) or "imagenet" (7x7 of stride 2, then 3x3 max-pooling of stride 2).
       dropout_rate: after every convolution but the first (section 4.2).
+      bn_group_size: how many images of a batch share the statistics that normalise them; 0: all.
       se_ratio: how many of a layer's new maps share a hidden unit of its squeeze-and-excitation,
         16 in SE-DenseNet; 0 for none.
       remat: what the backward pass computes again: "none", "concat" (concatenation, normalisation
@@ -68,10 +69,11 @@ class DenseNetConfig(NetworkConfig):
     dropout_rate: float = 0.0
     se_ratio: int = 0
     remat: Remat = "concat"
+    bn_group_size: int = 0
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(growth_rate=1, bottleneck=0, stem_features=1, se_ratio=0)
+        self.check_least(growth_rate=1, bottleneck=0, stem_features=1, se_ratio=0, bn_group_size=0)
         if not 0 < self.compression <= 1:
             raise InputError(
                 f"compression is {self.compression:g}: it must be above 0 and at most 1 "

@@ -31,16 +31,18 @@ class FractalNetConfig(NetworkConfig):
       dropout_rate: of the last block; those before it have less, linearly down to 0 in the first.
       drop_path_rate: how often an input of a join is left out, in local drop-path. Every other
         step, at random, keeps one column of the whole network (global drop-path).
+      bn_group_size: how many images of a batch share the statistics that normalise them; 0: all.
     """
 
     columns: int = 3
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
+    bn_group_size: int = 0
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(columns=1, widths=1)
+        self.check_least(columns=1, widths=1, bn_group_size=0)
 
 
 class FractalConv(nnx.Module):

@@ -1,5 +1,6 @@
 """Layers that the families share. Feature maps are `[batch, channels, height, width]`."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -16,12 +17,16 @@ from densenet_jax.models.initializers import Initializer, constant, he_normal, t
 MOMENTUM = 0.1
 EPSILON = 1e-5
 
-# (a, b), each [channels]: the map a x + b.
+# (a, b), each [groups, channels] or [channels]: the map a x + b.
 Affine = tuple[jax.Array, jax.Array]
 
 
 class Statistics(NamedTuple):
-    """Mean and biased variance of each channel (`[channels]`); how many values they are over."""
+    """Mean and biased variance of each channel, over groups of images of equal size.
+
+    Both `[groups, channels]`; `count`, `[groups, 1]`, says over how many values, which is 0 where a
+    group is all padding.
+    """
 
     mean: jax.Array
     var: jax.Array
@@ -46,17 +51,20 @@ class Mode(NamedTuple):
       train: normalise with the batch's statistics, update the running ones, drop out.
       mask: `[batch]`, 1 for images that count in the statistics and 0 for padding; None: all count.
       key: random key of what is dropped in this pass; None: nothing is.
+      group_size: how many successive images share their statistics; 0: all of the batch.
     """
 
     train: bool = False
     mask: jax.Array | None = None
     key: jax.Array | None = None
+    group_size: int = 0
 
     @classmethod
     def of(cls, model: nnx.Module, train: bool, mask: jax.Array | None = None) -> "Mode":
         """The mode of a pass through `model`, which has `rngs` if anything in it is random."""
         rngs = getattr(model, "rngs", None)
-        return cls(train, mask, rngs.dropout() if train and rngs else None)
+        key = rngs.dropout() if train and rngs else None
+        return cls(train, mask, key, getattr(model.config, "bn_group_size", 0))
 
     def fold(self, index: int) -> "Mode":
         """The mode of part number `index`, with dropout masks of its own."""
@@ -64,7 +72,9 @@ class Mode(NamedTuple):
 
     def observe(self, values: jax.Array) -> FeatureMap:
         """Attaches batch statistics to `values`, in training."""
-        return FeatureMap(values, batch_statistics(values, self.mask) if self.train else None)
+        if not self.train:
+            return FeatureMap(values, None)
+        return FeatureMap(values, batch_statistics(values, self.mask, self.group_size))
 
     def dropout(self, values: jax.Array, rate: float) -> jax.Array:
         return self._drop(values, rate, values.shape)
@@ -80,50 +90,85 @@ class Mode(NamedTuple):
         return jnp.where(keep, values / (1 - rate), jnp.zeros_like(values))
 
 
-def batch_statistics(values: jax.Array, mask: jax.Array | None = None) -> Statistics:
+def batch_statistics(
+    values: jax.Array, mask: jax.Array | None = None, group_size: int = 0
+) -> Statistics:
     """Statistics of `[N, C, H, W]` values over the images that `mask` (`[N]`) marks with 1.
 
     Computed in float32 at least. Under `jit` with a sharded batch they are those of the global
-    batch.
+    batch; or, given `group_size`, those of each so many successive images of it, on however many
+    devices they lie.
+
+    Raises:
+      InputError: N is no multiple of `group_size`.
     """
     images, _, height, width = values.shape
+    check_groups(images, group_size)
     wide = jnp.promote_types(values.dtype, jnp.float32)
-    weights = jnp.ones((images, 1), wide) if mask is None else mask.astype(wide)[:, None]
-    count = weights.sum() * (height * width)
-    return Statistics(*_mean_and_variance(values, weights, count), count)
+    weights = jnp.ones(images, wide) if mask is None else mask.astype(wide)
+    weights = weights.reshape(-1, group_size or images, 1)
+    count = weights.sum(1) * (height * width)
+    if mask is not None:
+        # A group of nothing but padding is normalised by itself, which keeps its values finite.
+        weights = jnp.where(count[..., None] > 0, weights, 1)
+    return Statistics(*_mean_and_variance(values, weights), count)
+
+
+def check_groups(images: int, group_size: int) -> None:
+    """Raises InputError if `images` are no whole number of groups."""
+    if group_size and images % group_size:
+        raise InputError(
+            f"a batch of {images} images cannot be divided into groups of bn_group_size "
+            f"{group_size}: use a multiple of it."
+        )
 
 
 @jax.custom_vjp
-def _mean_and_variance(
-    values: jax.Array, weights: jax.Array, count: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Each channel's mean and variance, images weighted by `weights` (`[N, 1]`).
+def _mean_and_variance(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each group's mean and variance of each channel, `[groups, C]`.
 
-    Keeps the values for the backward pass, which are kept anyway, and no wider copy.
+    Images are weighted by `weights`, `[groups, images in a group, 1]`. Keeps the values for the
+    backward pass, which are kept anyway, and no wider copy.
     """
     x = values.astype(weights.dtype)
+    total = _values_in_all(values, weights)
 
     def mean(y):
         # Image by image first: a mask on whole maps would be one more pass over them.
-        return (weights * y.sum((2, 3))).sum(0) / count
+        return (weights * y.sum((2, 3)).reshape(*weights.shape[:2], -1)).sum(1) / total
 
     center = mean(x)
-    return center, mean(jnp.square(x - center[:, None, None]))
+    return center, mean(jnp.square(x - per_image(center, len(x))))
 
 
-def _mean_and_variance_forward(values, weights, count):
-    mean, var = _mean_and_variance(values, weights, count)
-    return (mean, var), (values, weights, count, mean)
+def _values_in_all(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """How many values of a channel each group's statistics are over, `[groups, 1]`."""
+    return weights.sum(1) * math.prod(values.shape[2:])
+
+
+def _mean_and_variance_forward(values, weights):
+    mean, var = _mean_and_variance(values, weights)
+    return (mean, var), (values, weights, mean)
 
 
 def _mean_and_variance_backward(residuals, gradients):
-    values, weights, count, mean = residuals
-    of_mean, of_var = ((weights * g / count)[..., None, None] for g in gradients)
-    gradient = of_mean + 2 * of_var * (values - mean[:, None, None])
-    return gradient.astype(values.dtype), jnp.zeros_like(weights), jnp.zeros_like(count)
+    values, weights, mean = residuals
+    total = _values_in_all(values, weights)
+    of_mean, of_var = (
+        (weights * (g / total)[:, None]).reshape(*values.shape[:2], 1, 1) for g in gradients
+    )
+    gradient = of_mean + 2 * of_var * (values - per_image(mean, len(values)))
+    return gradient.astype(values.dtype), jnp.zeros_like(weights)
 
 
 _mean_and_variance.defvjp(_mean_and_variance_forward, _mean_and_variance_backward)
+
+
+def per_image(of_channels: jax.Array, images: int) -> jax.Array:
+    """What maps `[images, C, H, W]` can be scaled by: `[groups, C]` or `[C]`, for all positions."""
+    if of_channels.ndim == 2 and len(of_channels) > 1:
+        of_channels = jnp.repeat(of_channels, images // len(of_channels), axis=0)
+    return of_channels[..., None, None]
 
 
 def concatenate_statistics(maps: list[FeatureMap]) -> Statistics | None:
@@ -131,7 +176,8 @@ def concatenate_statistics(maps: list[FeatureMap]) -> Statistics | None:
     if maps[0].statistics is None:
         return None
     means, variances, counts = zip(*(m.statistics for m in maps), strict=True)
-    return Statistics(jnp.concatenate(means), jnp.concatenate(variances), counts[0])
+    means, variances = (jnp.concatenate(parts, axis=-1) for parts in (means, variances))
+    return Statistics(means, variances, counts[0])
 
 
 class BatchNorm(nnx.Module):
@@ -157,9 +203,9 @@ class BatchNorm(nnx.Module):
         return (normalize_relu if relu else normalize)(values, self.affine(statistics))
 
     def affine(self, statistics: Statistics | None) -> Affine:
-        """`(a, b)`, each `[features]`, such that `a * x + b` is the normalised x.
+        """`(a, b)` such that `a * x + b` is the normalised x; each `[groups, features]`.
 
-        With `statistics` None, normalises by the running ones.
+        With `statistics` None, normalises by the running ones; then each is `[features]`.
         """
         mean, var = (self.mean[...], self.var[...]) if statistics is None else statistics[:2]
         a = lax.rsqrt(var + EPSILON)
@@ -169,24 +215,29 @@ class BatchNorm(nnx.Module):
         return a, self.bias[...] - mean * a
 
     def track(self, statistics: Statistics | None) -> None:
-        """Moves the running statistics towards a batch's; the variance by its unbiased estimate."""
+        """Moves the running statistics towards a batch's; the variance by its unbiased estimate.
+
+        Those of several groups are averaged, each counting by its images.
+        """
         if statistics is None:
             return
         mean, var, count = lax.stop_gradient(statistics)
-        unbiased = var * (count / jnp.maximum(count - 1, 1))
+        share = count / count.sum()
+        mean = (share * mean).sum(0)
+        unbiased = (share * var * (count / jnp.maximum(count - 1, 1))).sum(0)
         self.mean[...] += MOMENTUM * (mean - self.mean[...]).astype(self.mean.dtype)
         self.var[...] += MOMENTUM * (unbiased - self.var[...]).astype(self.var.dtype)
 
 
 def normalize(values: jax.Array, affine: Affine) -> jax.Array:
     """a x + b, computed in the affine map's precision, returned in that of `values`."""
-    a, b = (c[:, None, None] for c in affine)
+    a, b = (per_image(c, len(values)) for c in affine)
     return (values.astype(a.dtype) * a + b).astype(values.dtype)
 
 
 def normalize_relu(values: jax.Array, affine: Affine) -> jax.Array:
     """ReLU(a x + b), computed in the affine map's precision, returned in that of `values`."""
-    a, b = (c[:, None, None] for c in affine)
+    a, b = (per_image(c, len(values)) for c in affine)
     return relu(values.astype(a.dtype) * a + b).astype(values.dtype)
 
 

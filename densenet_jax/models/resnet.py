@@ -53,6 +53,7 @@ class ResNetConfig(NetworkConfig):
         kept more often, linearly up to 1 at the input. 1: always.
       kernel_init: He's normal distribution with "fan_in" or "fan_out".
       remat: what the backward pass computes again: "none", or all inside a "block".
+      bn_group_size: how many images of a batch share the statistics that normalise them; 0: all.
     """
 
     block_config: tuple[int, ...] = (18, 18, 18)
@@ -66,10 +67,12 @@ class ResNetConfig(NetworkConfig):
     survival: float = 1.0
     kernel_init: Literal["fan_in", "fan_out"] = "fan_out"
     remat: Literal["none", "block"] = "none"
+    bn_group_size: int = 0
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(block_config=1, widths=4 if self.bottleneck_blocks else 1, stem_features=1)
+        least_width = 4 if self.bottleneck_blocks else 1
+        self.check_least(block_config=1, widths=least_width, stem_features=1, bn_group_size=0)
         if len(self.block_config) != len(self.widths) or not self.widths:
             raise InputError(
                 f"block_config {self.block_config} and widths {self.widths} must have a number "

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_dict
 
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import FAMILIES, model_config
+from densenet_jax.models.layers import check_groups
 
 CHOICES = {
     "dtype": ("float32", "bfloat16", "float64"),
@@ -208,7 +209,8 @@ def check_config(config: ConfigDict) -> None:
         group, name = key.split(".")
         if not config[group][name]:
             raise InputError(f"the config names no {key}; set it with --config.{key}=NAME.")
-    model_config(config.model.name, **model_settings(config))
+    model = model_config(config.model.name, **model_settings(config))
+    check_groups(config.batch_size, getattr(model, "bn_group_size", 0))
 
 
 def _check_multipliers(multipliers: tuple) -> None:
