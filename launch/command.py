@@ -9,6 +9,7 @@ import os
 import platform
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,16 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
+    status = _run(main, argv)
+    if status not in (0, PREEMPTED_STATUS) and jax.distributed.is_initialized():
+        # An orderly end would wait for the other processes, which may be waiting for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> int:
     try:
         main(argv)
     except InputError as error:
@@ -44,6 +55,11 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        return 1
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Evaluate the newest checkpoint of a run again.
+"""Evaluate the checkpoint of a run again.
 
     python -m launch.evaluate --workdir runs/quickstart
 
@@ -10,7 +10,7 @@ import sys
 
 from densenet_jax.errors import InputError
 from densenet_jax.train.checkpoint import Checkpoints
-from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.record import RunDirectory, best_epoch
 from densenet_jax.train.trainer import Trainer
 from launch import command
 
@@ -20,6 +20,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, help="a run directory")
     parser.add_argument(
         "--data_directory", help="where the data lie, if not where the run had them"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="best: of the epoch with the lowest validation error, or test error if nothing was "
+        "held out (%(default)s)",
     )
     command.add_processes(parser)
     args = parser.parse_args(argv)
@@ -32,9 +39,11 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{args.workdir} holds no checkpoint: train it first.")
     if args.data_directory:
         config.data.directory = args.data_directory
+    best = best_epoch(run.metrics()) if args.checkpoint == "best" else None
+    step = best["step"] if best else None
     trainer = Trainer(config)
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state, _ = checkpoints.restore(like=trainer.initial_state)
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(trainer.initial_state, step)
     print(json.dumps({"step": int(state.step), **trainer.evaluate(state)}))
 
 

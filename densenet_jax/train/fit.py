@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import Preempted, RunError
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.config import check_config
+from densenet_jax.train.failures import telling_of_failures
 from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.progress import Reporter
-from densenet_jax.train.record import RunDirectory, event_log
+from densenet_jax.train.record import RunDirectory, best_epoch, event_log
 from densenet_jax.train.step import Sums, TrainState
 from densenet_jax.train.trainer import Trainer, means
 
@@ -28,7 +30,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
     Raises:
       InputError: wrong config, missing data, or the folder of another run; before anything is
         compiled or written.
-      RunError: the loss became infinite or not a number.
+      RunError: the loss became infinite or not a number; the memory, the disk or another process
+        of this run failed.
       Preempted: SIGTERM came, and a checkpoint of that very step is saved.
     """
     run = RunDirectory(workdir)
@@ -36,6 +39,13 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
     run.check(config)
     if result := run.result():
         return result
+    with telling_of_failures(run), Preemption() as preemption:
+        result = _fit(config, run, preemption)
+        run.finish(result)
+    return result
+
+
+def _fit(config: ConfigDict, run: RunDirectory, preemption: Preemption) -> dict:
     trainer = Trainer(config)
     with Reporter(config.epochs * trainer.steps_per_epoch, config.batch_size) as reporter:
         reporter.say(_describe(trainer))
@@ -43,11 +53,13 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
         reporter.say(f"compiled in {trainer.compile_seconds:.1f} s")
         run.start(config)
         with Checkpoints(run.checkpoints) as checkpoints:
-            seconds = _train(trainer, run, checkpoints, reporter)
-    line = _reported(config, run.metrics())
+            training = _Training(trainer, run, checkpoints, reporter, preemption)
+            seconds = training.to_the_end()
+    lines = run.metrics()
+    line = lines[-1] if config.report == "last_epoch" else best_epoch(lines)
     examples = len(trainer.data.train.labels)
     images = config.epochs * min(examples, trainer.steps_per_epoch * config.batch_size)
-    result = {
+    return {
         **{key: value for key, value in line.items() if key not in ("step", "epoch")},
         "reported_epoch": line["epoch"],
         "model": config.model.name,
@@ -60,16 +72,6 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
         "images_per_second": round(images / seconds["training"], 1),
         "compile_seconds": round(trainer.compile_seconds, 3),
     }
-    run.finish(result)
-    return result
-
-
-def _reported(config: ConfigDict, lines: list[dict]) -> dict:
-    """The line of metrics whose test error is the run's: the last, or the best in validation."""
-    if config.report == "last_epoch":
-        return lines[-1]
-    evaluated = [line for line in lines if "validation_error" in line]
-    return min(evaluated, key=lambda line: line["validation_error"])
 
 
 @dataclasses.dataclass
@@ -90,93 +92,119 @@ class _Progress:
         return cls(found["epoch"], trainer.sums(**found["sums"]), found["seconds"])
 
 
-def _train(
-    trainer: Trainer, run: RunDirectory, checkpoints: Checkpoints, reporter: Reporter
-) -> dict[str, float]:
-    """Trains to the end. Returns the seconds of training steps, and of all, over all starts."""
-    config = trainer.config
-    state = trainer.initial_state
-    progress = _Progress(0, trainer.sums(), {"training": 0.0, "total": 0.0})
-    if checkpoints.latest_step() is not None:
-        state, found = checkpoints.restore(like=state)
-        progress = _Progress.from_json(found, trainer)
-        reporter.say(f"going on from step {int(state.step)} in {run.path}")
-    step, seconds = int(state.step), progress.seconds
-    run.keep_metrics_until(step)
-    reporter.start(step)
-    with event_log(run, step) as log_event, Preemption() as preemption:
-        while progress.epoch < config.epochs:
-            last = progress.epoch + 1 == config.epochs
-            started, compiling = time.monotonic(), trainer.compile_seconds
-            state, line = _train_epoch(trainer, state, progress, reporter, preemption)
-            seconds["training"] += time.monotonic() - started
-            if line is None:
-                seconds["total"] += time.monotonic() - started
-                _stop(state, progress, checkpoints)
-            _check_finite(line, checkpoints)
-            if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
-                line |= trainer.evaluate(state)
-            # The first evaluation compiles; that is told apart.
-            compiling = trainer.compile_seconds - compiling
-            seconds["total"] += time.monotonic() - started - compiling
-            run.append_metrics(line)
-            log_event(line)
-            reporter.epoch(line, config.epochs)
-            progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
-            if last or progress.epoch % config.checkpoint_every_epochs == 0:
-                checkpoints.save(state, progress.to_json())
-    return seconds
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """A start of a run, and what it works with."""
 
+    trainer: Trainer
+    run: RunDirectory
+    checkpoints: Checkpoints
+    reporter: Reporter
+    preemption: Preemption
 
-def _train_epoch(
-    trainer: Trainer,
-    state: TrainState,
-    progress: _Progress,
-    reporter: Reporter,
-    preemption: Preemption,
-) -> tuple[TrainState, dict | None]:
-    """Trains to the end of the epoch; returns the new state and the epoch's line of metrics.
+    def to_the_end(self) -> dict[str, float]:
+        """Trains. Returns the seconds of training steps, and of all, over all starts."""
+        trainer, run, config = self.trainer, self.run, self.trainer.config
+        state, progress = self._beginning()
+        step, seconds = int(state.step), progress.seconds
+        run.keep_metrics_until(step)
+        best = best_epoch(run.metrics())
+        self.reporter.start(step)
+        with event_log(run, step) as log_event:
+            while progress.epoch < config.epochs:
+                last = progress.epoch + 1 == config.epochs
+                started, compiling = time.monotonic(), trainer.compile_seconds
+                state, line = self._epoch(state, progress)
+                seconds["training"] += time.monotonic() - started
+                if line is None:
+                    seconds["total"] += time.monotonic() - started
+                    self._stop(state, progress, best)
+                if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
+                    line |= trainer.evaluate(state)
+                    self._check_evaluation(line)
+                # The first evaluation compiles; that is told apart.
+                compiling = trainer.compile_seconds - compiling
+                seconds["total"] += time.monotonic() - started - compiling
+                run.append_metrics(line)
+                log_event(line)
+                self.reporter.epoch(line, config.epochs)
+                progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
+                best = best_epoch([best or line, line])
+                due = progress.epoch % config.checkpoint_every_epochs == 0
+                if last or due or best is line:
+                    self._save(state, progress, best)
+        return seconds
 
-    If the run is to stop before, there is no line, and `progress` tells how far it came.
-    """
-    first_step = progress.epoch * trainer.steps_per_epoch
-    step = int(state.step)
-    for batches in trainer.epoch_batches(progress.epoch, first=step - first_step):
-        if preemption.noticed(step):
-            return state, None
-        previous = progress.sums
-        state, progress.sums = trainer.train(state, previous, batches, progress.epoch)
-        # Waiting for the dispatch before this one leaves the devices one to work on.
-        jax.block_until_ready(previous)
-        step += int(batches.count)
-        reporter.advance(int(batches.count))
-    rate = float(f"{trainer.learning_rate(step - 1):.6g}")
-    return state, {
-        "step": step,
-        "epoch": progress.epoch + 1,
-        **means(progress.sums, "train"),
-        "learning_rate": rate,
-    }
+    def _beginning(self) -> tuple[TrainState, _Progress]:
+        """Where the newest checkpoint is, if there is one."""
+        state = self.trainer.initial_state
+        if not self.checkpoints.steps():
+            return state, _Progress(0, self.trainer.sums(), {"training": 0.0, "total": 0.0})
+        state, found = self.checkpoints.restore(like=state)
+        self.reporter.say(f"going on from step {int(state.step)} in {self.run.path}")
+        return state, _Progress.from_json(found, self.trainer)
 
+    def _epoch(self, state: TrainState, progress: _Progress) -> tuple[TrainState, dict | None]:
+        """Trains to the end of the epoch; returns the new state and the epoch's line of metrics.
 
-def _stop(state: TrainState, progress: _Progress, checkpoints: Checkpoints) -> NoReturn:
-    step = int(state.step)
-    if step != checkpoints.latest_step():
-        checkpoints.save(state, progress.to_json())
-        checkpoints.wait()
-    raise Preempted(f"told to stop: step {step} is saved, and the same command goes on from there.")
+        If the run is to stop before, there is no line, and `progress` tells how far it came.
+        """
+        trainer = self.trainer
+        first_step = progress.epoch * trainer.steps_per_epoch
+        step = int(state.step)
+        for batches in trainer.epoch_batches(progress.epoch, first=step - first_step):
+            if self.preemption.noticed(step):
+                return state, None
+            previous = progress.sums
+            state, progress.sums = trainer.train(state, previous, batches, progress.epoch)
+            # Waiting for the dispatch before this one leaves the devices one to work on.
+            self._check_loss(previous, first_step)
+            step += int(batches.count)
+            self.reporter.advance(int(batches.count))
+        self._check_loss(progress.sums, first_step)
+        rate = float(f"{trainer.learning_rate(step - 1):.6g}")
+        return state, {
+            "step": step,
+            "epoch": progress.epoch + 1,
+            **means(progress.sums, "train"),
+            "learning_rate": rate,
+        }
 
+    def _stop(self, state: TrainState, progress: _Progress, best: dict | None) -> NoReturn:
+        step = int(state.step)
+        self._check_loss(progress.sums, progress.epoch * self.trainer.steps_per_epoch)
+        if step not in self.checkpoints.steps():
+            self._save(state, progress, best)
+        self.checkpoints.wait()
+        raise Preempted(
+            f"told to stop: step {step} is saved, and the same command goes on from there."
+        )
 
-def _check_finite(line: dict, checkpoints: Checkpoints) -> None:
-    if math.isfinite(line["train_loss"]):
-        return
-    saved = checkpoints.latest_step()
-    kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
-    raise RunError(
-        f"the training loss is {line['train_loss']} in epoch {line['epoch']} (up to step "
-        f"{line['step']}, learning rate {line['learning_rate']:g}); {kept}. "
-        "Try a lower learning_rate."
-    )
+    def _save(self, state: TrainState, progress: _Progress, best: dict | None) -> None:
+        for leaf in jax.tree.leaves(state):
+            if not np.isfinite(np.asarray(leaf)).all():
+                self._fail("a parameter or a statistic is infinite or no number", int(state.step))
+        self.checkpoints.save(state, progress.to_json(), best=best and best["step"])
+
+    def _check_loss(self, sums: Sums, first_step: int) -> None:
+        """Waits for `sums`, which are those of an epoch that began after `first_step` steps."""
+        if not math.isfinite(loss := float(sums.loss)):
+            self._fail(f"the training loss is {loss}", first_step + int(sums.finite_batches) + 1)
+
+    def _check_evaluation(self, line: dict) -> None:
+        for name, value in line.items():
+            if not math.isfinite(value):
+                self._fail(f"{name} is {value}", line["step"])
+
+    def _fail(self, what: str, step: int) -> NoReturn:
+        self.checkpoints.wait()
+        saved = self.checkpoints.steps()
+        kept = f"the checkpoint of step {saved[0]} is kept" if saved else "nothing was saved yet"
+        raise RunError(
+            f"{what} in step {step} (epoch {math.ceil(step / self.trainer.steps_per_epoch)}, "
+            f"learning rate {self.trainer.learning_rate(step - 1):g}); {kept}. "
+            "Try a lower learning_rate, in another folder."
+        )
 
 
 def _describe(trainer: Trainer) -> str:

@@ -21,6 +21,17 @@ def data_mesh(batch_size: int, devices: Sequence | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def place(tree, sharding: NamedSharding):
+    """Puts arrays on devices. Of what is divided over several hosts, each puts its own part."""
+    if jax.process_count() == 1 or sharding.is_fully_replicated:
+        return jax.device_put(tree, sharding)  # Compares what several hosts give.
+
+    def put(array):
+        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+    return jax.tree.map(put, tree)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 

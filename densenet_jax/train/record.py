@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -118,6 +118,17 @@ class RunDirectory:
             temporary = self.path / f".{name}.new"
             temporary.write_text(text)
             temporary.replace(self.path / name)
+
+
+def best_epoch(lines: Iterable[dict]) -> dict | None:
+    """The line of the best epoch of those that were evaluated, the first if several are.
+
+    It has the lowest validation error; or test error, if nothing is held out for validation.
+    """
+    evaluated = [line for line in lines if "test_error" in line]
+    return min(
+        evaluated, key=lambda line: line.get("validation_error", line["test_error"]), default=None
+    )
 
 
 @contextlib.contextmanager

@@ -29,14 +29,20 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sums:
-    """Sums over examples: of their loss, of wrong answers, and their number."""
+    """Sums over examples: of their loss, of wrong answers, and their number.
+
+    And over batches: how many there were before the loss became infinite or no number.
+    """
 
     loss: jax.Array
     errors: jax.Array
     examples: jax.Array
+    finite_batches: jax.Array
 
-    def __add__(self, other: "Sums") -> "Sums":
-        return jax.tree.map(jnp.add, self, other)
+    def __add__(self, batch: "Sums") -> "Sums":
+        total = jax.tree.map(jnp.add, self, batch)
+        finite = jnp.isfinite(total.loss).astype(total.loss.dtype)
+        return dataclasses.replace(total, finite_batches=self.finite_batches + finite)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +95,9 @@ def sums(logits: jax.Array, batch: resident.Batch, kind: str) -> Sums:
     loss = losses(logits, batch.labels, kind)
     wrong = (logits.argmax(-1) != batch.labels).astype(loss.dtype)
     mask = batch.mask.astype(loss.dtype)
-    return Sums((loss * mask).sum(), (wrong * mask).sum(), mask.sum())
+    total = (loss * mask).sum()
+    is_finite = jnp.isfinite(total).astype(loss.dtype)
+    return Sums(total, (wrong * mask).sum(), mask.sum(), is_finite)
 
 
 def train_step(

@@ -1,6 +1,7 @@
 """One config on one data set: the arrays on the devices and the compiled steps."""
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import math
@@ -19,7 +20,7 @@ from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import FAMILIES, model_config
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
-from densenet_jax.train.mesh import batch_sharded, data_mesh, replicated
+from densenet_jax.train.mesh import batch_sharded, data_mesh, place, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
 from densenet_jax.train.step import (
     INIT,
@@ -59,7 +60,7 @@ class Trainer:
       compile_seconds: spent so far on compiling.
     """
 
-    def __init__(self, config: ConfigDict, *, data=None, devices=None, place=jax.device_put):
+    def __init__(self, config: ConfigDict, *, data=None, devices=None, place=place):
         check_config(config)
         self.config = config
         self.data = data or _load(config)
@@ -149,10 +150,14 @@ class Trainer:
         function = jit(functools.partial(eval_steps, learner=self._learner))
         return function.lower(*arguments, *next(self._eval_batches(split)))
 
-    def sums(self, loss: float = 0, errors: float = 0, examples: float = 0) -> Sums:
-        """Sums to go on from, over no examples by default."""
-        numbers = (np.asarray(x, self._learner.wide_dtype) for x in (loss, errors, examples))
-        return self._place(Sums(*numbers), replicated(self._mesh))
+    def sums(self, **numbers: float) -> Sums:
+        """Sums to go on from; over no examples by default."""
+        zeros = {field.name: 0.0 for field in dataclasses.fields(Sums)}
+        as_arrays = {
+            name: np.asarray(number, self._learner.wide_dtype)
+            for name, number in (zeros | numbers).items()
+        }
+        return self._place(Sums(**as_arrays), replicated(self._mesh))
 
     def epoch_batches(self, epoch: int, first: int = 0) -> Iterator[Batches]:
         """The dispatches of `epoch`, counted from 0; from the step `first` in it on."""

@@ -202,7 +202,7 @@ def test_failed_run_has_a_status_of_its_own(tmp_path, capsys):
     flags = small.flags({**small.PLAIN, "learning_rate": 1e30})
     assert run_train(tmp_path / "run", *flags) == 3
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and re.search(r"epoch 1 .*learning rate 1e\+30", error)
+    assert error.count("\n") == 1 and re.search(r"step 2 \(epoch 1, learning rate 1e\+30", error)
 
 
 @pytest.mark.parametrize("argv", [["--config", str(small.QUICKSTART)], ["--workdir", "run"]])
