@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import functools
 import importlib.util
 import inspect
 import logging
@@ -9,6 +10,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +34,12 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     2 for a user's mistake, 3 for a failed run, 75 for one that was told to stop and saved itself.
     """
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # What Orbax logs at length it raises as well.
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    if sys.unraisablehook is sys.__unraisablehook__:  # Not a test runner's.
+        sys.unraisablehook = functools.partial(_shorter, sys.__unraisablehook__)
+        threading.excepthook = functools.partial(_shorter, threading.__excepthook__)
     status = _run(main, argv)
     if status not in (0, PREEMPTED_STATUS) and jax.distributed.is_initialized():
         # An orderly end would wait for the other processes, which may be waiting for this one.
@@ -55,6 +62,8 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 3)
     except Exception:
         if not jax.distributed.is_initialized():
             raise
@@ -63,7 +72,15 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
     return 0
 
 
-def _fail(error: Exception, status: int) -> int:
+def _shorter(hook: Callable, args) -> None:
+    """`hook`, but errors of the system in a line: of a full disk threads tell as well."""
+    if not isinstance(args.exc_value, OSError):
+        hook(args)
+    elif args.exc_value.strerror:
+        print(f"in the background: {args.exc_value.strerror}", file=sys.stderr)
+
+
+def _fail(error: Exception | str, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
 

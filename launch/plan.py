@@ -97,7 +97,10 @@ def _table(found: dict) -> str:
         ("operations*", _number(found["flops"], "FLOP")),
         ("memory traffic*", _number(found["bytes_accessed"], "bytes")),
         ("estimated cycles", _number(found["estimated_cycles"], "")),
-        ("exchanged by devices*", _number(found["collective_bytes"], "bytes")),
+        *(
+            (f"exchanged: {kind}*", _number(exchanged, "bytes"))
+            for kind, exchanged in (found["collective_bytes"] or {}).items()
+        ),
     ]
     lines = [f"{name:26}{value}" for name, value in rows]
     return "\n".join(

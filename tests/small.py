@@ -1,6 +1,7 @@
 """A small run that the tests of several rooms share, and how commands are started."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -76,11 +77,18 @@ def start(*arguments, **environment) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")} | environment,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def free_address() -> str:
+    """HOST:PORT where a coordinator can listen."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def start_train(workdir: Path, *arguments: str, **environment) -> subprocess.Popen:

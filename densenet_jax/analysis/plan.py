@@ -19,8 +19,8 @@ USABLE = 0.9
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
 _COLLECTIVE = re.compile(
-    r" = (\(?[^=]*?\)?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?:-start)?\("
+    r" = (.*?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\((.*)"
 )
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
@@ -99,13 +99,20 @@ def max_batch(config: ConfigDict, target: Target, say: Callable[[str], None]) ->
             slope = max(slope * 1.02, min((took - used) / (guess - best), slope * 2))
 
 
-def collective_bytes(program: str) -> int:
-    """Bytes that a compiled program's collective operations produce, loops counted once."""
-    return sum(
-        _BYTES.get(kind, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
-        for shapes, _ in _COLLECTIVE.findall(program)
-        for kind, dimensions in _SHAPE.findall(shapes)
-    )
+def collective_bytes(program: str) -> dict[str, int]:
+    """Bytes that a compiled program's collective operations produce, loops counted once.
+
+    "gradients" are those of the backward pass, "statistics" all others: mostly batch statistics.
+    """
+    total = {"statistics": 0, "gradients": 0}
+    for shapes, rest in _COLLECTIVE.findall(program):
+        name = re.search(r'op_name="([^"]*)"', rest)
+        kind = "gradients" if name and "transpose(" in name[1] else "statistics"
+        total[kind] += sum(
+            _BYTES.get(type_, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
+            for type_, dimensions in _SHAPE.findall(shapes)
+        )
+    return total
 
 
 def _trainer(config: ConfigDict, target: Target) -> Trainer:

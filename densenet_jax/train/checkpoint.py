@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from densenet_jax.train.step import TrainState
 FORMAT = 1
 KEPT = 2  # The last ones, beside the best.
 SUMS = "SHA256SUMS"
+
+_FILE_BYTES = 4096  # What an array takes beside its numbers, at most.
+_DISK_FULL = "the disk is full"
 
 _log = logging.getLogger(__name__)
 
@@ -81,11 +85,14 @@ class Checkpoints:
         self.wait()
         self._policy.best = best
         self._saving = int(state.step)
+        arrays = _as_dict(state)
         with self._telling_of_failure():
+            if jax.process_index() == 0:
+                self._check_room(jax.tree.leaves(arrays))
             self._manager.save(
                 self._saving,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_as_dict(state)),
+                    state=ocp.args.StandardSave(arrays),
                     progress=ocp.args.JsonSave({"format": FORMAT, "progress": progress}),
                 ),
             )
@@ -142,6 +149,13 @@ class Checkpoints:
         only_state = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return TrainState(**self._manager.restore(step, args=only_state).state), record["progress"]
 
+    def _check_room(self, arrays: list[jax.Array]) -> None:
+        """Orbax would notice too, but its threads then tell of each array."""
+        needed = sum(array.nbytes + _FILE_BYTES for array in arrays)
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise OSError(f"{_DISK_FULL}: {needed:,} bytes are needed, {free:,} are free")
+
     def _write_sums(self) -> None:
         """Called when all files of a checkpoint are written, before it gets its name."""
         if jax.process_index() == 0:
@@ -172,11 +186,11 @@ class Checkpoints:
             kept = (
                 f"that of step {self.steps()[0]} is kept" if self.steps() else "there is none yet"
             )
-            is_full = "No space left" in str(error)
-            reason = "the disk is full" if is_full else " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
+            reason = _DISK_FULL if "No space left" in reason else reason
             raise RunError(
-                f"cannot write a checkpoint to {self._folder} ({reason}); {kept}. "
-                f"{'Make room' if is_full else 'Mend that'} and give the same command again."
+                f"cannot write a checkpoint to {self._folder} ({reason}); {kept}. Mend that and "
+                "give the same command again."
             ) from error
 
 

@@ -144,8 +144,13 @@ def event_log(run: RunDirectory, first_step: int) -> Iterator[Callable[[dict], N
         def writer():
             from tensorboardX import SummaryWriter  # Takes long: after the first epoch.
 
-            folder = str(run.path / "tensorboard")
-            return stack.enter_context(SummaryWriter(folder, purge_step=first_step + 1))
+            opened = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1)
+            stack.callback(close, opened)
+            return opened
+
+        def close(opened):
+            with contextlib.suppress(OSError):  # A full disk, which ends the run already.
+                opened.close()
 
         def log(line: dict) -> None:
             for name, value in line.items():

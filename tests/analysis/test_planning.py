@@ -23,7 +23,7 @@ def test_a_step_is_planned_without_data():
     assert memory["temp_bytes"] > 64 * 12 * 32 * 32 * 4
     assert memory["total_bytes"] < found["memory_limit_bytes"] and found["fits"]
     assert found["flops"] > 2 * 64 * found["macs"]
-    assert found["collective_bytes"] == 0 and found["estimated_cycles"] is None
+    assert set(found["collective_bytes"].values()) == {0} and found["estimated_cycles"] is None
 
 
 def test_the_largest_batch_fits_and_a_somewhat_larger_one_does_not():
@@ -43,12 +43,16 @@ def test_no_batch_fits_where_the_network_does_not():
 
 
 def test_collective_bytes_are_those_of_the_results():
-    program = """
-  %all-reduce.1 = (f32[48]{0}, f32[3,3,4,8]{3,2,1,0}) all-reduce(%a, %b), channel_id=1
-  %all-reduce-start = bf16[10,10]{1,0:T(8,128)} all-reduce-start(%c), channel_id=2
-  %x = f32[9]{0} add(%all-reduce.1, %y)
+    of_gradients = 'metadata={op_name="jit(f)/transpose(jvp())/dot_general"}'
+    program = f"""
+  %all-reduce.1 = (f32[48]{{0}}, /*index=1*/f32[3,4,8]{{2,1,0}}) all-reduce(%a), {of_gradients}
+  %all-reduce-start = bf16[10,10]{{1,0:T(8,128)}} all-reduce-start(%c), channel_id=2
+  %x = f32[9]{{0}} add(%all-reduce.1, %y)
 """
-    assert collective_bytes(program) == 4 * 48 + 4 * 288 + 2 * 100
+    assert collective_bytes(program) == {
+        "statistics": 2 * 100,
+        "gradients": 4 * 48 + 4 * 96,
+    }
 
 
 @pytest.mark.parametrize("name", targets.NAMES)

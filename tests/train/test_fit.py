@@ -1,47 +1,14 @@
 """A run from its config to its result, undisturbed and disturbed."""
 
 import json
-import signal
 
 import jax
-import numpy as np
 import pytest
 import small
 
 from densenet_jax.errors import InputError, RunError
-from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import best_epoch
-
-# Dies in its third epoch, as soon as the checkpoint of the second is on disk.
-KILLED_RUN = """
-import os, signal, sys, time
-import small
-from densenet_jax.train.fit import fit
-from densenet_jax.train.record import RunDirectory
-
-append = RunDirectory.append_metrics
-
-def append_and_die(run, line):
-    append(run, line)
-    if line["epoch"] == 3:
-        while not (run.checkpoints / str(2 * small.STEPS_PER_EPOCH)).is_dir():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-RunDirectory.append_metrics = append_and_die
-fit(small.config(), sys.argv[1])
-"""
-
-
-@pytest.fixture(scope="module")
-def killed_run(tmp_path_factory):
-    """The run directory of the small run, killed in its third epoch and not yet gone on with."""
-    folder = tmp_path_factory.mktemp("killed") / "run"
-    process = small.start("-c", KILLED_RUN, folder)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == -signal.SIGKILL, errors
-    return folder
 
 
 def read_json(path):
@@ -50,20 +17,6 @@ def read_json(path):
 
 def read_metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def final_state(folder, like):
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        assert checkpoints.steps()[0] == 4 * small.STEPS_PER_EPOCH
-        return checkpoints.restore(like)[0]
-
-
-def assert_same_bits(one, other):
-    def check(a, b):
-        a, b = np.asarray(a), np.asarray(b)
-        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-    jax.tree.map(check, one, other)
 
 
 def test_run_directory(finished_run):
@@ -124,18 +77,6 @@ def test_a_finished_run_is_left_alone(finished_run):
     result = fit(small.config(), finished_run)
     assert result == read_json(finished_run / "result.json")
     assert small.snapshot(finished_run) == before
-
-
-def test_a_killed_run_goes_on_as_if_it_had_not_been(killed_run, finished_run, trainer, capsys):
-    assert [line["step"] for line in read_metrics(killed_run)] == [22, 44, 66]
-    result = fit(small.config(), killed_run)
-    assert "going on from step 44" in capsys.readouterr().out
-    expected = (finished_run / "metrics.jsonl").read_bytes()
-    assert (killed_run / "metrics.jsonl").read_bytes() == expected
-    state = final_state(killed_run, trainer.initial_state)
-    assert_same_bits(state, final_state(finished_run, trainer.initial_state))
-    assert result["test_error"] == read_json(finished_run / "result.json")["test_error"]
-    assert result == read_json(killed_run / "result.json")
 
 
 def test_a_run_killed_just_before_its_result(copied_run):

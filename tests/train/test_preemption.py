@@ -2,9 +2,7 @@
 
 import json
 import signal
-import socket
 
-import numpy as np
 import pytest
 import small
 
@@ -13,40 +11,21 @@ from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory
 from launch import command
 
-# Sends itself SIGTERM in the middle of its second epoch, and once before a step of its third.
-STOPPED_RUN = """
-import os, signal, sys
-import small
-from densenet_jax.train.fit import fit
-from densenet_jax.train.trainer import Trainer
-from launch import command
-
-train, dispatches = Trainer.train, 0
-
-def train_and_signal(trainer, *arguments):
-    global dispatches
-    dispatches += 1
-    if dispatches == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGTERM)
-    return train(trainer, *arguments)
-
-Trainer.train = train_and_signal
-sys.exit(command.run(lambda argv: fit(small.config(), sys.argv[1])))
-"""
+SCRIPT = "tests/train/stopped_run.py"
 
 
 @pytest.mark.parametrize("step", [30, 22, 21])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished_run, step):
     """In the middle of an epoch, in its last step, and in the step before."""
     folder = tmp_path / "run"
-    process = small.start("-c", STOPPED_RUN, folder, step)
+    process = small.start(SCRIPT, folder, step, "{}")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == PREEMPTED_STATUS, errors
     assert errors.splitlines()[-1].startswith(f"told to stop: step {step} is saved")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         assert checkpoints.steps()[0] == step
     assert len(RunDirectory(folder).metrics()) == step // small.STEPS_PER_EPOCH
-    process = small.start("-c", STOPPED_RUN, folder, -1)
+    process = small.start(SCRIPT, folder, 0, "{}")
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert f"going on from step {step}" in output
@@ -56,12 +35,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished_run, ste
 
 def start_two(folder, *flags):
     """The same command twice, as on two hosts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    coordinator = small.free_address()
     return [
         small.start_train(
-            folder, *flags, f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}"
+            folder, *flags, f"--coordinator={coordinator}", "--processes=2", f"--process={i}"
         )
         for i in range(2)
     ]
@@ -72,15 +49,26 @@ def outputs(processes):
     return [(process.returncode, *texts) for process, texts in zip(processes, found, strict=True)]
 
 
-def test_two_processes_get_the_losses_of_one(tmp_path, finished_run):
-    ends = outputs(start_two(tmp_path / "run", *small.flags()))
-    assert [status for status, _, _ in ends] == [0, 0], ends
-    # Only the first one talks.
-    assert "epoch 4/4" in ends[0][1] and "epoch" not in ends[1][1]
-    ours, theirs = (RunDirectory(path).metrics() for path in (tmp_path / "run", finished_run))
-    for mine, other in zip(ours, theirs, strict=True):
-        for key in ("train_loss", "test_loss", "validation_loss"):
-            np.testing.assert_allclose(mine[key], other[key], rtol=1e-4)
+def test_a_state_gone_wrong_is_not_saved(tmp_path):
+    """The signal comes with the step whose loss is no number."""
+    changes = json.dumps(small.PLAIN | {"learning_rate": 1e30})
+    process = small.start(SCRIPT, tmp_path / "run", 2, changes)
+    ((status, _, errors),) = outputs([process])
+    assert status == 3 and "the training loss is nan in step 2" in errors
+    assert "nothing was saved yet" in errors
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_a_process_that_dies_ends_the_other(tmp_path):
+    processes = start_two(tmp_path / "run", *small.flags(small.PLAIN | {"epochs": 1000}))
+    for line in processes[0].stdout:
+        if line.startswith("epoch"):
+            processes[1].kill()
+            break
+    (status, _, errors), _ = outputs(processes)
+    assert status != 0
+    assert "another process of this run has ended" in errors or "another task died" in errors
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_two_processes_stop_together(tmp_path):

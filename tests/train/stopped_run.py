@@ -1,0 +1,40 @@
+"""The small run, which sends itself SIGTERM before one of its dispatches.
+
+    python stopped_run.py WORKDIR DISPATCH CHANGES [COORDINATOR PROCESS]
+
+DISPATCH counts those of this start from 1; 0: none. CHANGES to the config are JSON. With a
+coordinator there are two processes, and only the second is signalled.
+"""
+
+import json
+import os
+import signal
+import sys
+
+import jax
+import small
+
+from densenet_jax.train.fit import fit
+from densenet_jax.train.trainer import Trainer
+from launch import command
+
+
+def main(workdir: str, dispatch: str, changes: str, *processes: str) -> None:
+    if processes:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(processes[0], 2, int(processes[1]))
+    train, done = Trainer.train, 0
+
+    def train_and_signal(trainer, *arguments):
+        nonlocal done
+        done += 1
+        if done == int(dispatch) and jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train(trainer, *arguments)
+
+    Trainer.train = train_and_signal
+    fit(small.config(json.loads(changes)), workdir)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(lambda argv: main(*sys.argv[1:])))

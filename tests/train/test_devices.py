@@ -1,0 +1,102 @@
+"""The same numbers on however many devices and processes."""
+
+import json
+
+import numpy as np
+import pytest
+import small
+from twenty_steps import STEPS
+
+from densenet_jax.data.resident import epoch_order
+from densenet_jax.errors import PREEMPTED_STATUS
+from densenet_jax.train.record import RunDirectory
+
+TWENTY_STEPS = "tests/train/twenty_steps.py"
+STOPPED_RUN = "tests/train/stopped_run.py"
+TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
+
+
+def start(*arguments, devices=1, **environment):
+    return small.start(
+        *arguments,
+        JAX_ENABLE_X64="1",
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        **environment,
+    )
+
+
+def start_two(*arguments, devices):
+    coordinator = small.free_address()
+    return [start(*arguments, coordinator, process, devices=devices) for process in range(2)]
+
+
+def printed(process) -> dict:
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return json.loads(output.splitlines()[-1])
+
+
+def check_losses(found, expected, rows=1):
+    """`found` has a sum for every `rows` of the `expected` ones."""
+    assert found["losses"].keys() == expected["losses"].keys()
+    for key, losses in found["losses"].items():
+        assert len(losses) == STEPS // rows
+        sums = np.reshape(expected["losses"][key], (-1, rows)).sum(1)
+        np.testing.assert_allclose(losses, sums, rtol=TOLERANCES[key.split()[1]], err_msg=key)
+
+
+def test_losses_do_not_depend_on_devices_processes_or_dispatches():
+    """Nor on the order in which Python walks through a set."""
+    what = (TWENTY_STEPS, "densenet_bc,wrn", "float64")
+    one = printed(start(*what, 1, devices=1, PYTHONHASHSEED="1"))
+    eight = printed(start(*what, 5, devices=8, PYTHONHASHSEED="2"))
+    first, second = map(printed, start_two(*what, 1, devices=2))
+    check_losses(eight, one, rows=5)
+    assert first["losses"] == second["losses"]
+    check_losses(first, one)
+    # Each process has half of the batch, and together they have all of it.
+    images = set(first["examples"]), set(second["examples"])
+    assert [len(part) for part in images] == [32, 32]
+    assert set.union(*images) == set(epoch_order(0, 0, 1400, 64)[0])
+    # One device has nobody to exchange with. Eight sum the gradients of all parameters.
+    for key, exchanged in eight["collective_bytes"].items():
+        assert set(one["collective_bytes"][key].values()) == {0}
+        assert exchanged["gradients"] >= 8 * eight["params"][key]
+        assert exchanged["statistics"] > 0
+
+
+def test_a_run_can_go_on_on_other_devices(tmp_path):
+    """From 4 devices to 1, to 2 processes of 2, to 1 process, to 4 devices and to the end."""
+    changes = json.dumps(small.PLAIN | {"dtype": "float64", "model.dropout_rate": 0.2})
+    expected, folder = tmp_path / "alone", tmp_path / "run"
+    said = []
+
+    def run(processes, status=PREEMPTED_STATUS):
+        for process in processes:
+            output, errors = process.communicate(timeout=300)
+            assert process.returncode == status, errors
+            said.append(output)
+
+    run([start(STOPPED_RUN, expected, 0, changes)], 0)
+    run([start(STOPPED_RUN, folder, 10, changes, devices=4)])
+    run([start(STOPPED_RUN, folder, 20, changes, devices=1)])
+    run(start_two(STOPPED_RUN, folder, 20, changes, devices=2))
+    run([start(STOPPED_RUN, folder, 10, changes, devices=1)])
+    run([start(STOPPED_RUN, folder, 0, changes, devices=4)], 0)
+    went_on = ["going on from step" in output for output in said]
+    assert went_on == [False, False, True, True, False, True, True]
+    assert "epoch" not in said[4], "only the first process talks"
+    lines, others = (RunDirectory(path).metrics() for path in (folder, expected))
+    assert len(lines) == 4
+    for line, other in zip(lines, others, strict=True):
+        assert line == pytest.approx(other, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_losses_on_any_number_of_devices():
+    what = (TWENTY_STEPS, "densenet_bc,wrn", "float64,float32", 1)
+    one = printed(start(*what))
+    for devices in (2, 4, 8):
+        check_losses(printed(start(*what, devices=devices)), one)
+    for found in map(printed, start_two(*what, devices=2)):
+        check_losses(found, one)

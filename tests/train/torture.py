@@ -1,0 +1,110 @@
+"""Kills a training run again and again, and looks whether it ends as if nothing had been.
+
+    python tests/train/torture.py --kills 20
+
+The moments are random: a third from the start of the process on, a third from the first epoch on,
+a third while a checkpoint is written. Prints how many kills fell where, and what was equal.
+"""
+
+import argparse
+import contextlib
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import small
+
+from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.trainer import Trainer
+
+RUN = small.PLAIN | {"model.dropout_rate": 0.2, "data.augment": True, "checkpoint_every_epochs": 4}
+EPOCHS_A_KILL = 20  # More than one start gets done.
+KINDS = ("from the start", "in training", "in a save")
+
+
+def start(folder: Path, epochs: int):
+    return small.start_train(folder, *small.flags(RUN | {"epochs": epochs}))
+
+
+def unfinished(folder: Path) -> set[tuple[str, int]]:
+    """Checkpoints that are being written, or were when the run was killed: name and inode."""
+    return {(path.name, path.stat().st_ino) for path in (folder / "checkpoints").glob("*tmp*")}
+
+
+def kill(process, folder: Path, kind: str, moments: random.Random) -> None:
+    if kind != "from the start":
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+    if kind == "in a save":
+        while process.poll() is None:
+            with contextlib.suppress(FileNotFoundError):
+                if unfinished(folder):
+                    break
+            time.sleep(0.0002)
+    time.sleep(moments.uniform(0, {"from the start": 5, "in training": 1, "in a save": 0.05}[kind]))
+    process.kill()
+    process.communicate()
+
+
+def final_state(folder: Path, epochs: int):
+    trainer = Trainer(small.config(RUN | {"epochs": epochs}))
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps()[0] == epochs * trainer.steps_per_epoch
+        state, _ = checkpoints.restore(like=trainer.initial_state)
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def torture(folder: Path, kills: int, seed: int = 0, say=print) -> dict:
+    """What happened: see the keys."""
+    moments, epochs = random.Random(seed), EPOCHS_A_KILL * kills
+    undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
+    _, errors = (process := start(undisturbed, epochs)).communicate()
+    assert process.returncode == 0, errors
+    fell = dict.fromkeys(("before a checkpoint was there", "between saves", "inside a save"), 0)
+    for i in range(kills):
+        left_over = unfinished(disturbed)
+        process = start(disturbed, epochs)
+        kill(process, disturbed, KINDS[i % len(KINDS)], moments)
+        assert process.returncode == -9, "the run ended too early to be killed so often"
+        names = sorted(path.name for path in (disturbed / "checkpoints").glob("*"))
+        where = "between saves" if names else "before a checkpoint was there"
+        where = "inside a save" if unfinished(disturbed) - left_over else where
+        fell[where] += 1
+        say(f"kill {i + 1}/{kills} {where}; checkpoints: {' '.join(names)}")
+    output, errors = (process := start(disturbed, epochs)).communicate()
+    assert process.returncode == 0, errors
+    say(next(line for line in output.splitlines() if line.startswith("going on")))
+    metrics = [(path / "metrics.jsonl").read_bytes() for path in (undisturbed, disturbed)]
+    states = [final_state(path, epochs) for path in (undisturbed, disturbed)]
+    return {
+        "kills": fell,
+        "epochs": epochs,
+        "metrics_are_equal": metrics[0] == metrics[1],
+        "arrays_are_equal": states[0] == states[1],
+        "left_over": sorted(name for name, _ in unfinished(disturbed)),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    report = torture(folder, args.kills, args.seed)
+    print(json.dumps(report, indent=2))
+    shutil.rmtree(folder)
+    return 0 if report["metrics_are_equal"] and report["arrays_are_equal"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Twenty steps of small networks, on the devices at hand; prints what came of them, as JSON.
+
+    python twenty_steps.py NETWORKS TYPES STEPS_PER_DISPATCH [COORDINATOR PROCESS]
+
+With everything on that is random, and statistics over groups of images. NETWORKS and TYPES are
+separated by commas; JAX_ENABLE_X64 must be set. With a coordinator there are two processes.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import small
+
+from densenet_jax.analysis.plan import collective_bytes
+from densenet_jax.train.trainer import Trainer
+
+STEPS = 20
+GROUPS = {"batch_size": 64, "model.bn_group_size": 16}
+NETWORKS = {
+    "densenet_bc": {},
+    "wrn": {
+        "model.name": "wrn16_4",
+        "model.growth_rate": None,
+        "model.block_config": (2,),
+        "model.widths": (8,),
+        "model.dropout_rate": 0.3,
+    },
+}
+
+
+def losses(trainer: Trainer) -> list[float]:
+    """The sum of the losses of each dispatch."""
+    state, sums, dispatches = trainer.initial_state, trainer.sums(), []
+    for batches in trainer.epoch_batches(0):
+        if int(state.step) < STEPS:
+            state, sums = trainer.train(state, sums, batches, 0)
+            dispatches.append(float(sums.loss))
+    return np.diff(dispatches, prepend=0).tolist()
+
+
+def own_examples(trainer: Trainer) -> list[int]:
+    """The training images that this process works on in the first dispatch."""
+    shards = next(trainer.epoch_batches(0)).indices.addressable_shards
+    return sorted(int(i) for shard in shards for i in np.asarray(shard.data).ravel())
+
+
+def main(networks: str, dtypes: str, steps_per_dispatch: str, *processes: str) -> None:
+    if processes:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(processes[0], 2, int(processes[1]))
+    found = {"losses": {}, "collective_bytes": {}, "params": {}}
+    for network in networks.split(","):
+        for dtype in dtypes.split(","):
+            changes = {"dtype": dtype, "steps_per_dispatch": int(steps_per_dispatch)}
+            trainer = Trainer(small.config(NETWORKS[network] | GROUPS | changes))
+            key = f"{network} {dtype}"
+            found["losses"][key] = losses(trainer)
+            program = trainer.compiled("train").as_text()
+            found["collective_bytes"][key] = collective_bytes(program)
+            found["params"][key] = trainer.params
+    print(json.dumps(found | {"examples": own_examples(trainer)}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
