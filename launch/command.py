@@ -10,6 +10,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -158,10 +159,18 @@ def _is_tpu_host() -> bool:
 
 
 def use_compile_cache(directory: str) -> None:
-    if directory != "off":
-        jax.config.update("jax_compilation_cache_dir", directory)
-        # Small programs too: there are some before the first step.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    """Goes without one, saying so, if `directory` cannot be written to."""
+    if directory == "off":
+        return
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        logging.warning("compiled programs are not kept: %s: %s.", directory, error.strerror)
+        return
+    jax.config.update("jax_compilation_cache_dir", directory)
+    # Small programs too: there are some before the first step.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def keep_memory() -> None:

@@ -10,6 +10,7 @@ import sys
 
 from densenet_jax.errors import InputError
 from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.failures import telling_of_failures
 from densenet_jax.train.record import RunDirectory, best_epoch
 from densenet_jax.train.trainer import Trainer
 from launch import command
@@ -41,10 +42,11 @@ def main(argv: list[str] | None = None) -> None:
         config.data.directory = args.data_directory
     best = best_epoch(run.metrics()) if args.checkpoint == "best" else None
     step = best["step"] if best else None
-    trainer = Trainer(config)
-    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(trainer.initial_state, step)
-    print(json.dumps({"step": int(state.step), **trainer.evaluate(state)}))
+    with telling_of_failures(run):
+        trainer = Trainer(config)
+        with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+            state, _ = checkpoints.restore(trainer.initial_state, step)
+        print(json.dumps({"step": int(state.step), **trainer.evaluate(state)}))
 
 
 if __name__ == "__main__":

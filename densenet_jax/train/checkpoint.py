@@ -51,7 +51,12 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             lightweight_initialize=True,  # Metadata may be damaged as well.
             read_only=read_only,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_sums,
+                # Orbax waits by the time of day, which may be set while it does.
+                timeout_secs=10**7,
+                create_directories_asynchronously=False,
+            ),
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 

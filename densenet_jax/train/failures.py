@@ -11,7 +11,7 @@ from densenet_jax.train.record import RunDirectory
 
 # JAX and the libraries below it raise ValueError and RuntimeError for these.
 _OF_CONNECTIONS = re.compile("gloo|nccl|connect|unavailable|deadline|heartbeat", re.IGNORECASE)
-_GOES_ON = "what was saved before is kept, and the same command goes on from it"
+_GOES_ON = "what was saved before is kept, and the same command goes on from there"
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
     run.check(config)
     if result := run.result():
         return result
+    run.check_writable()
     with telling_of_failures(run), Preemption() as preemption:
         result = _fit(config, run, preemption)
         run.finish(result)

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -73,6 +74,14 @@ class RunDirectory:
                 f"workdir {self.path} belongs to a run of another config: {', '.join(differing)}; "
                 "name another folder, or set those keys as they were."
             )
+
+    def check_writable(self) -> None:
+        """Raises InputError if nothing can be written here; leaves nothing behind."""
+        existing = next(path for path in (self.path, *self.path.parents) if path.exists())
+        try:
+            tempfile.TemporaryFile(dir=existing).close()
+        except OSError as error:
+            raise InputError(f"cannot write to workdir {existing}: {error.strerror}.") from error
 
     def start(self, config: ConfigDict) -> None:
         """Writes config.json, and describes this start in environment.json."""

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from densenet_jax.errors import InputError
 from densenet_jax.train import checkpoint
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.optimizer import sgd, step_schedule
@@ -54,6 +56,23 @@ def test_only_the_newest_are_kept(tmp_path):
         assert checkpoints.steps()[0] == 40
         restored, _ = checkpoints.restore(like=empty(state))
     np.testing.assert_array_equal(restored.params["kernel"], state.params["kernel"])
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, best in ((10, 10), (20, 20), (30, 20), (40, 20), (50, 20)):
+            checkpoints.save(make_state(step), {}, best=best)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [50, 40, 20]
+        state, _ = checkpoints.restore(empty(make_state(20)), step=20)
+    np.testing.assert_array_equal(state.params["kernel"], make_state(20).params["kernel"])
+
+
+def test_a_step_without_a_checkpoint(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(10), {})
+        with pytest.raises(InputError, match="holds no checkpoint of step 20"):
+            checkpoints.restore(empty(make_state(10)), step=20)
 
 
 def test_a_saved_state_may_change_at_once(tmp_path):

@@ -1,5 +1,7 @@
 """A run from its config to its result, undisturbed and disturbed."""
 
+import contextlib
+import io
 import json
 
 import jax
@@ -7,8 +9,10 @@ import pytest
 import small
 
 from densenet_jax.errors import InputError, RunError
+from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import best_epoch
+from launch import command, evaluate
 
 
 def read_json(path):
@@ -104,6 +108,41 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
     with pytest.raises(RunError, match=r"loss is nan in step 2 \(epoch 1, learning rate 1e\+30"):
         fit(small.config({**small.PLAIN, "learning_rate": 1e30}), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 5])
+def test_the_last_good_checkpoint_outlives_a_loss_that_is_not_a_number(
+    tmp_path, steps_per_dispatch
+):
+    """The rate jumps after two epochs; the step after the first with that rate shows it."""
+    changes = {
+        "learning_rate": 1e30,
+        "learning_rate_drops": (),
+        "warmup_epochs": 2.0,
+        "steps_per_dispatch": steps_per_dispatch,
+    }
+    message = r"nan in step 46 \(epoch 3, learning rate 1e\+30\); the checkpoint of step 44 is kept"
+    for _ in range(2):
+        with pytest.raises(RunError, match=message):
+            fit(small.config(small.PLAIN | changes), tmp_path / "run")
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [22, 44]
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps()[0] == 44
+
+
+def test_the_best_epoch_has_a_checkpoint(tmp_path):
+    """Rates that are too high make the error go up and down."""
+    changes = {"learning_rate": 2.0, "learning_rate_drops": (), "epochs": 6}
+    fit(small.config(small.PLAIN | changes | {"checkpoint_every_epochs": 100}), tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
+    best = best_epoch(lines)
+    assert best["step"] < lines[-1]["step"], "or this tests nothing"
+    argv = ["--workdir", str(tmp_path / "run"), "--checkpoint=best", "--compile_cache=off"]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert command.run(evaluate.main, argv) == 0
+    printed = json.loads(output.getvalue())
+    for key in ("step", "test_error", "test_loss", "validation_error"):
+        assert printed[key] == best[key]
 
 
 def test_the_folder_of_another_run_is_refused(finished_run):
