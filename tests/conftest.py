@@ -17,12 +17,17 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # A helper of one room that serves others as well: published_sets.
 sys.path.append(str(Path(__file__).parent / "data"))
 
+import hypothesis
 import jax
 import pytest
 import small
 
 from densenet_jax.train.fit import fit
 from densenet_jax.train.trainer import Trainer
+
+# The same examples each time: who changes nothing breaks nothing.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture

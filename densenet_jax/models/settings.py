@@ -31,6 +31,8 @@ class NetworkConfig:
             value = getattr(self, field)
             if field.endswith("_rate") and kind is float and not 0 <= value < 1:
                 raise InputError(f"{field} is {value:g}: it must be at least 0 and below 1.")
+            if isinstance(value, tuple) and not all(type(number) is int for number in value):
+                raise InputError(f"{field} is {value}: it must be whole numbers, such as (6, 12).")
             allowed = typing.get_args(kind)
             if typing.get_origin(kind) is typing.Literal and value not in allowed:
                 raise InputError(f"{field} is {value!r}: choose one of {', '.join(allowed)}.")

@@ -195,10 +195,10 @@ def check_config(config: ConfigDict) -> None:
             raise InputError(f"{key} is {value!r}: choose one of {', '.join(choices)}.")
     if config.seed >= 2**31:
         raise InputError(f"seed is {config.seed}: it must be below 2 ** 31.")
-    if any(not 0 < fraction <= 1 for fraction in config.learning_rate_drops):
+    drops = config.learning_rate_drops
+    if not all(isinstance(drop, int | float) and 0 < drop <= 1 for drop in drops):
         raise InputError(
-            f"learning_rate_drops is {config.learning_rate_drops}: fractions of the epochs, "
-            "above 0 and at most 1."
+            f"learning_rate_drops is {drops}: fractions of the epochs, above 0 and at most 1."
         )
     _check_multipliers(config.learning_rate_multipliers)
     if config.report == "best_validation" and not config.data.holdout:

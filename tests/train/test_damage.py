@@ -90,7 +90,7 @@ def test_the_one_before_is_used(saved, tmp_path, caplog, file, kind):
     assert restored(folder) == NEWER
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_no_changed_bit_is_taken_for_what_was_saved(saved, tmp_path_factory, data):
     folder = shutil.copytree(saved, tmp_path_factory.mktemp("flipped") / "checkpoints")
