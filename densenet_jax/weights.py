@@ -6,12 +6,14 @@ DenseNet, `layer1.0.downsample.0.weight` and so on of a ResNet.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
+from densenet_jax import weight_files
 from densenet_jax.errors import InputError
 from densenet_jax.models.resnet import ResNet
 
@@ -26,18 +28,21 @@ _LEAVES = {
 _IGNORED = "num_batches_tracked"
 
 
-def load_torch(model: nnx.Module, source: Mapping[str, np.ndarray]) -> None:
+def load_torch(model: nnx.Module, source: Mapping[str, np.ndarray] | str | Path) -> None:
     """Sets all parameters and running statistics of `model` from `source`.
 
     Args:
       model: a DenseNet, or a ResNet without pre-activation; changed in place, or not at all on an
         error.
-      source: PyTorch name to array in PyTorch's layout (convolutions OIHW, linear out x in).
+      source: PyTorch name to array in PyTorch's layout (convolutions OIHW, linear out x in); or a
+        file of them, see `weight_files.read`.
 
     Raises:
-      InputError: names are missing or left over, or shapes differ; the sentence lists them. Or
-        nobody has named the parameters of such a network in PyTorch.
+      InputError: names are missing or left over, or shapes differ; the sentence lists them. Or the
+        file cannot be read, or nobody has named the parameters of such a network in PyTorch.
     """
+    if isinstance(source, str | Path):
+        source = weight_files.read(source)
     given = {name: np.asarray(a) for name, a in source.items() if not name.endswith(_IGNORED)}
     expected = {name: array.shape for name, array in to_torch(model).items()}
     problems = [f"missing {name} {expected[name]}" for name in expected if name not in given]

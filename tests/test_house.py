@@ -22,7 +22,12 @@ ALLOWED = {
         "densenet_jax.data",
         "densenet_jax.train",
     },
-    "densenet_jax.weights": {"densenet_jax.errors", "densenet_jax.models"},
+    "densenet_jax.weight_files": {"densenet_jax.errors"},
+    "densenet_jax.weights": {
+        "densenet_jax.errors",
+        "densenet_jax.models",
+        "densenet_jax.weight_files",
+    },
     "densenet_jax.predict": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.weights"},
     "experiments": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.train"},
 }
