@@ -9,6 +9,7 @@ from twenty_steps import STEPS
 
 from densenet_jax.data.resident import epoch_order
 from densenet_jax.errors import PREEMPTED_STATUS
+from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 
 TWENTY_STEPS = "tests/train/twenty_steps.py"
@@ -65,29 +66,30 @@ def test_losses_do_not_depend_on_devices_processes_or_dispatches():
         assert exchanged["statistics"] > 0
 
 
-def test_a_run_can_go_on_on_other_devices(tmp_path):
-    """From 4 devices to 1, to 2 processes of 2, to 1 process, to 4 devices and to the end."""
-    changes = json.dumps(small.PLAIN | {"dtype": "float64", "model.dropout_rate": 0.2})
-    expected, folder = tmp_path / "alone", tmp_path / "run"
+def test_a_run_can_go_on_on_other_devices(tmp_path, float64):
+    """From 2 processes of 2 devices to 1 process, from 1 device to 4 and from 4 to 1."""
+    # Two processes stop a while after the signal.
+    run = {"epochs": 60, "checkpoint_every_epochs": 60, "eval_every_epochs": 20}
+    changes = small.PLAIN | run | {"dtype": "float64", "model.dropout_rate": 0.2}
+    fit(small.config(changes), tmp_path / "alone")
     said = []
 
-    def run(processes, status=PREEMPTED_STATUS):
+    def go_on(processes, status=PREEMPTED_STATUS):
         for process in processes:
             output, errors = process.communicate(timeout=300)
             assert process.returncode == status, errors
             said.append(output)
 
-    run([start(STOPPED_RUN, expected, 0, changes)], 0)
-    run([start(STOPPED_RUN, folder, 10, changes, devices=4)])
-    run([start(STOPPED_RUN, folder, 20, changes, devices=1)])
-    run(start_two(STOPPED_RUN, folder, 20, changes, devices=2))
-    run([start(STOPPED_RUN, folder, 10, changes, devices=1)])
-    run([start(STOPPED_RUN, folder, 0, changes, devices=4)], 0)
-    went_on = ["going on from step" in output for output in said]
-    assert went_on == [False, False, True, True, False, True, True]
-    assert "epoch" not in said[4], "only the first process talks"
-    lines, others = (RunDirectory(path).metrics() for path in (folder, expected))
-    assert len(lines) == 4
+    def what(stop_after):
+        return STOPPED_RUN, tmp_path / "run", stop_after, json.dumps(changes)
+
+    go_on(start_two(*what(20), devices=2))
+    go_on([start(*what(10), devices=1)])
+    go_on([start(*what(10), devices=4)])
+    go_on([start(*what(0), devices=1)], 0)
+    assert ["going on from step" in output for output in said] == [False, False, True, True, True]
+    lines, others = (RunDirectory(tmp_path / name).metrics() for name in ("run", "alone"))
+    assert len(lines) == 60
     for line, other in zip(lines, others, strict=True):
         assert line == pytest.approx(other, rel=1e-9)
 
