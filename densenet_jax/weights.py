@@ -1,10 +1,5 @@
-"""Weights under PyTorch's names and in PyTorch's layouts, in and out.
+"""Weights under PyTorch's names and in PyTorch's layouts, in and out; see `torch_names`."""
 
-Names are torchvision's: `features.denseblock1.denselayer1.norm1.running_mean` and so on of a
-DenseNet, `layer1.0.downsample.0.weight` and so on of a ResNet.
-"""
-
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +10,7 @@ from flax import nnx
 
 from densenet_jax import weight_files
 from densenet_jax.errors import InputError
-from densenet_jax.models.resnet import ResNet
+from densenet_jax.torch_names import naming
 
 _LEAVES = {
     "kernel": "weight",
@@ -28,14 +23,18 @@ _LEAVES = {
 _IGNORED = "num_batches_tracked"
 
 
-def load_torch(model: nnx.Module, source: Mapping[str, np.ndarray] | str | Path) -> None:
+def load_torch(
+    model: nnx.Module, source: Mapping[str, np.ndarray] | str | Path, head: bool = True
+) -> None:
     """Sets all parameters and running statistics of `model` from `source`.
 
     Args:
-      model: a DenseNet, or a ResNet without pre-activation; changed in place, or not at all on an
-        error.
+      model: a DenseNet, an RDNet, or a ResNet without pre-activation; changed in place, or not at
+        all on an error.
       source: PyTorch name to array in PyTorch's layout (convolutions OIHW, linear out x in); or a
-        file of them, see `weight_files.read`.
+        file of them, or `hf:REPOSITORY`, see `weight_files.read`. Names are those of torchvision,
+        old and new, of timm, of mmpretrain, or of the memory-efficient PyTorch DenseNet.
+      head: whether to set the classifier; if not, that of `source` may be for other classes.
 
     Raises:
       InputError: names are missing or left over, or shapes differ; the sentence lists them. Or the
@@ -43,22 +42,24 @@ def load_torch(model: nnx.Module, source: Mapping[str, np.ndarray] | str | Path)
     """
     if isinstance(source, str | Path):
         source = weight_files.read(source)
-    given = {name: np.asarray(a) for name, a in source.items() if not name.endswith(_IGNORED)}
+    names = naming(model)
+    given = {
+        names.of_others(name): np.asarray(array)
+        for name, array in source.items()
+        if not name.endswith(_IGNORED)
+    }
     expected = {name: array.shape for name, array in to_torch(model).items()}
-    problems = [f"missing {name} {expected[name]}" for name in expected if name not in given]
-    problems += [f"unexpected {name} {given[name].shape}" for name in given if name not in expected]
-    problems += [
-        f"{name} has shape {given[name].shape} instead of {shape}"
-        for name, shape in expected.items()
-        if name in given and given[name].shape != shape
-    ]
-    if problems:
-        more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise InputError(f"these weights are not this network's: {'; '.join(problems[:8])}{more}.")
-    for variable, names, is_stack in _named_variables(model):
-        arrays = [_from_torch(given[name]) for name in names]
-        array = np.stack(arrays) if is_stack else arrays[0]
-        variable[...] = jax.device_put(array.astype(variable.dtype))
+    if not head:
+        given, expected = (
+            {name: value for name, value in named.items() if not name.startswith(names.head)}
+            for named in (given, expected)
+        )
+    _check(given, expected)
+    for variable, torch_names, is_stack in _named_variables(model):
+        if torch_names[0] in expected:
+            arrays = [_from_torch(given[name]) for name in torch_names]
+            array = np.stack(arrays) if is_stack else arrays[0]
+            variable[...] = jax.device_put(array.astype(variable.dtype))
 
 
 def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
@@ -74,6 +75,19 @@ def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _check(given: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]]) -> None:
+    problems = [f"missing {name} {expected[name]}" for name in expected if name not in given]
+    problems += [f"unexpected {name} {given[name].shape}" for name in given if name not in expected]
+    problems += [
+        f"{name} has shape {given[name].shape} instead of {shape}"
+        for name, shape in expected.items()
+        if name in given and given[name].shape != shape
+    ]
+    if problems:
+        more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise InputError(f"these weights are not this network's: {'; '.join(problems[:8])}{more}.")
+
+
 class _NamedVariable(NamedTuple):
     """A variable, and its name in PyTorch; or, of a stack of blocks, one for each block."""
 
@@ -83,42 +97,16 @@ class _NamedVariable(NamedTuple):
 
 
 def _named_variables(model: nnx.Module) -> list[_NamedVariable]:
-    named = []
+    names, named = naming(model), []
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         *parents, leaf = map(str, path)
-        name, is_stack = f"{'.'.join(parents)}.{_LEAVES.get(leaf, leaf)}", False
-        if hasattr(model, "norm5"):  # Whatever has the parts of a DenseNet, as a peer's may.
-            names = [_densenet_name(name)]
-        elif isinstance(model, ResNet) and not model.config.pre_activation:
-            is_stack = "rest" in parents
-            blocks = range(1, 1 + variable.shape[0]) if is_stack else [0]
-            names = [_resnet_name(name, block) for block in blocks]
-        else:
-            raise InputError(
-                f"a {type(model).__name__} like this has no PyTorch names: DenseNets have, and "
-                "ResNets without pre-activation."
-            )
-        named.append(_NamedVariable(variable, names, is_stack))
+        name = ".".join([*parents, _LEAVES.get(leaf, leaf)])
+        is_stack = "rest" in parents
+        # The first block of a stage is told apart, see `models.resnet.Stage`.
+        blocks = range(1, 1 + variable.shape[0]) if is_stack else [0]
+        torch_names = [names.of_ours(name, block) for block in blocks]
+        named.append(_NamedVariable(variable, torch_names, is_stack))
     return named
-
-
-def _densenet_name(name: str) -> str:
-    name = re.sub(r"^blocks\.(\d+)\.(\d+)", _count_from_one("denseblock{}.denselayer{}"), name)
-    name = re.sub(r"^transitions\.(\d+)", _count_from_one("transition{}"), name)
-    return name if name.startswith("classifier") else f"features.{name}"
-
-
-def _resnet_name(name: str, block: int) -> str:
-    name = re.sub(r"^stages\.(\d+)", _count_from_one("layer{}"), name)
-    name = re.sub(r"\.(first|rest\.blocks)\.", f".{block}.", name)
-    name = re.sub(r"branch\.convs\.(\d+)", _count_from_one("conv{}"), name)
-    name = re.sub(r"branch\.norms\.(\d+)", _count_from_one("bn{}"), name)
-    name = name.replace("shortcut.conv", "downsample.0").replace("shortcut.norm", "downsample.1")
-    return re.sub(r"^norm1", "bn1", re.sub(r"^classifier", "fc", name))
-
-
-def _count_from_one(template: str):
-    return lambda match: template.format(*(int(index) + 1 for index in match.groups()))
 
 
 def _to_torch(array: np.ndarray) -> np.ndarray:

@@ -99,3 +99,39 @@ def test_what_is_no_file_of_weights(tmp_path):
         weight_files.read(tmp_path / "missing.safetensors")
     with pytest.raises(dj.InputError, match=r"weights are read from \.safetensors, \.pth"):
         weight_files.read(tmp_path / "weights.h5")
+
+
+def test_a_written_file_comes_back(tmp_path):
+    arrays = dj.weights.to_torch(model(0))
+    weight_files.write(tmp_path / "a.safetensors", arrays)
+    assert_equal(weight_files.read(tmp_path / "a.safetensors"), arrays)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_the_hubs_cache_is_used(tmp_path, monkeypatch):
+    """As timm or anybody else left it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--somebody--densenet"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0123abc")
+    (folder / "snapshots" / "0123abc").mkdir(parents=True)
+    arrays = dj.weights.to_torch(model(0))
+    weight_files.write(folder / "snapshots" / "0123abc" / "model.safetensors", arrays)
+    assert_equal(weight_files.read("hf:somebody/densenet"), arrays)
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:1")
+    with pytest.raises(dj.InputError, match=r"hf:a/b is not in the local cache, and 127\.0\.0\.1"):
+        weight_files.read("hf:a/b")
+    with pytest.raises(dj.InputError, match="hf:a b names no repository"):
+        weight_files.read("hf:a b")
+
+
+def test_weights_inside_a_training_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch")
+    arrays = {"a": torch.ones(3)}
+    for name in ("state_dict", "model"):
+        torch.save({name: arrays, "epoch": 90}, tmp_path / "checkpoint.pth")
+        assert_equal(weight_files.read(tmp_path / "checkpoint.pth"), {"a": np.ones(3, np.float32)})

@@ -1,6 +1,9 @@
 """PyTorch-named weights in and out."""
 
+import re
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -62,3 +65,97 @@ def test_wrong_weights_are_refused_and_change_nothing(change, message):
         dj.weights.load_torch(network, source)
     for name, array in dj.weights.to_torch(network).items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def as_older_torchvision(name):
+    return re.sub(r"\.(norm|conv)([12])\.", r".\1.\2.", name)
+
+
+def as_memory_efficient(name):
+    return "module." + name.replace("features.norm5", "features.norm_final")
+
+
+def as_mmpretrain(name):
+    """Of a network with two blocks: what follows the last one is the second transition there."""
+    name = re.sub(
+        r"^features\.denseblock(\d)\.denselayer(\d)",
+        lambda m: f"backbone.stages.{int(m[1]) - 1}.block.{int(m[2]) - 1}",
+        name,
+    )
+    for ours, theirs in {
+        "features.conv0": "backbone.stem.0",
+        "features.norm0": "backbone.stem.1",
+        "features.transition1": "backbone.transitions.0",
+        "features.norm5": "backbone.transitions.1.0",
+        "classifier": "head.fc",
+    }.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+@pytest.mark.parametrize("rename", [as_older_torchvision, as_memory_efficient, as_mmpretrain])
+def test_names_of_other_libraries(rename):
+    overrides = dict(stem="imagenet", block_config=(2, 1))
+    source, target = model(0, **overrides), model(1, **overrides)
+    expected = dj.weights.to_torch(source)
+    renamed = {rename(name): array for name, array in expected.items()}
+    assert renamed.keys() != expected.keys() and len(renamed) == len(expected)
+    dj.weights.load_torch(target, renamed)
+    for name, array in dj.weights.to_torch(target).items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.parametrize(
+    "name, overrides, head",
+    [
+        ("densenet_bc_k12_d10", dict(growth_rate=4), "classifier."),
+        ("resnet50", dict(block_config=(2, 2), widths=(8, 16)), "fc."),
+        ("rdnet_tiny", dict(stage_growth_rates=(8, 8, 8), downsampling=(1,)), "head.fc."),
+    ],
+)
+def test_all_but_the_head(name, overrides, head):
+    """For other classes: the head stays as it was."""
+    source = dj.create_model(name, num_classes=7, rngs=nnx.Rngs(0), **overrides)
+    target = dj.create_model(name, num_classes=3, rngs=nnx.Rngs(1), **overrides)
+    before, given = dj.weights.to_torch(target), dj.weights.to_torch(source)
+    with pytest.raises(dj.InputError, match=r"has shape \(7.* instead of \(3"):
+        dj.weights.load_torch(target, given)
+    dj.weights.load_torch(target, given, head=False)
+    for key, array in dj.weights.to_torch(target).items():
+        expected = before if key.startswith(head) else given
+        np.testing.assert_array_equal(array, expected[key])
+
+
+def test_names_of_an_rdnet_are_timms():
+    network = dj.create_model(
+        "rdnet_tiny", stage_growth_rates=(8, 8, 8), downsampling=(1,), rngs=nnx.Rngs(0)
+    )
+    shapes = {name: array.shape for name, array in dj.weights.to_torch(network).items()}
+    assert shapes["stem.0.weight"] == (64, 3, 4, 4)
+    assert shapes["dense_stages.0.0.dense_block2.layers.layers.0.weight"] == (80, 1, 7, 7)
+    assert shapes["dense_stages.1.1.weight"] == (40, 88, 2, 2)
+    assert shapes["dense_stages.2.2.dense_block0.layers.layers.5.fc.bias"] == (8,)
+    assert shapes["dense_stages.2.2.dense_block0.gamma"] == (8,)
+    assert "head.norm.weight" in shapes and "head.fc.bias" in shapes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["densenet121", "densenet169", "densenet201", "densenet161", "resnet50", "rdnet_tiny"]
+)
+def test_timms_networks_give_the_same(name, float64):
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, pretrained=False).double().eval()
+    for array in theirs.state_dict().values():
+        if array.dtype == torch.float64 and array.ndim == 1:  # Of norms and biases, far from 0.
+            array.uniform_(0.5, 1.5)
+    x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
+    with torch.no_grad():
+        expected = theirs(x).numpy()
+    network = dj.create_model(
+        name, num_classes=1000, rngs=nnx.Rngs(0), dtype=jnp.float64, param_dtype=jnp.float64
+    )
+    dj.weights.load_torch(network, {k: v.numpy() for k, v in theirs.state_dict().items()})
+    logits = jax.jit(lambda m, x: m(x))(network, x.numpy().transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())

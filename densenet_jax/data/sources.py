@@ -11,7 +11,7 @@ import pathlib
 import jax
 import numpy as np
 
-from densenet_jax.data import archives, pictures, tfds_copy
+from densenet_jax.data import archives, folders, pictures, tfds_copy
 from densenet_jax.errors import InputError, suggest
 
 
@@ -27,7 +27,8 @@ class Split:
 class Dataset:
     """A set with its splits; `mean` and `std` are per channel, on the scale of the images.
 
-    `official` says that it has as many images as the published set.
+    `classes` are the names of the classes, where they are known. `official` says that it has as
+    many images as the published set.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classes: tuple[str, ...] | None = None
     official: bool = True
 
 
@@ -49,6 +51,7 @@ class _Facts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sizes: dict[str, int]  # images in each part of the official set
+    classes: tuple[str, ...] | None = None
 
 
 # Mean and std of the CIFAR sets are those in the paper's code; SVHN is only divided by 255 (section
@@ -113,12 +116,19 @@ _FACTS = {
     ),
 }
 
-NAMES = tuple(_FACTS)
+FOLDER = "folder"  # Of anybody's pictures.
+NAMES = (*_FACTS, FOLDER)
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
 
-def load(name: str, directory: str | None = None, holdout: int = 0, examples: int = 0) -> Dataset:
+def load(
+    name: str,
+    directory: str | None = None,
+    holdout: int = 0,
+    examples: int = 0,
+    image_size: int = pictures.SIDE,
+) -> Dataset:
     """Reads a set into memory.
 
     Args:
@@ -130,17 +140,23 @@ def load(name: str, directory: str | None = None, holdout: int = 0, examples: in
         `svhn`, where two thirds come from "train" and one third from "extra", as many of each
         class.
       examples: keep only so many of the remaining training images, the first; 0: all.
+      image_size: side of the images of a "folder", whose short sides are made as long.
 
     A set that is well formed but not of the official size is accepted, with a logged warning.
 
     Raises:
       InputError: unknown name, missing or damaged files, impossible `holdout` or `examples`.
     """
-    facts = _facts(name)
+    tree = None
+    if name == FOLDER:
+        tree = folders.find(_directory(name, directory))
+        facts = _facts_of(tree, image_size)
+    else:
+        facts = _facts(name)
     if holdout < 0 or (name == "svhn" and holdout % 30):
         multiple = " and, for svhn, divisible by 30" if name == "svhn" else ""
         raise InputError(f"data.holdout = {holdout} must be 0 or more{multiple}.")
-    parts = _read(name, facts, directory)
+    parts = _read(name, facts, directory, tree)
     sizes = {part: len(parts[part].labels) for part in parts}
     if sizes != facts.sizes:
         logging.getLogger("densenet_jax").warning(
@@ -165,6 +181,7 @@ def load(name: str, directory: str | None = None, holdout: int = 0, examples: in
         num_classes=facts.num_classes,
         mean=facts.mean,
         std=facts.std,
+        classes=facts.classes,
         official=sizes == facts.sizes,
     )
 
@@ -178,8 +195,8 @@ def describe(name: str, least: int = 0) -> Dataset:
 
     Raises InputError for an unknown name, and for a set that no memory holds.
     """
-    if name == "imagenet":
-        raise InputError("imagenet is too large to plan for: set data.name to synthetic_imagenet.")
+    if name in ("imagenet", FOLDER):
+        raise InputError(f"{name} cannot be planned for: set data.name to synthetic_imagenet.")
     facts = _facts(name)
 
     def split(size: int) -> Split:
@@ -199,9 +216,20 @@ def describe(name: str, least: int = 0) -> Dataset:
     )
 
 
-def image_shape(name: str) -> tuple[int, int, int]:
+def image_shape(name: str, image_size: int) -> tuple[int, int, int]:
     """Height, width and channels of a set's images. Raises InputError for an unknown name."""
-    return _facts(name).image_shape
+    return (image_size, image_size, 3) if name == FOLDER else _facts(name).image_shape
+
+
+def _facts_of(tree: folders.Tree, image_size: int) -> _Facts:
+    """Anybody's pictures are normalised as ImageNet's are, for networks that learnt from those."""
+    return dataclasses.replace(
+        _FACTS["imagenet"],
+        image_shape=(image_size, image_size, 3),
+        num_classes=len(tree.classes),
+        sizes={part: len(files) for part, files in tree.files.items()},
+        classes=tree.classes,
+    )
 
 
 def _facts(name: str) -> _Facts:
@@ -210,30 +238,43 @@ def _facts(name: str) -> _Facts:
     return _FACTS[name]
 
 
-def _read(name: str, facts: _Facts, directory: str | None) -> dict[str, Split]:
+def _read(
+    name: str, facts: _Facts, directory: str | None, tree: folders.Tree | None
+) -> dict[str, Split]:
     """The parts named in `facts.sizes`, from wherever the set lies."""
     if name == "digits":
         return _read_digits()
     if name.startswith("synthetic"):
         return _make_synthetic(facts)
-    if name == "fashion_mnist":
-        directory = directory or _DEBIAN_FASHION_MNIST
-    if not directory and name == "imagenet":
-        raise InputError(f"imagenet needs data.directory: {pictures.LAYOUT}.")
-    if not directory:
-        raise InputError(
-            f"{name} needs data.directory: the folder with its files, which come from "
-            f"{archives.ORIGINS[name]}, or with a copy prepared by TFDS."
-        )
-    folder = pathlib.Path(directory).expanduser()
-    copy = tfds_copy.find(folder, "svhn_cropped" if name == "svhn" else name)
-    if copy is not None:
+    folder = _directory(name, directory)
+    if tree is not None:
+        side = facts.image_shape[0]
+        parts = folders.read(tree, pictures.CentralCrop(side, side, "bicubic"))
+    elif copy := tfds_copy.find(folder, "svhn_cropped" if name == "svhn" else name):
         return {part: _checked(facts, tfds_copy.read(copy, part)) for part in facts.sizes}
-    parts = pictures.read(folder) if name == "imagenet" else archives.read(name, folder)
+    elif name == "imagenet":
+        crop = pictures.CentralCrop(interpolation="bicubic")
+        parts = folders.read(folders.find(folder, divided=True), crop)
+    else:
+        parts = archives.read(name, folder)
     return {
         part: _concatenate([_checked(facts, piece) for piece in parts[part]])
         for part in facts.sizes
     }
+
+
+def _directory(name: str, directory: str | None) -> pathlib.Path:
+    if name == "fashion_mnist":
+        directory = directory or _DEBIAN_FASHION_MNIST
+    if directory:
+        return pathlib.Path(directory).expanduser()
+    if name in ("imagenet", FOLDER):
+        layout = folders.DIVIDED if name == "imagenet" else folders.LAYOUT
+        raise InputError(f"{name} needs data.directory: {layout}.")
+    raise InputError(
+        f"{name} needs data.directory: the folder with its files, which come from "
+        f"{archives.ORIGINS[name]}, or with a copy prepared by TFDS."
+    )
 
 
 def _read_digits() -> dict[str, Split]:

@@ -59,10 +59,11 @@ def base_config() -> ConfigDict:
     model.name                 a name of the catalogue
     model.FIELD                any field of its config; unset: the catalogue's value
     data.name                  digits, fashion_mnist, cifar10, cifar100, svhn, synthetic,
-                               synthetic_imagenet, imagenet
+                               synthetic_imagenet, imagenet, folder
     data.directory             where the set lies; unset: the set's usual place, if it has one
     data.holdout (0)           training images held out for validation
     data.examples (0)          train on so many of the others only, the first; 0: on all
+    data.image_size (224)      side of the pictures of a folder, in pixels
     data.preprocessing ("standardize")
                                by mean and deviation of each channel; "gcn": the contrast of each
                                image; "gcn_zca": whitened after that
@@ -103,6 +104,7 @@ def base_config() -> ConfigDict:
                 directory=config_dict.placeholder(str),
                 holdout=0,
                 examples=0,
+                image_size=224,
                 preprocessing="standardize",
                 drop_last=False,
                 augment=False,
@@ -170,9 +172,10 @@ def model_settings(config: ConfigDict) -> dict:
 def check_config(config: ConfigDict) -> None:
     """Raises InputError for what no data set and no device could make right."""
     for key in ("epochs", "batch_size", "eval_batch_size", "eval_every_epochs",
-                "checkpoint_every_epochs"):  # fmt: skip
-        if config[key] < 1:
-            raise InputError(f"{key} is {config[key]}: it must be at least 1.")
+                "checkpoint_every_epochs", "data.image_size"):  # fmt: skip
+        value = flatten(config)[key]
+        if value < 1:
+            raise InputError(f"{key} is {value}: it must be at least 1.")
     for key in (
         "learning_rate",
         "learning_rate_drop_factor",

@@ -212,7 +212,7 @@ class Trainer:
 
 def _load(config: ConfigDict) -> sources.Dataset:
     data = config.data
-    found = sources.load(data.name, data.directory, data.holdout, data.examples)
+    found = sources.load(data.name, data.directory, data.holdout, data.examples, data.image_size)
     return preprocess(found, data.preprocessing)
 
 

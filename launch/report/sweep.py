@@ -74,7 +74,7 @@ def _order(value) -> tuple:
 
 def _macs(run: Run) -> int:
     config = RunDirectory(run.path).config()
-    height, width, channels = sources.image_shape(config.data.name)
+    height, width, channels = sources.image_shape(config.data.name, config.data.image_size)
     network = model_config(config.model.name, **{"in_channels": channels} | model_settings(config))
     return count_macs(network, height, width)
 

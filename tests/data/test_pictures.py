@@ -1,10 +1,10 @@
-"""A folder of pictures for each class, as fb.resnet.torch reads ImageNet."""
+"""Pictures of every kind, and the middle of them."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_jax.data import pictures, sources
+from densenet_jax.data import pictures
 from densenet_jax.errors import InputError
 
 
@@ -15,31 +15,11 @@ def gradient(width, height):
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    sizes = {"train": [(300, 400), (256, 256), (500, 260)], "val": [(1000, 300)]}
-    for part, all_sizes in sizes.items():
-        for i, size in enumerate(all_sizes):
-            path = tmp_path / part / ("cat", "dog")[i % 2] / f"{i}.JPEG"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            gradient(*size).save(path, "JPEG", quality=95)
-    return tmp_path
-
-
-def test_reads_the_tree(folder, caplog):
-    (folder / "train" / "cat" / "notes.txt").write_text("no picture")
-    found = sources.load("imagenet", str(folder))
-    assert found.train.images.shape == (3, 224, 224, 3) and found.train.images.dtype == np.uint8
-    assert found.train.labels.tolist() == [0, 0, 1] and found.test.labels.tolist() == [0]
-    assert found.num_classes == 1000 and not found.official
-    assert "imagenet is not the official set: it has 3 train, 1 test images" in caplog.text
-
-
 @pytest.mark.parametrize("size", [(300, 400), (1000, 300), (256, 256), (100, 120)])
 def test_the_centre_is_cropped(tmp_path, size):
     path = tmp_path / "picture.png"
     gradient(*size).save(path)
-    crop = pictures.central_crop(path).astype(float)
+    crop = pictures.CentralCrop()(pictures.load(path)).astype(float)
     # Colours tell where the crop's corners are in the picture, from 0 to 1.
     share = [224 / 256 * min(size) / side for side in size]
     for channel, corner in ((0, crop[112, [0, -1], 0]), (1, crop[[0, -1], 112, 1])):
@@ -51,33 +31,31 @@ def test_the_centre_is_cropped(tmp_path, size):
 def test_pictures_of_other_colour_spaces(tmp_path, mode):
     path = tmp_path / ("picture.png" if mode == "RGBA" else "picture.JPEG")
     gradient(256, 256).convert(mode).save(path)
-    assert pictures.central_crop(path).shape == (224, 224, 3)
+    assert pictures.CentralCrop()(pictures.load(path)).shape == (224, 224, 3)
+    assert pictures.CentralCrop()(pictures.load(path, "L")).shape == (224, 224, 1)
 
 
-def test_mistakes(folder, tmp_path):
-    def refuses(message, directory=folder):
-        with pytest.raises(InputError, match=message) as caught:
-            sources.load("imagenet", directory and str(directory))
-        assert "\n" not in str(caught.value)
-
-    refuses("imagenet needs data.directory: a folder that holds train and val", None)
-    refuses(f"Missing {tmp_path}/nowhere/train/CLASS/", tmp_path / "nowhere")
-    damaged = folder / "val" / "cat" / "0.JPEG"
-    whole = damaged.read_bytes()
-    damaged.write_bytes(whole[: len(whole) // 2])
-    refuses(f"{damaged} is damaged")
-    damaged.write_bytes(whole)
-    (folder / "val" / "cow").mkdir()
-    damaged.rename(folder / "val" / "cow" / "0.JPEG")
-    refuses("val/cow is of a class that .*train has not")
+def test_sixteen_bits_of_grey(tmp_path):
+    path = tmp_path / "picture.png"
+    values = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values).save(path)
+    np.testing.assert_array_equal(np.asarray(pictures.load(path, "L")), values >> 8)
 
 
-def test_more_pictures_than_memory_holds(folder, monkeypatch):
-    monkeypatch.setattr(pictures, "SIDE", 10**6)
-    with pytest.raises(InputError, match="4 pictures, which take 12,000 GB"):
-        sources.load("imagenet", str(folder))
+def test_a_camera_held_upright(tmp_path):
+    """EXIF's orientation 6: the first row is the right side."""
+    path, stored = tmp_path / "picture.jpg", gradient(64, 32)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(path, exif=exif, quality=95)
+    assert pictures.load(path).size == (64, 32)
+    upright = pictures.load(path, upright=True)
+    assert upright.size == (32, 64)
+    turned = np.rot90(np.asarray(pictures.load(path)), -1)
+    np.testing.assert_array_equal(np.asarray(upright), turned)
 
 
-def test_the_whole_set_is_not_planned_for():
-    with pytest.raises(InputError, match=r"set data\.name to synthetic_imagenet"):
-        sources.describe("imagenet")
+@pytest.mark.parametrize("settings", [dict(resize=200), dict(size=0), dict(interpolation="cubic")])
+def test_impossible_crops(settings):
+    with pytest.raises(InputError):
+        pictures.CentralCrop(**settings)

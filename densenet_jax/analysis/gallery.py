@@ -1,0 +1,45 @@
+"""Pictures with what a network takes them for."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # No window: pictures go to files.
+
+import matplotlib.pyplot as plt
+
+from densenet_jax.data.pictures import load
+from densenet_jax.predict import Prediction
+
+_COLUMNS = 4
+_INCHES = 3.0
+
+
+def plot_predictions(results: list[tuple[Path, list[Prediction]]], path: Path) -> None:
+    """Draws each picture above the bars of its classes, to `path`."""
+    columns = min(_COLUMNS, len(results))
+    rows = math.ceil(len(results) / columns)
+    size = (_INCHES * columns, 1.6 * _INCHES * rows)
+    figure, axes = plt.subplots(
+        2 * rows, columns, figsize=size, squeeze=False, layout="constrained",
+        gridspec_kw={"height_ratios": [1, 0.6] * rows},
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, (source, predictions) in enumerate(results):
+        row, column = divmod(i, columns)
+        picture, bars = axes[2 * row][column], axes[2 * row + 1][column]
+        picture.imshow(load(source, upright=True))
+        picture.set_title(source.name, fontsize=9)
+        bars.set_axis_on()
+        places = range(len(predictions), 0, -1)
+        bars.barh(places, [p.probability for p in predictions], color="tab:blue", alpha=0.4)
+        for place, prediction in zip(places, predictions, strict=True):
+            text = f"{prediction.name} {prediction.probability:.1%}"
+            bars.text(0.02, place, text, va="center", fontsize=8)
+        bars.set(xlim=(0, 1), yticks=[], xticks=[])
+        for side in bars.spines.values():
+            side.set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

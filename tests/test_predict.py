@@ -1,0 +1,243 @@
+"""Pictures in, classes out: from Python and from the command line."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from safetensors.numpy import save_file
+from sklearn.datasets import load_sample_images
+
+import densenet_jax as dj
+from densenet_jax import weight_files
+from densenet_jax.data.pictures import CentralCrop
+from densenet_jax.predict import Preprocessing, preprocessing_of
+from launch import command
+from launch import predict as launch_predict
+
+NAME = "densenet_bc_k4_d10"
+SMALL = Preprocessing(CentralCrop(40, 32))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return dj.create_model(NAME, num_classes=1000, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def weights(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "densenet.safetensors"
+    weight_files.write(path, dj.weights.to_torch(model))
+    return path
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Two real ones, of 640 x 427 pixels."""
+    paths = [tmp_path / "china.jpg", tmp_path / "deeper" / "flower.png"]
+    paths[1].parent.mkdir()
+    for path, pixels in zip(paths, load_sample_images().images, strict=True):
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+def test_probabilities_are_the_networks(model, photographs):
+    (found,) = dj.predict(model, photographs[:1], preprocessing=SMALL)
+    picture = Image.open(photographs[0]).resize(
+        (int(40 * 640 / 427), 40), Image.Resampling.BILINEAR
+    )
+    left = round((picture.width - 32) / 2)
+    pixels = np.asarray(picture.crop((left, 4, left + 32, 36)), np.float32)
+    images = (pixels - np.float32(SMALL.mean)) / np.float32(SMALL.std)
+    scores = np.asarray(jax.nn.softmax(model(images[None]))[0])
+    order = np.argsort(-scores)[:5]
+    assert [p.label for p in found] == order.tolist()
+    np.testing.assert_allclose([p.probability for p in found], scores[order], rtol=1e-5)
+
+
+def test_a_picture_may_be_a_file_a_picture_or_an_array(model, photographs):
+    picture = Image.open(photographs[1])
+    forms = [str(photographs[1]), photographs[1], picture, np.asarray(picture)]
+    found = list(dj.predict(model, forms, preprocessing=SMALL))
+    assert len(found) == 4 and all(form == found[0] for form in found)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_change_nothing(model, photographs, batch_size):
+    pictures = [photographs[i % 2] for i in range(5)]
+    found = list(dj.predict(model, pictures, preprocessing=SMALL, batch_size=batch_size))
+    for i, predictions in enumerate(found):
+        (alone,) = dj.predict(model, pictures[i : i + 1], preprocessing=SMALL)
+        assert [p.label for p in predictions] == [p.label for p in alone]
+        for one, other in zip(predictions, alone, strict=True):
+            assert one.probability == pytest.approx(other.probability, rel=1e-5)
+
+
+def test_a_picture_that_cannot_be_read(model, photographs, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(photographs[0].read_bytes()[:5000])
+    with pytest.raises(dj.InputError, match=f"{broken} is damaged"):
+        list(dj.predict(model, [broken], preprocessing=SMALL))
+    told = []
+    pictures = [photographs[0], broken, photographs[1]]
+    found = list(
+        dj.predict(
+            model, pictures, preprocessing=SMALL, on_error=lambda i, e: told.append((i, str(e)))
+        )
+    )
+    assert found[1] is None and found[0] and found[2]
+    assert [number for number, _ in told] == [1] and str(broken) in told[0][1]
+
+
+def test_grey_networks_see_grey_pictures(photographs):
+    grey = dj.create_model(NAME, in_channels=1, num_classes=3, rngs=nnx.Rngs(0))
+    preprocessing = Preprocessing(CentralCrop(32, 32), (128.0,), (64.0,))
+    (found,) = dj.predict(
+        grey, photographs[:1], preprocessing=preprocessing, classes=["a", "b", "c"]
+    )
+    assert sorted(p.name for p in found) == ["a", "b", "c"]
+    assert sum(p.probability for p in found) == pytest.approx(1, rel=1e-5)
+
+
+def test_class_names_are_imagenets(model, photographs):
+    (found,) = dj.predict(model, photographs[:1], preprocessing=SMALL, top=1000)
+    names = {p.label: p.name for p in found}
+    assert len(set(names.values())) == 1000
+    assert (names[0], names[281], names[999]) == ("tench", "tabby", "toilet tissue")
+
+
+@pytest.mark.parametrize(
+    "source, crop",
+    [
+        ("densenet121-a639ec97.pth", CentralCrop(256, 224, "bilinear")),
+        ("hf:timm/densenet121.tv_in1k", CentralCrop(256, 224, "bicubic")),
+        ("hf:timm/densenet121.ra_in1k", CentralCrop(303, 288, "bicubic")),
+    ],
+)
+def test_weights_come_with_their_preprocessing(source, crop):
+    assert preprocessing_of(source).crop == crop
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (300, 300), (257, 1000), (33, 35)])
+def test_crops_are_torchvisions(size, interpolation):
+    transforms = pytest.importorskip("torchvision.transforms")
+    picture = Image.fromarray(load_sample_images().images[0]).resize(size)
+    mode = transforms.InterpolationMode(interpolation)
+    expected = transforms.CenterCrop(224)(transforms.Resize(256, mode)(picture))
+    found = CentralCrop(256, 224, interpolation)(picture)
+    np.testing.assert_array_equal(found, np.asarray(expected))
+
+
+def run(capsys, *arguments, weights=None, model=NAME):
+    argv = [*map(str, arguments), "--model", model, "--compile_cache=off"]
+    argv += ["--weights", str(weights), "--resize=40", "--crop=32"]
+    return command.run(launch_predict.main, argv), *capsys.readouterr()
+
+
+def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, model):
+    (tmp_path / "notes.txt").write_text("no picture")
+    status, output, errors = run(capsys, tmp_path, "--json", "--top=2", weights=weights)
+    assert (status, errors) == (0, "")
+    found = json.loads(output)
+    assert [entry["image"] for entry in found] == list(map(str, photographs))
+    expected = list(dj.predict(model, photographs, preprocessing=SMALL, top=2))
+    for entry, predictions in zip(found, expected, strict=True):
+        assert [list(p) for p in entry["predictions"]] == [["label", "name", "probability"]] * 2
+        assert [p["label"] for p in entry["predictions"]] == [p.label for p in predictions]
+    status, output, _ = run(capsys, tmp_path / "*" / "*.png", "--top=1", weights=weights)
+    assert status == 0
+    assert re.fullmatch(rf"{photographs[1]}\n +\d\.\d\d%  [\w ]+\n", output)
+
+
+def test_broken_pictures_are_passed_over(capsys, weights, photographs, tmp_path):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    status, output, errors = run(capsys, tmp_path, weights=weights)
+    assert status == 0 and output.count(".jpg") == 1
+    assert errors.startswith(f"passed over: {tmp_path / 'empty.jpg'}") and errors.count("\n") == 1
+    status, output, errors = run(capsys, tmp_path / "empty.jpg", weights=weights)
+    assert status == 2 and errors.endswith("error: none of the pictures can be read.\n")
+
+
+def test_the_plot_is_a_picture(capsys, weights, photographs, tmp_path):
+    plot = tmp_path / "plot.png"
+    assert run(capsys, *photographs, f"--plot={plot}", weights=weights)[0] == 0
+    with Image.open(plot) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 300
+
+
+def damaged(arrays, kind):
+    if kind == "one missing":
+        return {k: v for k, v in arrays.items() if k != "features.norm5.bias"}
+    return arrays | {"classifier.weight": arrays["classifier.weight"][:10]}
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("one missing", r"missing features.norm5.bias \("),
+        ("of other classes", r"classifier.weight has shape \(10, .*instead of \(1000, "),
+        ("empty", "holds no weights that can be read"),
+        ("not there", "there is no weights file"),
+    ],
+)
+def test_wrong_weights(capsys, weights, photographs, tmp_path, kind, words):
+    path = tmp_path / "other.safetensors"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind != "not there":
+        arrays = damaged(weight_files.read(weights), kind)
+        save_file({k: np.ascontiguousarray(a) for k, a in arrays.items()}, path)
+    status, output, errors = run(capsys, *photographs, weights=path)
+    assert status == 2 and output == "" and errors.count("\n") == 1
+    assert re.search(words, errors)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["nowhere.jpg"], "there is no picture nowhere.jpg"),
+        (["--top=0"], "--top is 0"),
+        (["--crop=64"], "a crop of 64 pixels"),
+    ],
+)
+def test_mistakes(capsys, weights, photographs, arguments, words):
+    argv = [str(photographs[0]), "--model", NAME, "--weights", str(weights), "--resize=40"]
+    assert command.run(launch_predict.main, [*argv, "--compile_cache=off", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_without_pictures(capsys, weights, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, _, errors = run(capsys, tmp_path / "empty", weights=weights)
+    assert status == 2 and "holds no pictures" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["densenet121", "densenet169", "densenet201", "densenet161"])
+def test_torchvisions_networks_say_the_same_of_photographs(tmp_path, photographs, name):
+    """Random weights, whose logits differ by less than those of trained ones."""
+    torch, torchvision = pytest.importorskip("torch"), pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None).eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = dj.create_model(name, num_classes=1000, rngs=nnx.Rngs(0))
+    dj.weights.load_torch(ours, tmp_path / "weights.pth")
+    found = list(dj.predict(ours, photographs, batch_size=2))
+    transform = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.Resize(256),
+            torchvision.transforms.CenterCrop(224),
+            torchvision.transforms.ToTensor(),
+            torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    batch = torch.stack([transform(Image.open(path).convert("RGB")) for path in photographs])
+    with torch.no_grad():
+        scores, labels = theirs(batch).softmax(1).topk(5)
+    for i, predictions in enumerate(found):
+        assert [p.label for p in predictions] == labels[i].tolist()
+        np.testing.assert_allclose([p.probability for p in predictions], scores[i], rtol=1e-4)
