@@ -53,6 +53,17 @@ def preprocessing_of(source: str) -> Preprocessing:
     return TORCHVISION
 
 
+def preprocessing_of_run(description: dict) -> Preprocessing:
+    """What the network of a run wants, by its model.json. InputError if no picture can have it."""
+    if description["preprocessing"] != "standardize":
+        raise InputError(
+            f"this network learnt from images after {description['preprocessing']}, which pictures "
+            "by themselves cannot be given."
+        )
+    crop = CentralCrop(**description["crop"])
+    return Preprocessing(crop, tuple(description["mean"]), tuple(description["std"]))
+
+
 class Prediction(NamedTuple):
     """A class, by its number and its name, and its probability."""
 

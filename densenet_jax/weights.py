@@ -24,7 +24,7 @@ _IGNORED = "num_batches_tracked"
 
 
 def load_torch(
-    model: nnx.Module, source: Mapping[str, np.ndarray] | str | Path, head: bool = True
+    model: nnx.Module, source: Mapping[str, np.ndarray] | str | Path, head: bool | None = True
 ) -> None:
     """Sets all parameters and running statistics of `model` from `source`.
 
@@ -34,7 +34,8 @@ def load_torch(
       source: PyTorch name to array in PyTorch's layout (convolutions OIHW, linear out x in); or a
         file of them, or `hf:REPOSITORY`, see `weight_files.read`. Names are those of torchvision,
         old and new, of timm, of mmpretrain, or of the memory-efficient PyTorch DenseNet.
-      head: whether to set the classifier; if not, that of `source` may be for other classes.
+      head: whether to set the classifier; if not, that of `source` may be for other classes; None:
+        if it is for as many.
 
     Raises:
       InputError: names are missing or left over, or shapes differ; the sentence lists them. Or the
@@ -49,6 +50,12 @@ def load_torch(
         if not name.endswith(_IGNORED)
     }
     expected = {name: array.shape for name, array in to_torch(model).items()}
+    if head is None:
+        head = all(
+            given[n].shape == expected[n]
+            for n in expected
+            if n in given and n.startswith(names.head)
+        )
     if not head:
         given, expected = (
             {name: value for name, value in named.items() if not name.startswith(names.head)}

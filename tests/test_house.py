@@ -20,7 +20,12 @@ ALLOWED = {
     "densenet_jax.errors": set(),
     "densenet_jax.models": {"densenet_jax.errors"},
     "densenet_jax.data": {"densenet_jax.errors"},
-    "densenet_jax.train": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.data"},
+    "densenet_jax.train": {
+        "densenet_jax.errors",
+        "densenet_jax.models",
+        "densenet_jax.data",
+        "densenet_jax.weights",
+    },
     "densenet_jax.analysis": {
         "densenet_jax.errors",
         "densenet_jax.models",

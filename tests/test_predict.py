@@ -9,12 +9,13 @@ import pytest
 from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
-from sklearn.datasets import load_sample_images
+from sklearn.datasets import load_digits, load_sample_images
 
 import densenet_jax as dj
 from densenet_jax import weight_files
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.predict import Preprocessing, preprocessing_of
+from densenet_jax.train import trained
 from launch import command
 from launch import predict as launch_predict
 
@@ -167,6 +168,30 @@ def test_the_plot_is_a_picture(capsys, weights, photographs, tmp_path):
     assert run(capsys, *photographs, f"--plot={plot}", weights=weights)[0] == 0
     with Image.open(plot) as picture:
         assert picture.format == "PNG" and min(picture.size) > 300
+
+
+def test_a_run_knows_its_network(capsys, finished_run, tmp_path):
+    """Handwritten digits, in files and in colour."""
+    digits = load_digits()
+    paths = []
+    for i, image in enumerate(digits.images[::5][:20]):
+        paths.append(tmp_path / f"{i:02}.png")
+        picture = Image.fromarray((image * 255 / 16).round().astype(np.uint8))
+        picture.convert("RGB").save(paths[-1])
+    argv = [*map(str, paths), "--weights", str(finished_run), "--compile_cache=off", "--json"]
+    assert command.run(launch_predict.main, argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    model, _ = trained.load(finished_run)
+    images = (digits.images[::5][:20, ..., None] - 4.88) / 6.02
+    scores = np.asarray(jax.nn.softmax(model(images.astype(np.float32))))
+    for entry, expected in zip(found, scores, strict=True):
+        for prediction in entry["predictions"]:
+            # 16 greys are not quite whole numbers of 255.
+            assert prediction["probability"] == pytest.approx(
+                expected[prediction["label"]], rel=0.05
+            )
+    assert command.run(launch_predict.main, [*argv, "--model", NAME]) == 2
+    assert "knows its --model" in capsys.readouterr().err
 
 
 def damaged(arrays, kind):

@@ -27,6 +27,7 @@ class Split:
 class Dataset:
     """A set with its splits; `mean` and `std` are per channel, on the scale of the images.
 
+    `crop` makes images of other pictures. `white` is the largest value that an image can have.
     `classes` are the names of the classes, where they are known. `official` says that it has as
     many images as the published set.
     """
@@ -38,6 +39,8 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: pictures.CentralCrop
+    white: float = 255
     classes: tuple[str, ...] | None = None
     official: bool = True
 
@@ -51,6 +54,8 @@ class _Facts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sizes: dict[str, int]  # images in each part of the official set
+    crop: pictures.CentralCrop | None = None  # of sets of pictures of any size
+    white: float = 255
     classes: tuple[str, ...] | None = None
 
 
@@ -91,6 +96,7 @@ _FACTS = {
         mean=(4.88,),
         std=(6.02,),
         sizes={"train": 1_437, "test": 360},
+        white=16,
     ),
     "synthetic": _Facts(
         image_shape=(32, 32, 3),
@@ -108,6 +114,7 @@ _FACTS = {
     ),
     # The constants of fb.resnet.torch.
     "imagenet": _Facts(
+        crop=pictures.CentralCrop(interpolation="bicubic"),
         image_shape=(pictures.SIDE, pictures.SIDE, 3),
         num_classes=1000,
         mean=(123.675, 116.28, 103.53),
@@ -181,6 +188,8 @@ def load(
         num_classes=facts.num_classes,
         mean=facts.mean,
         std=facts.std,
+        crop=_crop(facts),
+        white=facts.white,
         classes=facts.classes,
         official=sizes == facts.sizes,
     )
@@ -213,6 +222,7 @@ def describe(name: str, least: int = 0) -> Dataset:
         num_classes=facts.num_classes,
         mean=facts.mean,
         std=facts.std,
+        crop=_crop(facts),
     )
 
 
@@ -221,11 +231,17 @@ def image_shape(name: str, image_size: int) -> tuple[int, int, int]:
     return (image_size, image_size, 3) if name == FOLDER else _facts(name).image_shape
 
 
+def _crop(facts: _Facts) -> pictures.CentralCrop:
+    side = min(facts.image_shape[:2])
+    return facts.crop or pictures.CentralCrop(side, side, "bicubic")
+
+
 def _facts_of(tree: folders.Tree, image_size: int) -> _Facts:
     """Anybody's pictures are normalised as ImageNet's are, for networks that learnt from those."""
     return dataclasses.replace(
         _FACTS["imagenet"],
         image_shape=(image_size, image_size, 3),
+        crop=pictures.CentralCrop(image_size, image_size, "bicubic"),
         num_classes=len(tree.classes),
         sizes={part: len(files) for part, files in tree.files.items()},
         classes=tree.classes,
@@ -248,13 +264,11 @@ def _read(
         return _make_synthetic(facts)
     folder = _directory(name, directory)
     if tree is not None:
-        side = facts.image_shape[0]
-        parts = folders.read(tree, pictures.CentralCrop(side, side, "bicubic"))
+        parts = folders.read(tree, facts.crop)
     elif copy := tfds_copy.find(folder, "svhn_cropped" if name == "svhn" else name):
         return {part: _checked(facts, tfds_copy.read(copy, part)) for part in facts.sizes}
     elif name == "imagenet":
-        crop = pictures.CentralCrop(interpolation="bicubic")
-        parts = folders.read(folders.find(folder, divided=True), crop)
+        parts = folders.read(folders.find(folder, divided=True), facts.crop)
     else:
         parts = archives.read(name, folder)
     return {

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -118,6 +119,23 @@ class Checkpoints:
         Raises:
           InputError: there is none, it is damaged, all are, or another version wrote it.
         """
+        return self._read(self._whole(step), like)
+
+    def restore_model(self, like: dict[str, Any], step: int | None = None) -> dict[str, Any]:
+        """The `params` and `batch_stats` of a train state, NumPy arrays in the shape of `like`.
+
+        For networks that are only used. Of which checkpoint, and errors: see `restore`.
+        """
+        folder = self._folder / str(self._whole(step)) / "state"
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+            return reader.restore(
+                folder,
+                args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy, partial_restore=True),
+            )
+
+    def _whole(self, step: int | None) -> int:
+        """The step of the checkpoint that `restore` takes."""
         steps = self.steps() if step is None else [step]
         if not set(steps) & set(self.steps()):
             which = "" if step is None else f" of step {step}"
@@ -133,7 +151,7 @@ class Checkpoints:
                     *(lost, reason, candidate),
                 )
             self._set_aside(list(damaged))
-            return self._read(candidate, like)
+            return candidate
         reasons = "; ".join(f"step {lost}: {reason}" for lost, reason in damaged.items())
         raise InputError(
             f"{self._folder} holds only damaged checkpoints ({reasons}): bring one back, or move "

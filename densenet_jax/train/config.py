@@ -47,6 +47,8 @@ def base_config() -> ConfigDict:
     loss ("cross_entropy")     or "squared_hinge", one class against the rest
     companion_weight (0.001)   of the losses of companions, in a network that has them, at the start
     companion_fade (0.25)      fraction of the epochs after which that weight has fallen to 0
+    init_from                  begin with the weights of this file (PyTorch's names), hf:REPOSITORY
+                               or run directory; a head for other classes is left out
     seed (0)                   of initialisation, order, augmentation and dropout
     dtype ("float32")          of convolutions and feature maps: float32, bfloat16, float64
     eval_batch_size (250)      images a step of evaluation
@@ -91,6 +93,7 @@ def base_config() -> ConfigDict:
             loss="cross_entropy",
             companion_weight=0.001,
             companion_fade=0.25,
+            init_from=config_dict.placeholder(str),
             seed=0,
             dtype="float32",
             eval_batch_size=250,

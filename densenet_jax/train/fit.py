@@ -48,11 +48,13 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _fit(config: ConfigDict, run: RunDirectory, preemption: Preemption) -> dict:
     trainer = Trainer(config)
+    if config.init_from and not run.has_checkpoint():
+        trainer.initialize(config.init_from)
     with Reporter(config.epochs * trainer.steps_per_epoch, config.batch_size) as reporter:
         reporter.say(_describe(trainer))
         trainer.compiled("train")
         reporter.say(f"compiled in {trainer.compile_seconds:.1f} s")
-        run.start(config)
+        run.start(config, trainer.description())
         with Checkpoints(run.checkpoints) as checkpoints:
             training = _Training(trainer, run, checkpoints, reporter, preemption)
             seconds = training.to_the_end()

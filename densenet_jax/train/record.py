@@ -1,6 +1,6 @@
 """The run directory: what was asked for, where it ran, what happened.
 
-config.json  environment.json  metrics.jsonl  checkpoints/  result.json
+config.json  model.json  environment.json  metrics.jsonl  checkpoints/  result.json
 """
 
 import contextlib
@@ -37,6 +37,9 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def has_checkpoint(self) -> bool:
+        return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
+
     def result(self) -> dict | None:
         """The result of a finished run, or None."""
         return self._read("result.json")
@@ -51,7 +54,7 @@ class RunDirectory:
             raise InputError(f"{self.path} is no run directory: it has no config.json.")
         config = base_config()
         with config.unlocked():
-            config.update(ConfigDict(_with_tuples(values)))
+            config.update(ConfigDict(with_tuples(values)))
         return config
 
     def check(self, config: ConfigDict) -> None:
@@ -83,9 +86,16 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"cannot write to workdir {existing}: {error.strerror}.") from error
 
-    def start(self, config: ConfigDict) -> None:
-        """Writes config.json, and describes this start in environment.json."""
+    def model(self) -> dict:
+        """What is needed to use the network. Raises InputError if this is no run directory."""
+        if (found := self._read("model.json")) is None:
+            raise InputError(f"{self.path} is no run directory: it has no model.json.")
+        return found
+
+    def start(self, config: ConfigDict, model: dict) -> None:
+        """Writes config.json and model.json, and describes this start in environment.json."""
         self._write("config.json", json.loads(config.to_json_best_effort()))
+        self._write("model.json", model)
         self._write("environment.json", environment())
 
     def metrics(self) -> list[dict]:
@@ -202,8 +212,8 @@ def _git_revision() -> str | None:
     return done.stdout.strip()
 
 
-def _with_tuples(value):
+def with_tuples(value):
     """JSON has no tuples; configs have no lists."""
     if isinstance(value, dict):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+        return {key: with_tuples(item) for key, item in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value

@@ -31,6 +31,7 @@ from densenet_jax.train.step import (
     random_key,
     train_steps,
 )
+from densenet_jax.train.trained import start_from
 
 
 class Batches(NamedTuple):
@@ -129,6 +130,31 @@ class Trainer:
         opt_state = jax.jit(learner.optimizer.init)(params)  # One program, not one a shape.
         state = TrainState(step, params, batch_stats, opt_state)
         return learner, self._place(state, replicated(self._mesh))
+
+    def initialize(self, source: str) -> None:
+        """Lets training begin with the weights at `source`, see `trained.start_from`."""
+        state = self.initial_state
+        model = self._learner.model(state)
+        start_from(model, source)
+        params, batch_stats = (
+            nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat)
+        )
+        state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
+        self.initial_state = self._place(state, replicated(self._mesh))
+
+    def description(self) -> dict:
+        """What is needed to use the network without the data, as JSON; for `trained.load`."""
+        settings = dataclasses.asdict(self.model_config)
+        data, scale = self.data, 255 / self.data.white
+        return {
+            "family": type(self.model_config).__name__,
+            "settings": {k: v for k, v in settings.items() if k not in ("dtype", "param_dtype")},
+            "crop": dataclasses.asdict(data.crop),
+            "preprocessing": self.config.data.preprocessing,
+            "mean": [scale * x for x in data.mean],
+            "std": [scale * x for x in data.std],
+            "classes": data.classes,
+        }
 
     def compiled(self, split: str) -> jax.stages.Compiled:
         """The program of `lower`, compiled when it is first asked for."""

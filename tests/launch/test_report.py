@@ -20,7 +20,7 @@ def finish(folder, error, spec=BC, official=True, params=1, **changes):
     config = command.load_config(str(small.ROOT / spec))
     config.update_from_flattened_dict(changes)
     run = RunDirectory(folder)
-    run.start(config)
+    run.start(config, {})
     result = {"test_error": error, "model": config.model.name, "data": config.data.name}
     result |= {"epochs": config.epochs, "seed": config.seed, "official_data": official}
     result["params"] = params

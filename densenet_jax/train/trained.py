@@ -1,0 +1,84 @@
+"""Networks out of run directories, to be used or trained further."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+
+from densenet_jax import weights
+from densenet_jax.errors import InputError
+from densenet_jax.models.catalog import FAMILIES
+from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.record import RunDirectory, best_epoch, with_tuples
+
+_HEAD = "classifier"
+
+
+class Trained(NamedTuple):
+    """A network and what it learnt from.
+
+    Attributes:
+      model: with its parameters and running statistics.
+      description: model.json of its run: `classes`, `crop`, `mean`, `std` and so on.
+    """
+
+    model: nnx.Module
+    description: dict
+
+
+def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
+    """The network of a run, with the weights of its "last" or its "best" checkpoint.
+
+    `overrides` are of fields of its config that change no parameter: `dtype`, `remat`.
+
+    Raises InputError if there is no such run, or no whole checkpoint.
+    """
+    run = RunDirectory(workdir)
+    description = with_tuples(run.model())
+    family = next(family for family in FAMILIES if family.__name__ == description["family"])
+    config = family(**description["settings"] | overrides)
+    model = FAMILIES[family](config, rngs=nnx.Rngs(0))
+    if not run.has_checkpoint():
+        raise InputError(f"{workdir} holds no checkpoint: train it first.")
+    best = best_epoch(run.metrics()) if checkpoint == "best" else None
+    kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+    like = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        found = checkpoints.restore_model(like, best and best["step"])
+    for name, kind in kinds.items():
+        state = nnx.state(model, kind)
+        nnx.replace_by_pure_dict(state, jax.tree.map(jax.device_put, found[name]))
+        nnx.update(model, state)
+    return Trained(model, description)
+
+
+def start_from(model: nnx.Module, source: str) -> None:
+    """Sets the parameters and running statistics of `model`; not a head for other classes.
+
+    Args:
+      source: a run directory of the same network; or what `weights.load_torch` reads.
+
+    Raises:
+      InputError: it cannot be read, or is of another network.
+    """
+    if not Path(source).is_dir():
+        weights.load_torch(model, source, head=None)
+        return
+    ours, theirs = (
+        dict(nnx.to_flat_state(nnx.state(m, (nnx.Param, nnx.BatchStat))))
+        for m in (model, load(source).model)
+    )
+    different = [
+        ".".join(map(str, path))
+        for path in sorted(ours.keys() | theirs.keys(), key=str)
+        if path not in ours or path not in theirs or ours[path].shape != theirs[path].shape
+    ]
+    if others := [name for name in different if not name.startswith(_HEAD)]:
+        raise InputError(
+            f"{source} is of another network: {len(others)} parameters and statistics differ, "
+            f"such as {', '.join(others[:3])}."
+        )
+    for path, variable in ours.items():
+        if path[0] != _HEAD or not different:
+            variable[...] = theirs[path][...].astype(variable.dtype)

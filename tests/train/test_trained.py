@@ -1,0 +1,116 @@
+"""Networks out of run directories: to be used, and to begin another training with."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small
+from flax import nnx
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import densenet_jax as dj
+from densenet_jax import weight_files
+from densenet_jax.errors import InputError
+from densenet_jax.train import trained
+from densenet_jax.train.fit import fit
+from densenet_jax.train.trainer import Trainer
+
+
+def states(model):
+    return dict(nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))))
+
+
+def assert_equal(one, other):
+    assert states(one).keys() == states(other).keys()
+    for path, variable in states(one).items():
+        np.testing.assert_array_equal(variable[...], states(other)[path][...])
+
+
+@pytest.fixture(scope="module")
+def network(finished_run):
+    return trained.load(finished_run)
+
+
+def test_the_network_of_a_run_gives_its_errors(finished_run, network, trainer):
+    result = json.loads((finished_run / "result.json").read_text())
+    images = (trainer.data.test.images - np.float32(trainer.data.mean)) / np.float32(
+        trainer.data.std
+    )
+    logits = jax.jit(lambda model, x: model(x))(network.model, images)
+    errors = np.asarray(logits).argmax(1) != trainer.data.test.labels
+    assert 100 * errors.mean() == pytest.approx(result["test_error"])
+
+
+def test_a_run_tells_what_its_network_wants(network):
+    found = network.description
+    assert found["family"] == "DenseNetConfig"
+    assert found["crop"] == {"resize": 8, "size": 8, "interpolation": "bicubic"}
+    # Digits are white at 16, pictures at 255.
+    assert found["mean"] == pytest.approx([4.88 * 255 / 16])
+
+
+def test_a_run_begins_with_that_of_another(finished_run, network):
+    made = Trainer(small.config({"seed": 5}))
+    made.initialize(str(finished_run))
+    assert_equal(made._learner.model(made.initial_state), network.model)
+
+
+def test_a_run_begins_with_a_file_and_a_head_of_its_own(network, tmp_path):
+    weight_files.write(tmp_path / "a.safetensors", dj.weights.to_torch(network.model))
+    model = dj.create_model(
+        "densenet_bc_k4_d10", block_config=(1, 1), in_channels=1, num_classes=3, rngs=nnx.Rngs(7)
+    )
+    before = dj.weights.to_torch(model)
+    trained.start_from(model, str(tmp_path / "a.safetensors"))
+    theirs = dj.weights.to_torch(network.model)
+    for name, array in dj.weights.to_torch(model).items():
+        expected = before if name.startswith("classifier") else theirs
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_weights_of_another_network(finished_run, tmp_path):
+    other = dj.create_model("densenet_bc_k4_d10", rngs=nnx.Rngs(0))
+    before = dj.weights.to_torch(other)
+    with pytest.raises(InputError, match=r"is of another network: \d+ parameters"):
+        trained.start_from(other, str(finished_run))
+    with pytest.raises(InputError, match=r"is no run directory: it has no model\.json"):
+        trained.start_from(other, str(tmp_path))
+    for name, array in dj.weights.to_torch(other).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_going_on_needs_no_weights(finished_run, tmp_path):
+    """What the run began with may be gone by then."""
+    source = shutil.copytree(finished_run, tmp_path / "source")
+    changes = {"init_from": str(source), "learning_rate": 0.01}
+    fit(small.config(changes), tmp_path / "run")
+    shutil.rmtree(source)
+    (tmp_path / "run" / "result.json").unlink()
+    fit(small.config(changes), tmp_path / "run")
+    with pytest.raises(InputError, match=r"source"):
+        fit(small.config(changes), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_transfer_beats_training_from_scratch(tmp_path):
+    """Digits 0 to 4 teach what is of use for 5 to 9, of which a folder has few pictures."""
+    digits = load_digits()
+    for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        if label < 5 or i < 300:
+            path = tmp_path / ("many" if label < 5 else "few") / str(label) / f"{i:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15.9).astype(np.uint8)).save(path)
+    common = {"data.name": "folder", "data.holdout": 0, "data.image_size": 8, "batch_size": 16}
+    common |= {"epochs": 5, "model.dropout_rate": 0.0, "learning_rate_schedule": "cosine"}
+
+    def train(name, **changes):
+        made = small.config(common | {"data.directory": str(tmp_path / name), **changes})
+        return fit(made, tmp_path / f"run{len(list(tmp_path.glob('run*')))}")["test_error"]
+
+    train("many")
+    scratch = train("few")
+    transferred = train("few", init_from=str(tmp_path / "run0"))
+    assert transferred < scratch - 5
