@@ -4,51 +4,36 @@
 
     python -m launch.predict cat.jpg --weights runs/pets
 
-FILE is a .safetensors or .pth file under the names of torchvision, timm or mmpretrain, or
-hf:REPOSITORY, such as hf:timm/densenet121.tv_in1k; or a run directory, which knows its model and
-its classes. Pictures that cannot be read are reported and
-passed over. Of a folder all pictures are taken, those of its folders as well.
+Pictures that cannot be read are reported and passed over. Of a folder all pictures are taken, those
+of its folders as well.
 """
 
-import argparse
 import dataclasses
 import glob
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from flax import nnx
 from rich.console import Console
 from rich.progress import track
 
-from densenet_jax import weights
 from densenet_jax.data.pictures import ENDINGS
 from densenet_jax.errors import InputError
-from densenet_jax.models.catalog import create_model
 from densenet_jax.predict import (
     Prediction,
-    Preprocessing,
     predict,
-    preprocessing_of,
-    preprocessing_of_run,
 )
-from densenet_jax.train import trained
-from launch import command
+from launch import command, network
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__)
     parser.add_argument("pictures", nargs="+", metavar="IMAGE", help="a file, a folder or a glob")
-    parser.add_argument("--model", help="a name of the catalogue: densenet121")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="see above")
-    parser.add_argument(
-        "--num_classes", type=int, default=1000, help="of the weights (%(default)s)"
-    )
     parser.add_argument("--top", type=int, default=5, help="classes to tell of (%(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(%(default)s)")
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the pictures with their classes")
+    network.add_flags(parser)
     group = parser.add_argument_group("preprocessing", "By default as the weights' name tells.")
     group.add_argument("--resize", type=int, metavar="PIXELS", help="of the short side, before")
     group.add_argument("--crop", type=int, metavar="PIXELS", help="side of the square cut out")
@@ -60,7 +45,10 @@ def main(argv: list[str] | None = None) -> None:
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
     command.keep_memory()
-    model, preprocessing, classes = _network(args)
+    model, preprocessing, classes = network.read(args)
+    given = {"resize": args.resize, "size": args.crop, "interpolation": args.interpolation}
+    given = {name: value for name, value in given.items() if value is not None}
+    crop = dataclasses.replace(preprocessing.crop, **given)
     broken = set()
 
     def on_error(number: int, error: InputError) -> None:
@@ -71,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         model,
         paths,
         top=args.top,
-        preprocessing=preprocessing,
+        preprocessing=dataclasses.replace(preprocessing, crop=crop),
         classes=classes,
         batch_size=min(args.batch_size, len(paths)),
         on_error=on_error,
@@ -110,28 +98,6 @@ def _paths(given: list[str]) -> list[Path]:
         else:
             raise InputError(f"there is no picture {text}.")
     return paths
-
-
-def _network(args: argparse.Namespace) -> tuple[nnx.Module, Preprocessing, Sequence[str] | None]:
-    """The network, what it wants to be done to pictures, and the names of its classes."""
-    if Path(args.weights).is_dir():
-        if args.model:
-            raise InputError(f"{args.weights} is a run directory, which knows its --model.")
-        model, description = trained.load(args.weights)
-        preprocessing, classes = preprocessing_of_run(description), description["classes"]
-    else:
-        if not args.model:
-            raise InputError("a file of weights needs the --model that they are of: densenet121.")
-        model, classes = (
-            create_model(args.model, num_classes=args.num_classes, rngs=nnx.Rngs(0)),
-            None,
-        )
-        weights.load_torch(model, args.weights)
-        preprocessing = preprocessing_of(args.weights)
-    given = {"resize": args.resize, "size": args.crop, "interpolation": args.interpolation}
-    given = {name: value for name, value in given.items() if value is not None}
-    crop = dataclasses.replace(preprocessing.crop, **given)
-    return model, dataclasses.replace(preprocessing, crop=crop), classes
 
 
 def _as_json(results: list[tuple[Path, list[Prediction]]]) -> str:

@@ -73,8 +73,8 @@ def product(weights: jax.Array, x: jax.Array) -> jax.Array:
     """`[out, in]` weights times the channels of `[N, in, H, W]`."""
     # A copy for each image keeps the result in place; XLA would transpose that of one product.
     # The barrier keeps a transposition of the weights out of the copying.
-    copies = jnp.broadcast_to(lax.optimization_barrier(weights), (len(x), *weights.shape))
-    return (copies @ _rows(x)).reshape(len(x), -1, *x.shape[2:])
+    copies = jnp.broadcast_to(lax.optimization_barrier(weights), (x.shape[0], *weights.shape))
+    return (copies @ _rows(x)).reshape(x.shape[0], -1, *x.shape[2:])
 
 
 def _product_forward(weights, x):
@@ -114,7 +114,7 @@ def fold(x: jax.Array, size: int) -> jax.Array:
     if size == 1:
         return x
     height, width = x.shape[2:]
-    x = _pad(x.reshape(len(x), size, size, -1, height, width), size // 2)
+    x = _pad(x.reshape(x.shape[0], size, size, -1, height, width), size // 2)
     far = size - 1
     return sum(
         x[:, i, j, :, far - i : far - i + height, far - j : far - j + width]

@@ -81,7 +81,7 @@ class Mode(NamedTuple):
 
     def drop_images(self, values: jax.Array, rate: float) -> jax.Array:
         """Leaves out whole images of `[N, ...]`: stochastic depth, image by image."""
-        return self._drop(values, rate, (len(values), *(1,) * (values.ndim - 1)))
+        return self._drop(values, rate, (values.shape[0], *(1,) * (values.ndim - 1)))
 
     def _drop(self, values: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
         if not (self.train and rate):
@@ -138,7 +138,7 @@ def _mean_and_variance(values: jax.Array, weights: jax.Array) -> tuple[jax.Array
         return (weights * y.sum((2, 3)).reshape(*weights.shape[:2], -1)).sum(1) / total
 
     center = mean(x)
-    return center, mean(jnp.square(x - per_image(center, len(x))))
+    return center, mean(jnp.square(x - per_image(center, x.shape[0])))
 
 
 def _values_in_all(values: jax.Array, weights: jax.Array) -> jax.Array:
@@ -157,7 +157,7 @@ def _mean_and_variance_backward(residuals, gradients):
     of_mean, of_var = (
         (weights * (g / total)[:, None]).reshape(*values.shape[:2], 1, 1) for g in gradients
     )
-    gradient = of_mean + 2 * of_var * (values - per_image(mean, len(values)))
+    gradient = of_mean + 2 * of_var * (values - per_image(mean, values.shape[0]))
     return gradient.astype(values.dtype), jnp.zeros_like(weights)
 
 
@@ -231,13 +231,13 @@ class BatchNorm(nnx.Module):
 
 def normalize(values: jax.Array, affine: Affine) -> jax.Array:
     """a x + b, computed in the affine map's precision, returned in that of `values`."""
-    a, b = (per_image(c, len(values)) for c in affine)
+    a, b = (per_image(c, values.shape[0]) for c in affine)
     return (values.astype(a.dtype) * a + b).astype(values.dtype)
 
 
 def normalize_relu(values: jax.Array, affine: Affine) -> jax.Array:
     """ReLU(a x + b), computed in the affine map's precision, returned in that of `values`."""
-    a, b = (per_image(c, len(values)) for c in affine)
+    a, b = (per_image(c, values.shape[0]) for c in affine)
     return relu(values.astype(a.dtype) * a + b).astype(values.dtype)
 
 

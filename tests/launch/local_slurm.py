@@ -109,7 +109,17 @@ def wait(condition, seconds: float, complaint: str) -> None:
         time.sleep(0.2)
 
 
+def state() -> str:
+    """What Slurm says of its jobs and its node, for messages."""
+    return _output("scontrol", "show", "job") + _output("sinfo", "--Node", "--long")
+
+
 def hurry() -> None:
-    """Starts pending jobs: Slurm would wait two minutes before it starts a requeued one again."""
+    """Starts pending jobs: Slurm would wait two minutes before it starts a requeued one again.
+
+    And takes a node back that it gave up because a job was slow to die, as on a busy machine.
+    """
+    if "drain" in _output("sinfo", "--noheader", "--format=%T"):
+        _output("scontrol", "update", "nodename=localhost", "state=resume")
     for job in _output("squeue", "--noheader", "--array", "--states=PD", "--format=%i").split():
         _output("scontrol", "update", f"job={job}", "StartTime=now")

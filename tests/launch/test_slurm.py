@@ -58,7 +58,7 @@ def wait_for(points):
         told = [point.last_lines(20) for point in points]
         told += [path.read_text() for path in points[0].file("log").parent.glob("slurm-*")]
         assert "failed" not in {point.state() for point in points}, told
-        assert time.monotonic() < until, told
+        assert time.monotonic() < until, [*told, local_slurm.state()]
         local_slurm.hurry()
         time.sleep(0.5)
 

@@ -1,0 +1,115 @@
+"""Give a trained network away: as weights for PyTorch, or as a program that needs none of this.
+
+    python -m launch.export --weights runs/cifar --out densenet.safetensors
+    python -m launch.export --weights FILE --model densenet121 --out densenet121.stablehlo
+
+The ending of --out says what is written:
+
+.safetensors  parameters and running statistics under PyTorch's names, which torchvision's classes
+              load unchanged; beside it a model card, of the same name and .md
+.stablehlo    the network with its weights, for CPU, GPU and TPU and batches of any size, as jax.export
+              serialises it; jax.export.deserialize(bytearray(FILE.read_bytes())).call(images) gives
+              logits [N, classes] of images [N, H, W, C], which are normalised
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from densenet_jax import weight_files, weights
+from densenet_jax.errors import InputError
+from densenet_jax.train.record import RunDirectory
+from launch import command, network
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command.parser(__doc__, compiles=False)
+    network.add_flags(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="not there yet")
+    parser.add_argument(
+        "--license", default="unknown", help="for the model card: of weights and data (%(default)s)"
+    )
+    args = parser.parse_args(argv)
+    writers = {".safetensors": _write_safetensors, ".stablehlo": _write_stablehlo}
+    if args.out.suffix not in writers:
+        raise InputError(f"--out is {args.out}: it must end in {' or '.join(writers)}.")
+    for path in (args.out, args.out.with_suffix(".md")):
+        if path.exists():
+            raise InputError(f"{path} exists: name another file.")
+    if not args.out.parent.is_dir():
+        raise InputError(f"--out is in {args.out.parent}, which is no folder.")
+    writers[args.out.suffix](network.read(args), args)
+
+
+def _write_safetensors(found: network.Network, args: argparse.Namespace) -> None:
+    arrays = weights.to_torch(found.model)
+    weight_files.write(args.out, arrays)
+    card = args.out.with_suffix(".md")
+    card.write_text(_card(found, args))
+    print(f"{len(arrays)} arrays in {args.out}; {card} describes them.")
+
+
+def _write_stablehlo(found: network.Network, args: argparse.Namespace) -> None:
+    model, side = found.model, found.preprocessing.crop.size
+    graphdef, state = nnx.split(model)
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct(
+        (batch, side, side, model.config.in_channels), model.config.param_dtype
+    )
+    forward = jax.jit(lambda images: nnx.merge(graphdef, state)(images, train=False))
+    exported = jax.export.export(forward, platforms=PLATFORMS)(images)
+    try:
+        content = exported.serialize()
+    except ImportError as error:
+        raise InputError("StableHLO needs flatbuffers: `pip install flatbuffers`.") from error
+    args.out.write_bytes(content)
+    print(f"{args.out}: images {images.shape} to logits, for {', '.join(PLATFORMS)}.")
+
+
+def _card(found: network.Network, args: argparse.Namespace) -> str:
+    """A model card as the Hugging Face hub reads it."""
+    config, preprocessing = found.model.config, found.preprocessing
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(found.model, nnx.Param)))
+    lines = [
+        "---",
+        f"license: {args.license}",
+        "library_name: densenet_jax",
+        "pipeline_tag: image-classification",
+        "---",
+        f"# {args.out.stem}",
+        "",
+        f"A {type(found.model).__name__} of {parameters:,} parameters, under PyTorch's names.",
+        f"Made from {args.weights} by `launch.export`.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| classes | {config.num_classes} |",
+        f"| input | {preprocessing.crop.size} x {preprocessing.crop.size} pixels, "
+        f"{config.in_channels} channels; the middle after resizing the short side to "
+        f"{preprocessing.crop.resize} ({preprocessing.crop.interpolation}) |",
+        f"| mean, of 0 to 255 | {', '.join(f'{x:g}' for x in preprocessing.mean)} |",
+        f"| deviation | {', '.join(f'{x:g}' for x in preprocessing.std)} |",
+    ]
+    if result := _result(args.weights):
+        lines += [
+            f"| trained on | {result['data']}, {result['epochs']} epochs, seed {result['seed']} |",
+            f"| test error | {result['test_error']:.2f} % |",
+        ]
+    if found.classes:
+        lines.append(f"| names of the classes | {', '.join(found.classes)} |")
+    settings = {name: value for name, value in vars(config).items() if "dtype" not in name}
+    return "\n".join([*lines, "", "```json", json.dumps(settings, indent=2), "```", ""])
+
+
+def _result(source: str) -> dict | None:
+    return RunDirectory(source).result() if Path(source).is_dir() else None
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
