@@ -7,9 +7,9 @@ The ending of --out says what is written:
 
 .safetensors  parameters and running statistics under PyTorch's names, which torchvision's classes
               load unchanged; beside it a model card, of the same name and .md
-.stablehlo    the network with its weights, for CPU, GPU and TPU and batches of any size, as jax.export
-              serialises it; jax.export.deserialize(bytearray(FILE.read_bytes())).call(images) gives
-              logits [N, classes] of images [N, H, W, C], which are normalised
+.stablehlo    the network with its weights, for CPU, GPU and TPU and batches of any size, as
+              jax.export serialises it: `jax.export.deserialize(bytearray(content)).call(images)`
+              gives logits [N, classes] of images [N, H, W, C], which are normalised
 """
 
 import argparse

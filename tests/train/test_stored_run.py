@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import small
 
+from densenet_jax.train import trained
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from launch import command, evaluate
@@ -30,6 +31,12 @@ def test_it_can_be_evaluated(capsys, checkpoint, epoch):
         # Rounding may turn one image.
         assert abs(printed[f"{split}_error"] - line[f"{split}_error"]) <= 100 / images + 1e-6
     assert small.snapshot(STORED) == before
+
+
+def test_its_network_can_be_used():
+    model, description = trained.load(STORED)
+    assert description["mean"] == pytest.approx([4.88 * 255 / 16])
+    assert model.config.block_config == (1, 1)
 
 
 def test_it_can_be_gone_on_with(tmp_path, capsys):

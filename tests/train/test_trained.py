@@ -114,3 +114,11 @@ def test_transfer_beats_training_from_scratch(tmp_path):
     scratch = train("few")
     transferred = train("few", init_from=str(tmp_path / "run0"))
     assert transferred < scratch - 5
+
+
+def test_the_stem_can_be_frozen(finished_run, tmp_path, network):
+    frozen = {"learning_rate_multipliers": (("^conv0/", 0.0),), "epochs": 1}
+    fit(small.config(frozen | {"init_from": str(finished_run)}), tmp_path / "run")
+    ours = dj.weights.to_torch(trained.load(tmp_path / "run").model)
+    for name, before in dj.weights.to_torch(network.model).items():
+        assert np.array_equal(ours[name], before) == (name == "features.conv0.weight"), name

@@ -1,0 +1,28 @@
+"""Any folder of pictures, one folder in it for each class, beginning with pretrained weights.
+
+python -m launch.train --config experiments/transfer/folder.py --workdir runs/pets \\
+    --config.data.directory=PICTURES --config.init_from=densenet121.safetensors
+
+PICTURES holds CLASS/picture.jpg, every fifth for testing; or train/CLASS/picture.jpg and
+val/CLASS/picture.jpg. `init_from` may also be hf:timm/densenet121.tv_in1k, or a run directory. To
+keep the stem as it is: --config.learning_rate_multipliers="(('^(conv0|norm0)/', 0.0),)". Then
+
+python -m launch.predict cat.jpg --weights runs/pets
+"""
+
+from densenet_jax.train.config import base_config
+
+
+def get_config():
+    config = base_config()
+    config.epochs = 20
+    config.batch_size = 32
+    # A tenth of the rate for training from scratch, as is usual for fine-tuning.
+    config.learning_rate = 0.01
+    config.learning_rate_schedule = "cosine"
+    config.model.name = "densenet121"
+    config.data.name = "folder"
+    config.data.augment = True
+    config.data.crop_padding = 16
+    config.data.padding_mode = "reflect"
+    return config
