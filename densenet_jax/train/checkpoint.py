@@ -126,7 +126,9 @@ class Checkpoints:
 
         For networks that are only used. Of which checkpoint, and errors: see `restore`.
         """
-        folder = self._folder / str(self._whole(step)) / "state"
+        step = self._whole(step)
+        self._progress(step)  # Checks the format.
+        folder = self._folder / str(step) / "state"
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
             return reader.restore(
@@ -159,6 +161,15 @@ class Checkpoints:
         )
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        progress = self._progress(step)
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(like)
+        )
+        only_state = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return TrainState(**self._manager.restore(step, args=only_state).state), progress
+
+    def _progress(self, step: int) -> dict[str, Any]:
+        """Raises InputError if the checkpoint has another format."""
         only_progress = ocp.args.Composite(progress=ocp.args.JsonRestore())
         record = self._manager.restore(step, args=only_progress).progress
         if record["format"] != FORMAT:
@@ -166,11 +177,7 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self._folder} has format {record['format']}, "
                 f"but this version reads {FORMAT}: use the version of densenet_jax that wrote it."
             )
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(like)
-        )
-        only_state = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return TrainState(**self._manager.restore(step, args=only_state).state), record["progress"]
+        return record["progress"]
 
     def _check_room(self, arrays: list[jax.Array]) -> None:
         """Orbax would notice too, but its threads then tell of each array."""

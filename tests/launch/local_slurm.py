@@ -115,11 +115,10 @@ def state() -> str:
 
 
 def hurry() -> None:
-    """Starts pending jobs: Slurm would wait two minutes before it starts a requeued one again.
-
-    And takes a node back that it gave up because a job was slow to die, as on a busy machine.
-    """
-    if "drain" in _output("sinfo", "--noheader", "--format=%T"):
-        _output("scontrol", "update", "nodename=localhost", "state=resume")
-    for job in _output("squeue", "--noheader", "--array", "--states=PD", "--format=%i").split():
+    """Starts pending jobs: Slurm would wait two minutes before it starts a requeued one again."""
+    jobs = _output("squeue", "--noheader", "--array", "--states=PD", "--format=%i").split()
+    if jobs:
+        # In the second in which it was killed a job cannot start: "Job credential revoked".
+        time.sleep(2)
+    for job in jobs:
         _output("scontrol", "update", f"job={job}", "StartTime=now")
