@@ -53,8 +53,13 @@ class RunDirectory:
         if values is None:
             raise InputError(f"{self.path} is no run directory: it has no config.json.")
         config = base_config()
-        with config.unlocked():
-            config.update(ConfigDict(with_tuples(values)))
+        try:
+            with config.unlocked():
+                config.update(ConfigDict(with_tuples(values)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.path / 'config.json'} is damaged ({error}): restore or remove it."
+            ) from error
         return config
 
     def check(self, config: ConfigDict) -> None:

@@ -36,8 +36,12 @@ def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
     """
     run = RunDirectory(workdir)
     description = with_tuples(run.model())
-    family = next(family for family in FAMILIES if family.__name__ == description["family"])
-    config = family(**description["settings"] | overrides)
+    families = {family.__name__: family for family in FAMILIES}
+    try:
+        family = families[description["family"]]
+        config = family(**description["settings"] | overrides)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{run.path / 'model.json'} is damaged ({error}): restore it.") from error
     model = FAMILIES[family](config, rngs=nnx.Rngs(0))
     if not run.has_checkpoint():
         raise InputError(f"{workdir} holds no checkpoint: train it first.")

@@ -59,7 +59,7 @@ def test_any_key(text):
     checks([f"--config.{text}=1"])
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_damage_to_the_config_of_a_run(finished_run, tmp_path_factory, data):
     """It is told, or it was no damage."""

@@ -82,6 +82,14 @@ def test_weights_of_another_network(finished_run, tmp_path):
         np.testing.assert_array_equal(array, before[name])
 
 
+@pytest.mark.parametrize("change", [{"family": "Dense"}, {"settings": {"growth": 4}}])
+def test_a_damaged_description(copied_run, change):
+    path = copied_run / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=r"model\.json is damaged"):
+        trained.load(copied_run)
+
+
 def test_going_on_needs_no_weights(finished_run, tmp_path):
     """What the run began with may be gone by then."""
     source = shutil.copytree(finished_run, tmp_path / "source")
