@@ -25,7 +25,7 @@ from densenet_jax.train.trainer import Trainer
 
 RUN = small.PLAIN | {"model.dropout_rate": 0.2, "data.augment": True, "checkpoint_every_epochs": 4}
 EPOCHS_A_KILL = 15  # More than one start gets done.
-KINDS = ("from the start", "in training", "in a save")
+KINDS = ("in a save", "in training", "from the start")
 
 
 def start(folder: Path, epochs: int):
