@@ -8,10 +8,9 @@ Prints the losses and the errors in percent; changes nothing.
 import json
 import sys
 
-from densenet_jax.errors import InputError
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.failures import telling_of_failures
-from densenet_jax.train.record import RunDirectory, best_epoch
+from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.trainer import Trainer
 from launch import command
 
@@ -36,12 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     command.keep_memory()
     run = RunDirectory(args.workdir)
     config = run.config()
-    if not run.checkpoints.is_dir():  # Orbax would make it.
-        raise InputError(f"{args.workdir} holds no checkpoint: train it first.")
+    step = run.checkpoint_step(args.checkpoint)
     if args.data_directory:
         config.data.directory = args.data_directory
-    best = best_epoch(run.metrics()) if args.checkpoint == "best" else None
-    step = best["step"] if best else None
     with telling_of_failures(run):
         trainer = Trainer(config)
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:

@@ -19,10 +19,7 @@ from rich.progress import track
 
 from densenet_jax.data.pictures import ENDINGS
 from densenet_jax.errors import InputError
-from densenet_jax.predict import (
-    Prediction,
-    predict,
-)
+from densenet_jax.predict import Prediction, predict
 from launch import command, network
 
 

@@ -52,11 +52,11 @@ class DenseNetConfig(NetworkConfig):
       stem_features: filters of the first convolution; None is 2k.
       stem: "cifar" (3x3) or "imagenet" (7x7 of stride 2, then 3x3 max-pooling of stride 2).
       dropout_rate: after every convolution but the first (section 4.2).
-      bn_group_size: how many images of a batch share the statistics that normalise them; 0: all.
       se_ratio: how many of a layer's new maps share a hidden unit of its squeeze-and-excitation,
         16 in SE-DenseNet; 0 for none.
       remat: what the backward pass computes again: "none", "concat" (concatenation, normalisation
         and ReLU: memory linear in depth, TPAMI section 3.4) or "layer" (the bottleneck as well).
+      bn_group_size: how many images of a batch share the statistics that normalise them; 0: all.
     """
 
     growth_rate: int = 12

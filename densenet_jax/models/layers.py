@@ -1,6 +1,5 @@
 """Layers that the families share. Feature maps are `[batch, channels, height, width]`."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -107,11 +106,12 @@ def batch_statistics(
     wide = jnp.promote_types(values.dtype, jnp.float32)
     weights = jnp.ones(images, wide) if mask is None else mask.astype(wide)
     weights = weights.reshape(-1, group_size or images, 1)
-    count = weights.sum(1) * (height * width)
+    count = total = weights.sum(1) * (height * width)
     if mask is not None:
         # A group of nothing but padding is normalised by itself, which keeps its values finite.
         weights = jnp.where(count[..., None] > 0, weights, 1)
-    return Statistics(*_mean_and_variance(values, weights), count)
+        total = jnp.where(count > 0, count, weights.shape[1] * height * width)
+    return Statistics(*_mean_and_variance(values, weights, total), count)
 
 
 def check_groups(images: int, group_size: int) -> None:
@@ -124,14 +124,15 @@ def check_groups(images: int, group_size: int) -> None:
 
 
 @jax.custom_vjp
-def _mean_and_variance(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each group's mean and variance of each channel, `[groups, C]`.
+def _mean_and_variance(
+    values: jax.Array, weights: jax.Array, total: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Each group's mean and variance of each channel, `[groups, C]`, over `total` values each.
 
     Images are weighted by `weights`, `[groups, images in a group, 1]`. Keeps the values for the
     backward pass, which are kept anyway, and no wider copy.
     """
     x = values.astype(weights.dtype)
-    total = _values_in_all(values, weights)
 
     def mean(y):
         # Image by image first: a mask on whole maps would be one more pass over them.
@@ -141,24 +142,18 @@ def _mean_and_variance(values: jax.Array, weights: jax.Array) -> tuple[jax.Array
     return center, mean(jnp.square(x - per_image(center, x.shape[0])))
 
 
-def _values_in_all(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """How many values of a channel each group's statistics are over, `[groups, 1]`."""
-    return weights.sum(1) * math.prod(values.shape[2:])
-
-
-def _mean_and_variance_forward(values, weights):
-    mean, var = _mean_and_variance(values, weights)
-    return (mean, var), (values, weights, mean)
+def _mean_and_variance_forward(values, weights, total):
+    mean, var = _mean_and_variance(values, weights, total)
+    return (mean, var), (values, weights, total, mean)
 
 
 def _mean_and_variance_backward(residuals, gradients):
-    values, weights, mean = residuals
-    total = _values_in_all(values, weights)
+    values, weights, total, mean = residuals
     of_mean, of_var = (
         (weights * (g / total)[:, None]).reshape(*values.shape[:2], 1, 1) for g in gradients
     )
     gradient = of_mean + 2 * of_var * (values - per_image(mean, values.shape[0]))
-    return gradient.astype(values.dtype), jnp.zeros_like(weights)
+    return gradient.astype(values.dtype), jnp.zeros_like(weights), jnp.zeros_like(total)
 
 
 _mean_and_variance.defvjp(_mean_and_variance_forward, _mean_and_variance_backward)

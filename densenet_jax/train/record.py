@@ -40,6 +40,13 @@ class RunDirectory:
     def has_checkpoint(self) -> bool:
         return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
 
+    def checkpoint_step(self, which: str) -> int | None:
+        """The step of the "best" checkpoint; None for the "last". InputError if there is none."""
+        if not self.has_checkpoint():
+            raise InputError(f"{self.path} holds no checkpoint: train it first.")
+        best = best_epoch(self.metrics()) if which == "best" else None
+        return best and best["step"]
+
     def result(self) -> dict | None:
         """The result of a finished run, or None."""
         return self._read("result.json")

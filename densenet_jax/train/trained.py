@@ -10,7 +10,7 @@ from densenet_jax import weights
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import FAMILIES
 from densenet_jax.train.checkpoint import Checkpoints
-from densenet_jax.train.record import RunDirectory, best_epoch, with_tuples
+from densenet_jax.train.record import RunDirectory, with_tuples
 
 _HEAD = "classifier"
 
@@ -43,13 +43,11 @@ def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
     except (KeyError, TypeError) as error:
         raise InputError(f"{run.path / 'model.json'} is damaged ({error}): restore it.") from error
     model = FAMILIES[family](config, rngs=nnx.Rngs(0))
-    if not run.has_checkpoint():
-        raise InputError(f"{workdir} holds no checkpoint: train it first.")
-    best = best_epoch(run.metrics()) if checkpoint == "best" else None
+    step = run.checkpoint_step(checkpoint)
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     like = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        found = checkpoints.restore_model(like, best and best["step"])
+        found = checkpoints.restore_model(like, step)
     for name, kind in kinds.items():
         state = nnx.state(model, kind)
         nnx.replace_by_pure_dict(state, jax.tree.map(jax.device_put, found[name]))
