@@ -93,9 +93,10 @@ def free_address() -> str:
 
 def start_train(workdir: Path, *arguments: str, **environment) -> subprocess.Popen:
     """Types `python -m launch.train` for the quickstart."""
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return start(
         *("-m", "launch.train", "--config", "experiments/quickstart.py", "--workdir", workdir),
-        *("--compile_cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),
+        *(["--compile_cache", cache] if cache else []),
         *arguments,
         **environment,
     )
