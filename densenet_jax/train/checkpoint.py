@@ -216,8 +216,8 @@ class Checkpoints:
             kept = (
                 f"that of step {self.steps()[0]} is kept" if self.steps() else "there is none yet"
             )
-            reason = " ".join(str(error).split())[:300]
-            reason = _DISK_FULL if "No space left" in reason else reason
+            reason = " ".join(str(error).split())
+            reason = _DISK_FULL if "No space left" in reason else reason[:300]
             raise RunError(
                 f"cannot write a checkpoint to {self._folder} ({reason}); {kept}. Mend that and "
                 "give the same command again."
