@@ -1,7 +1,7 @@
 """Give a trained network away: as weights for PyTorch, or as a program that needs none of this.
 
     python -m launch.export --weights runs/cifar --out densenet.safetensors
-    python -m launch.export --weights FILE --model densenet121 --out densenet121.stablehlo
+    python -m launch.export --weights FILE --model densenet121 --out densenet121.onnx
 
 The ending of --out says what is written:
 
@@ -10,14 +10,19 @@ The ending of --out says what is written:
 .stablehlo    the network with its weights, for CPU, GPU and TPU and batches of any size, as
               jax.export serialises it: `jax.export.deserialize(bytearray(content)).call(images)`
               gives logits [N, classes] of images [N, H, W, C], which are normalised
+.onnx         the same for ONNX; by jax2onnx, which asks pip for an older Orbax than this project,
+              without using it: pip install 'densenet_jax[export]'; pip install --no-deps jax2onnx
 """
 
 import argparse
 import json
+import logging
 import sys
+import warnings
 from pathlib import Path
 
 import jax
+import jax.extend.core
 from flax import nnx
 
 from densenet_jax import weight_files, weights
@@ -36,9 +41,13 @@ def main(argv: list[str] | None = None) -> None:
         "--license", default="unknown", help="for the model card: of weights and data (%(default)s)"
     )
     args = parser.parse_args(argv)
-    writers = {".safetensors": _write_safetensors, ".stablehlo": _write_stablehlo}
+    writers = {
+        ".safetensors": _write_safetensors,
+        ".stablehlo": _write_stablehlo,
+        ".onnx": _write_onnx,
+    }
     if args.out.suffix not in writers:
-        raise InputError(f"--out is {args.out}: it must end in {' or '.join(writers)}.")
+        raise InputError(f"--out is {args.out}: it must end in {', '.join(writers)}.")
     for path in (args.out, args.out.with_suffix(".md")):
         if path.exists():
             raise InputError(f"{path} exists: name another file.")
@@ -56,20 +65,48 @@ def _write_safetensors(found: network.Network, args: argparse.Namespace) -> None
 
 
 def _write_stablehlo(found: network.Network, args: argparse.Namespace) -> None:
-    model, side = found.model, found.preprocessing.crop.size
-    graphdef, state = nnx.split(model)
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct(
-        (batch, side, side, model.config.in_channels), model.config.param_dtype
-    )
-    forward = jax.jit(lambda images: nnx.merge(graphdef, state)(images, train=False))
-    exported = jax.export.export(forward, platforms=PLATFORMS)(images)
+    shape, dtype = (batch, *_image_shape(found)), found.model.config.param_dtype
+    forward = jax.jit(_forward(found.model))
+    exported = jax.export.export(forward, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, dtype))
     try:
         content = exported.serialize()
     except ImportError as error:
         raise InputError("StableHLO needs flatbuffers: `pip install flatbuffers`.") from error
     args.out.write_bytes(content)
-    print(f"{args.out}: images {images.shape} to logits, for {', '.join(PLATFORMS)}.")
+    print(f"{args.out}: images {shape} to logits, for {', '.join(PLATFORMS)}.")
+
+
+def _write_onnx(found: network.Network, args: argparse.Namespace) -> None:
+    # It reports of every library that it could convert as well, were it there.
+    logging.getLogger("jax2onnx").setLevel(logging.CRITICAL)
+    shape = ("batch", *_image_shape(found))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            from jax2onnx import to_onnx
+        except ImportError as error:
+            raise InputError(
+                "ONNX needs jax2onnx: `pip install 'densenet_jax[export]'`, then "
+                f"`pip install --no-deps jax2onnx` ({error})."
+            ) from error
+        # jax2onnx 0.17 looks for it there; since jax 0.12 it has its public place only.
+        jax._src.core.ClosedJaxpr = jax.extend.core.ClosedJaxpr
+        forward = _forward(found.model)
+        model = to_onnx(forward, inputs=[shape], model_name=type(found.model).__name__)
+    args.out.write_bytes(model.SerializeToString())
+    print(f"{args.out}: images ({', '.join(map(str, shape))}) to logits.")
+
+
+def _image_shape(found: network.Network) -> tuple[int, int, int]:
+    side = found.preprocessing.crop.size
+    return side, side, found.model.config.in_channels
+
+
+def _forward(model: nnx.Module):
+    """A function from images to logits, whose weights are constants in it."""
+    graphdef, state = nnx.split(model)
+    return lambda images: nnx.merge(graphdef, state)(images, train=False)
 
 
 def _card(found: network.Network, args: argparse.Namespace) -> str:

@@ -238,7 +238,7 @@ def normalize_relu(values: jax.Array, affine: Affine) -> jax.Array:
 
 def relu(x: jax.Array) -> jax.Array:
     """Not a maximum, whose gradient costs XLA one more pass; a NaN stays one."""
-    return jnp.where(x <= 0, 0, x)
+    return jnp.where(x <= 0, np.zeros((), x.dtype), x)
 
 
 def average_pool(x: jax.Array) -> jax.Array:
@@ -254,10 +254,12 @@ def max_pool(x: jax.Array, size: int = 3, padding: tuple[int, int] = (1, 1)) -> 
       padding: rows and columns of nothing before and after the map. (1, 1) is ResNet's; (0, 1),
         of size 3, is Caffe's, whose first window starts in the corner and whose last may hang over.
     """
-    least = np.array(-np.inf, x.dtype)
-    # Padded beforehand, as converters to ONNX pass over the padding of a pooling.
-    x = jnp.pad(x, ((0, 0), (0, 0), padding, padding), constant_values=least)
-    return lax.reduce_window(x, least, lax.max, (1, 1, size, size), (1, 1, 2, 2), "VALID")
+    images, channels = x.shape[:2]
+    # Padded beforehand, and by a function that it knows, for the converter to ONNX.
+    x = jnp.pad(x, ((0, 0), (0, 0), padding, padding), constant_values=-jnp.inf)
+    x = x.reshape(images * channels, *x.shape[2:], 1)
+    x = nnx.max_pool(x, window_shape=(size, size), strides=(2, 2), padding="VALID")
+    return x.reshape(images, channels, *x.shape[1:3])
 
 
 def global_average(x: jax.Array, dtype) -> jax.Array:

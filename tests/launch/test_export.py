@@ -1,16 +1,21 @@
 """`python -m launch.export`: weights for others, and programs that stand alone."""
 
+import argparse
 import json
 
 import jax
 import numpy as np
 import pytest
 import small
+from flax import nnx
 
 import densenet_jax as dj
 from densenet_jax import weight_files
+from densenet_jax.data.pictures import CentralCrop
+from densenet_jax.predict import Preprocessing
 from densenet_jax.train import trained
 from launch import command, export
+from launch.network import Network
 
 
 def run(capsys, source, out, *arguments):
@@ -58,10 +63,60 @@ def test_a_program_stands_alone(finished_run, tmp_path, capsys):
         np.testing.assert_array_equal(program.call(images), expected)
 
 
+def test_onnx_says_the_same(finished_run, tmp_path, capsys):
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "digits.onnx"
+    status, output, errors = run(capsys, finished_run, out)
+    assert status == 0 and errors == ""
+    assert "images (batch, 8, 8, 1) to logits" in output
+    session = onnxruntime.InferenceSession(out)
+    (given,) = session.get_inputs()
+    model = trained.load(finished_run).model
+    for batch in (1, 5):
+        images = np.random.default_rng(batch).standard_normal((batch, 8, 8, 1)).astype(np.float32)
+        (logits,) = session.run(None, {given.name: images})
+        np.testing.assert_allclose(logits, model(images), rtol=1e-4, atol=1e-5)
+
+
+# Every way of pooling and of repeating blocks is in one of these.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, overrides",
+    [
+        ("densenet121", {}),
+        ("densenet_bc_k4_d10", dict(se_ratio=2)),
+        ("densenet_k4_d10", dict(dropout_rate=0.2)),
+        ("resnet50", dict(block_config=(3, 3), widths=(16, 32))),
+        ("rdnet_tiny", dict(stage_growth_rates=(8, 8, 8), downsampling=(1,))),
+        ("preresnet29", {}),
+        ("wrn16_2", {}),
+        ("resnet20", dict(survival=0.5)),
+        ("nin", {}),
+        ("all_cnn_c", {}),
+        ("highway19", {}),
+        ("fractalnet21", dict(widths=(8, 8, 8, 8, 8))),
+    ],
+)
+def test_onnx_of_every_family(tmp_path, name, overrides):
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = dj.create_model(name, num_classes=10, rngs=nnx.Rngs(0), **overrides)
+    side = 64 if getattr(model.config, "stem", "") == "imagenet" or "rdnet" in name else 32
+    preprocessing = Preprocessing(CentralCrop(side, side))
+    out = tmp_path / "network.onnx"
+    export._write_onnx(Network(model, preprocessing, None), argparse.Namespace(out=out))
+    session = onnxruntime.InferenceSession(out)
+    images = np.random.default_rng(0).standard_normal((3, side, side, 3)).astype(np.float32)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+    expected = np.asarray(model(images, train=False))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize(
     "out, words",
     [
-        ("a.onnx", "it must end in .safetensors or .stablehlo"),
+        ("a.pb", "it must end in .safetensors, .stablehlo, .onnx"),
         ("missing/a.safetensors", "which is no folder"),
         ("taken.safetensors", "taken.safetensors exists"),
     ],
