@@ -26,6 +26,7 @@ from densenet_jax.models.layers import (
     Statistics,
     average_pool,
     channels_first,
+    channels_last,
     check_images,
     concatenate_statistics,
     max_pool,
@@ -225,21 +226,45 @@ class DenseNet(nnx.Module):
           train: use the batch's statistics, update the running ones, and drop out.
           mask: in training, `[N]`: 1 for images that count in the statistics, 0 for padding.
         """
-        check_images(images, self.config.in_channels, 2**self.config.halvings)
-        mode = Mode.of(self, train, mask)
-        maps = [self._stem(channels_first(images, self.config.dtype), mode)]
-        for b, block in enumerate(self.blocks):
-            if b:
-                maps = [self.transitions[b - 1](maps, mode.fold(b).fold(0))]
-            for i, layer in enumerate(block, start=1):
-                if i % LAYERS_PER_SUM == 0:
-                    maps = add_gradients_here(maps)
-                maps.append(layer(maps, mode.fold(b).fold(i)))
+        *_, maps = self._maps(images, Mode.of(self, train, mask)).values()
         statistics = concatenate_statistics(maps)
         pool = remat_if(self.config.remat != "none", concat_normalize_pool)
         x = pool([m.values for m in maps], self.norm5.affine(statistics))
         self.norm5.track(statistics)
         return self.classifier(x)
+
+    def features(
+        self, images: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Feature maps by name, `[N, H, W, C]` each, for use as a backbone.
+
+        `stem`; `block1`, `transition1`, `block2` and so on: what these give; `norm5`: the last
+        block's, normalised and rectified, whose averages the classifier reads. Those that are not
+        used cost nothing under `jit`. Arguments: see `__call__`.
+        """
+        maps = self._maps(images, Mode.of(self, train, mask))
+        found = {n: jnp.concatenate([m.values for m in ms], axis=1) for n, ms in maps.items()}
+        *_, (last, of_last) = maps.items()
+        statistics = concatenate_statistics(of_last)
+        found["norm5"] = normalize_relu(found[last], self.norm5.affine(statistics))
+        self.norm5.track(statistics)
+        return {name: channels_last(x) for name, x in found.items()}
+
+    def _maps(self, images: jax.Array, mode: Mode) -> dict[str, list[FeatureMap]]:
+        """The maps that each stage gives, in order."""
+        check_images(images, self.config.in_channels, 2**self.config.halvings)
+        maps = [self._stem(channels_first(images, self.config.dtype), mode)]
+        found = {"stem": maps}
+        for b, block in enumerate(self.blocks):
+            if b:
+                maps = [self.transitions[b - 1](maps, mode.fold(b).fold(0))]
+                found[f"transition{b}"] = maps
+            for i, layer in enumerate(block, start=1):
+                if i % LAYERS_PER_SUM == 0:
+                    maps = add_gradients_here(maps)
+                maps = [*maps, layer(maps, mode.fold(b).fold(i))]
+            found[f"block{b + 1}"] = maps
+        return found
 
     def _stem(self, images: jax.Array, mode: Mode) -> FeatureMap:
         x = mode.observe(self.conv0(images))

@@ -272,6 +272,11 @@ def channels_first(images: jax.Array, dtype) -> jax.Array:
     return images.astype(dtype).transpose(0, 3, 1, 2)
 
 
+def channels_last(maps: jax.Array) -> jax.Array:
+    """Feature maps as users of networks see them, `[N, H, W, C]`."""
+    return maps.transpose(0, 2, 3, 1)
+
+
 def check_images(images: jax.Array, channels: int, least: int) -> None:
     """Raises InputError unless `images` are `[N, H, W, channels]`, H and W at least `least`."""
     shape = images.shape

@@ -15,6 +15,7 @@ from densenet_jax.models.layers import (
     Linear,
     Mode,
     channels_first,
+    channels_last,
     check_images,
     global_average,
 )
@@ -145,17 +146,29 @@ class RDNet(nnx.Module):
 
     def __call__(self, images: jax.Array, train: bool = False, mask: jax.Array | None = None):
         """Logits in `param_dtype`. `mask` is for networks with batch statistics: there are none."""
+        *_, x = self._maps(images, train).values()
+        return self.classifier(self.norm(global_average(x, self.config.param_dtype)))
+
+    def features(
+        self, images: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Feature maps by name, `[N, H, W, C]`: `stem`, `stage1` and so on; see `DenseNet`."""
+        return {name: channels_last(x) for name, x in self._maps(images, train).items()}
+
+    def _maps(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """What each stage gives, in order; the classifier reads the last."""
         config = self.config
         check_images(images, config.in_channels, PATCH * 2 ** len(config.downsampling))
         mode = Mode.of(self, train)
         rates = np.linspace(0, config.drop_path_rate, LAYERS * len(self.stages)).tolist()
         x = self.stem_norm(self.stem(channels_first(images, config.dtype)))
+        found = {"stem": x}
         for i, stage in enumerate(self.stages):
             maps = [self.transitions[i - 1](x) if i else x]
             for j, layer in enumerate(stage, start=i * LAYERS):
                 maps.append(layer(maps, mode.fold(j), rates[j]))
-            x = jnp.concatenate(maps, axis=1)
-        return self.classifier(self.norm(global_average(x, config.param_dtype)))
+            found[f"stage{i + 1}"] = x = jnp.concatenate(maps, axis=1)
+        return found
 
 
 def _multiple_of_8(width: float) -> int:

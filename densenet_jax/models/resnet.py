@@ -24,6 +24,7 @@ from densenet_jax.models.layers import (
     Mode,
     average_pool,
     channels_first,
+    channels_last,
     check_images,
     global_average,
     max_pool,
@@ -241,22 +242,38 @@ class ResNet(nnx.Module):
 
     def __call__(self, images: jax.Array, train: bool = False, mask: jax.Array | None = None):
         """Logits `[N, num_classes]`, in `param_dtype`; see `DenseNet.__call__`."""
+        *_, x = self._maps(images, Mode.of(self, train, mask)).values()
+        return self.classifier(global_average(x, self.config.param_dtype))
+
+    def features(
+        self, images: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Feature maps by name, `[N, H, W, C]`: `stem`, `stage1` and so on; see `DenseNet`.
+
+        With pre-activation also `norm`: the last stage's, normalised and rectified.
+        """
+        maps = self._maps(images, Mode.of(self, train, mask))
+        return {name: channels_last(x) for name, x in maps.items()}
+
+    def _maps(self, images: jax.Array, mode: Mode) -> dict[str, jax.Array]:
+        """What each stage gives, in order; the classifier reads the last."""
         config = self.config
         halvings = len(config.widths) - 1 + (2 if config.stem == "imagenet" else 0)
         check_images(images, config.in_channels, 2**halvings)
-        mode = Mode.of(self, train, mask)
         x = self.conv1(channels_first(images, config.dtype))
         if self.norm1 is not None:
             x = self.norm1(x, mode)
         if config.stem == "imagenet":
             x = max_pool(x)
+        found = {"stem": x}
         survival, done = self.survival(), 0
         for i, (stage, count) in enumerate(zip(self.stages, config.block_config, strict=True)):
             x = stage(x, mode.fold(i), survival[done : done + count])
+            found[f"stage{i + 1}"] = x
             done += count
         if self.norm is not None:
-            x = self.norm(x, mode)
-        return self.classifier(global_average(x, config.param_dtype))
+            found["norm"] = self.norm(x, mode)
+        return found
 
     def survival(self) -> jax.Array:
         """The probability that each block is kept in training: linear decay (1603.09382)."""
