@@ -77,25 +77,48 @@ def predict(
     pictures: Iterable[Picture],
     *,
     top: int = 5,
-    preprocessing: Preprocessing = TORCHVISION,
     classes: Sequence[str] | None = None,
-    batch_size: int = 32,
-    on_error: Callable[[int, InputError], None] | None = None,
+    **options,
 ) -> Iterator[list[Prediction] | None]:
     """The `top` most probable classes of each picture, the most probable first.
+
+    Args:
+      classes: their names; None: ImageNet's, if there are 1000, or else numbers.
+      **options: of `logits`.
+    """
+    classes = classes or _class_names(model.config.num_classes)
+    top = min(top, model.config.num_classes)
+    for values in logits(model, pictures, **options):
+        yield None if values is None else _best(_softmax(values), classes, top)
+
+
+def logits(
+    model: nnx.Module,
+    pictures: Iterable[Picture],
+    *,
+    preprocessing: Preprocessing = TORCHVISION,
+    crops: int = 1,
+    batch_size: int = 32,
+    on_error: Callable[[int, InputError], None] | None = None,
+) -> Iterator[np.ndarray | None]:
+    """The logits `[classes]` of each picture.
 
     Pictures are read, in threads, while the network works on those before them.
 
     Args:
-      classes: their names; None: ImageNet's, if there are 1000, or else numbers.
+      crops: 1, the middle; or 10, the mean over it, the corners and their mirror images.
+      batch_size: pictures that the network sees at a time.
       on_error: is told of a picture that cannot be read, by its number, which then has None; if
         not given, that is raised.
     """
-    classes = classes or _class_names(model.config.num_classes)
+    if crops not in (1, 10):
+        raise InputError(f"crops is {crops}: 1 or 10.")
     mode = "L" if model.config.in_channels == 1 else "RGB"
-    read = functools.partial(_read, mode=mode, crop=preprocessing.crop)
-    probabilities = _program(model, preprocessing)
-    top = min(top, model.config.num_classes)
+    crop = preprocessing.crop if crops == 1 else preprocessing.crop.ten
+    read = functools.partial(_read, mode=mode, crop=crop)
+    graphdef, state = nnx.split(model)
+    wide = model.config.param_dtype
+    mean, std = (jnp.asarray(x, wide) for x in (preprocessing.mean, preprocessing.std))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         todo = enumerate(iter(pictures))
         submitted = _submit(pool, read, todo, batch_size)
@@ -110,16 +133,18 @@ def predict(
                     if on_error is None:
                         raise
                     on_error(number, error)
-            scores = dict(zip(found, probabilities(list(found.values()), batch_size), strict=True))
-            for number, _ in reading:
-                yield _best(scores[number], classes, top) if number in scores else None
+            images = list(found.values())
+            images += images[:1] * (batch_size - len(images))  # One shape is one program.
+            values = _forward(graphdef, state, np.stack(images), mean, std) if found else []
+            by_number = dict(zip(found, np.asarray(values), strict=False))
+            yield from (by_number.get(number) for number, _ in reading)
 
 
 def _submit(pool, read, todo, count: int) -> list[tuple[int, Future]]:
     return [(number, pool.submit(read, picture)) for number, picture in islice(todo, count)]
 
 
-def _read(picture: Picture, mode: str, crop: CentralCrop) -> np.ndarray:
+def _read(picture: Picture, mode: str, crop: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     if isinstance(picture, str | Path):
         return crop(load(Path(picture), mode, upright=True))
     if isinstance(picture, np.ndarray):
@@ -127,24 +152,17 @@ def _read(picture: Picture, mode: str, crop: CentralCrop) -> np.ndarray:
     return crop(picture.convert(mode))
 
 
-def _program(model: nnx.Module, preprocessing: Preprocessing):
-    """A function from uint8 images to probabilities; batches that are not full are filled up."""
-    graphdef, state = nnx.split(model)
-    wide = model.config.param_dtype
-    mean, std = (jnp.asarray(x, wide) for x in (preprocessing.mean, preprocessing.std))
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(graphdef, state, images, mean, std):
+    """Logits of uint8 `[N, H, W, C]`, or their means of `[N, crops, H, W, C]`."""
+    normalized = (images.reshape(-1, *images.shape[-3:]) - mean) / std
+    values = nnx.merge(graphdef, state)(normalized, train=False)
+    return values.reshape(len(images), -1, values.shape[-1]).mean(1)
 
-    @jax.jit
-    def forward(state, images):
-        logits = nnx.merge(graphdef, state)((images - mean) / std, train=False)
-        return jax.nn.softmax(logits)
 
-    def probabilities(images: list[np.ndarray], batch_size: int) -> np.ndarray:
-        if not images:
-            return np.empty((0,))
-        filled = images + images[:1] * (batch_size - len(images))
-        return np.asarray(forward(state, np.stack(filled)))[: len(images)]
-
-    return probabilities
+def _softmax(values: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(values - values.max())
+    return exponentials / exponentials.sum()
 
 
 def _best(probabilities: np.ndarray, classes: Sequence[str], top: int) -> list[Prediction]:
@@ -152,8 +170,13 @@ def _best(probabilities: np.ndarray, classes: Sequence[str], top: int) -> list[P
     return [Prediction(int(i), classes[i], float(probabilities[i])) for i in labels]
 
 
+def imagenet_classes() -> dict[str, str]:
+    """The names of ImageNet's 1000 classes, in order, by their identifiers in WordNet."""
+    text = importlib.resources.files("densenet_jax").joinpath("imagenet_classes.txt").read_text()
+    return dict(line.split(" ", 1) for line in text.splitlines())
+
+
 def _class_names(count: int) -> Sequence[str]:
     if count != 1000:
         return [str(i) for i in range(count)]
-    text = importlib.resources.files("densenet_jax").joinpath("imagenet_classes.txt").read_text()
-    return text.splitlines()
+    return list(imagenet_classes().values())

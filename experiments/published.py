@@ -181,6 +181,37 @@ FIGURE_TOP1 = {
     "densenet264": 21.98,
 }
 
+# What others published of these networks on the same set, one crop: accuracies in %, top-1 and
+# top-5. The weights of torchvision are the authors', those of mmpretrain and timm's `tv_in1k` are
+# torchvision's, each with its own preprocessing; `ra_in1k` is trained by timm.
+PRETRAINED = {
+    "densenet121": {
+        "torchvision": (74.434, 91.972),
+        "mmpretrain": (74.96, 92.21),
+        "timm tv_in1k": (74.750, 92.158),
+        "timm ra_in1k, 288 pixels": (76.486, 93.378),
+    },
+    "densenet169": {
+        "torchvision": (75.600, 92.806),
+        "mmpretrain": (76.08, 93.11),
+        "timm tv_in1k": (75.922, 92.976),
+    },
+    "densenet201": {
+        "torchvision": (76.896, 93.370),
+        "mmpretrain": (77.32, 93.64),
+        "timm tv_in1k": (77.284, 93.480),
+    },
+    "densenet161": {
+        "torchvision": (77.138, 93.560),
+        "mmpretrain": (77.61, 93.83),
+        "timm tv_in1k": (77.384, 93.656),
+    },
+    "rdnet_tiny": {"timm": (82.814, 96.284)},
+    "rdnet_small": {"timm": (83.658, 96.704)},
+    "rdnet_base": {"timm": (84.366, 96.878)},
+    "rdnet_large": {"timm": (84.794, 97.156)},
+}
+
 # README of fb.resnet.torch: top-1 errors of the ResNets that the same figures show.
 FB_RESNET_TORCH = {
     "resnet34": {"top1": 26.73, "top1_10crop": 24.76},

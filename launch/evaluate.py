@@ -1,36 +1,64 @@
-"""Evaluate the checkpoint of a run again.
+"""Evaluate a trained network.
 
     python -m launch.evaluate --workdir runs/quickstart
 
-Prints the losses and the errors in percent; changes nothing.
+evaluates the checkpoint of a run again, on the data of its config: prints the losses, and the
+errors in percent.
+
+    python -m launch.evaluate --weights densenet121.pth --model densenet121 --pictures imagenet/val
+
+counts the errors of any weights on any pictures: a folder, or its `val`, that holds a folder for
+each class, CLASS/picture.jpg. Those of ImageNet's classes are named n01440764 and so on, and some
+may be missing; those of a run as when it was trained; others by number, 0 and so on, or as you
+like, if all are there in the alphabetical order of labels.
+
+Changes nothing.
 """
 
+import argparse
 import json
 import sys
+from pathlib import Path
 
+import numpy as np
+
+from densenet_jax.data import folders
+from densenet_jax.errors import InputError
+from densenet_jax.predict import imagenet_classes, logits
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.failures import telling_of_failures
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.trainer import Trainer
-from launch import command
+from experiments import published
+from launch import command, network
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__)
-    parser.add_argument("--workdir", required=True, help="a run directory")
-    parser.add_argument(
-        "--data_directory", help="where the data lie, if not where the run had them"
-    )
-    parser.add_argument(
+    group = parser.add_argument_group("of a run")
+    group.add_argument("--workdir", help="a run directory")
+    group.add_argument("--data_directory", help="where the data lie, if not where the run had them")
+    group.add_argument(
         "--checkpoint",
         choices=("last", "best"),
         default="last",
         help="best: of the epoch with the lowest validation error, or test error if nothing was "
         "held out (%(default)s)",
     )
+    group = parser.add_argument_group("of weights")
+    group.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for each class")
+    network.add_crops(group)
+    group.add_argument("--json", action="store_true", help="print a JSON object")
+    network.add_flags(parser, required=False)
     command.add_processes(parser)
     args = parser.parse_args(argv)
+    if not (bool(args.workdir) ^ bool(args.weights and args.pictures)):
+        raise InputError("give --workdir; or else both --weights and --pictures.")
     command.use_compile_cache(args.compile_cache)
+    _evaluate_run(args) if args.workdir else _evaluate_weights(args)
+
+
+def _evaluate_run(args: argparse.Namespace) -> None:
     command.join_processes(args)
     command.keep_memory()
     run = RunDirectory(args.workdir)
@@ -43,6 +71,69 @@ def main(argv: list[str] | None = None) -> None:
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             state, _ = checkpoints.restore(trainer.initial_state, step)
         print(json.dumps({"step": int(state.step), **trainer.evaluate(state)}))
+
+
+def _evaluate_weights(args: argparse.Namespace) -> None:
+    command.keep_memory()
+    known = network.read(args)
+    count = known.model.config.num_classes
+    classes = known.classes or (list(imagenet_classes()) if count == 1000 else count)
+    paths, labels = folders.labelled(args.pictures, classes)
+    found = network.look_at(known, paths, logits, args)
+    report = {
+        "weights": args.weights,
+        "pictures": sum(values is not None for values in found),
+        "broken": sum(values is None for values in found),
+        "classes": len(np.unique(labels)),
+        "crops": args.crops,
+        "crop": known.preprocessing.crop.size,
+        "top1_error": _error(found, labels, 1),
+        "top5_error": _error(found, labels, 5),
+    }
+    print(json.dumps(report) if args.json else _as_text(report, args.model))
+
+
+def _error(found: list[np.ndarray | None], labels: np.ndarray, top: int) -> float:
+    """In percent: how often the right class is not among the `top` that score most."""
+    # Of equal scores none is preferred: the right one comes last.
+    missed = [
+        (values >= values[label]).sum() > top
+        for values, label in zip(found, labels, strict=True)
+        if values is not None
+    ]
+    return 100 * float(np.mean(missed))
+
+
+def _as_text(report: dict, model: str | None) -> str:
+    broken = f", {report['broken']} broken ones passed over" if report["broken"] else ""
+    crops = "1 crop" if report["crops"] == 1 else f"{report['crops']} crops"
+    lines = [
+        f"{report['weights']}: {report['pictures']:,} pictures of {report['classes']:,} classes"
+        f"{broken}; {crops} of {report['crop']} pixels",
+        f"{'error in %':46} top-1  top-5",
+        _line("measured", report["top1_error"], report["top5_error"]),
+    ]
+    of_others = _published(model, report["crops"])
+    if of_others:
+        lines.append("published, of the 50,000 pictures of ImageNet's validation set:")
+    return "\n".join(lines + [_line(*errors) for errors in of_others])
+
+
+def _line(who: str, top1: float, top5: float) -> str:
+    return f"  {who:44} {top1:5.2f}  {top5:5.2f}"
+
+
+def _published(model: str | None, crops: int) -> list[tuple[str, float, float]]:
+    """Who published errors of this network, and which."""
+    rows = []
+    if model in published.TABLE3:
+        errors = published.TABLE3[model].errors
+        suffix = "" if crops == 1 else "_10crop"
+        rows.append(("the papers, Table 3", errors[f"top1{suffix}"], errors[f"top5{suffix}"]))
+    if crops == 1:
+        for who, accuracies in published.PRETRAINED.get(model, {}).items():
+            rows.append((who, *(100 - accuracy for accuracy in accuracies)))
+    return rows
 
 
 if __name__ == "__main__":

@@ -8,14 +8,10 @@ Pictures that cannot be read are reported and passed over. Of a folder all pictu
 of its folders as well.
 """
 
-import dataclasses
 import glob
 import json
 import sys
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import track
 
 from densenet_jax.data.pictures import ENDINGS
 from densenet_jax.errors import InputError
@@ -27,45 +23,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__)
     parser.add_argument("pictures", nargs="+", metavar="IMAGE", help="a file, a folder or a glob")
     parser.add_argument("--top", type=int, default=5, help="classes to tell of (%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="(%(default)s)")
+    network.add_crops(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the pictures with their classes")
     network.add_flags(parser)
-    group = parser.add_argument_group("preprocessing", "By default as the weights' name tells.")
-    group.add_argument("--resize", type=int, metavar="PIXELS", help="of the short side, before")
-    group.add_argument("--crop", type=int, metavar="PIXELS", help="side of the square cut out")
-    group.add_argument("--interpolation", choices=("bilinear", "bicubic"))
     args = parser.parse_intermixed_args(argv)  # Pictures may come after flags as well.
-    for name in ("top", "batch_size", "num_classes"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
+    if args.top < 1:
+        raise InputError(f"--top is {args.top}: it must be at least 1.")
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
     command.keep_memory()
-    model, preprocessing, classes = network.read(args)
-    given = {"resize": args.resize, "size": args.crop, "interpolation": args.interpolation}
-    given = {name: value for name, value in given.items() if value is not None}
-    crop = dataclasses.replace(preprocessing.crop, **given)
-    broken = set()
-
-    def on_error(number: int, error: InputError) -> None:
-        broken.add(number)
-        print(f"passed over: {error}", file=sys.stderr)
-
-    found = predict(
-        model,
-        paths,
-        top=args.top,
-        preprocessing=dataclasses.replace(preprocessing, crop=crop),
-        classes=classes,
-        batch_size=min(args.batch_size, len(paths)),
-        on_error=on_error,
-    )
-    console = Console(stderr=True)
-    bar = track(found, "pictures", len(paths), console=console, disable=not console.is_terminal)
-    found = list(bar)
-    if len(broken) == len(paths):
-        raise InputError("none of the pictures can be read.")
+    known = network.read(args)
+    found = network.look_at(known, paths, predict, args, classes=known.classes, top=args.top)
     results = [
         (path, predictions)
         for path, predictions in zip(paths, found, strict=True)

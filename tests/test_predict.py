@@ -129,8 +129,10 @@ def test_crops_are_torchvisions(size, interpolation):
     picture = Image.fromarray(load_sample_images().images[0]).resize(size)
     mode = transforms.InterpolationMode(interpolation)
     expected = transforms.CenterCrop(224)(transforms.Resize(256, mode)(picture))
-    found = CentralCrop(256, 224, interpolation)(picture)
-    np.testing.assert_array_equal(found, np.asarray(expected))
+    crop = CentralCrop(256, 224, interpolation)
+    np.testing.assert_array_equal(crop(picture), np.asarray(expected))
+    ten = transforms.TenCrop(224)(transforms.Resize(256, mode)(picture))
+    np.testing.assert_array_equal(crop.ten(picture), np.stack(ten))
 
 
 def run(capsys, *arguments, weights=None, model=NAME):

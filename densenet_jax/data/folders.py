@@ -5,6 +5,7 @@ nobody has divided, `CLASS/*`.
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,37 @@ def find(folder: pathlib.Path, divided: bool = False) -> Tree:
     return Tree(folder, classes, {"train": train, "test": test})
 
 
+def labelled(
+    folder: pathlib.Path, classes: Sequence[str] | int
+) -> tuple[list[pathlib.Path], np.ndarray]:
+    """The pictures `folder/CLASS/*`, or of `folder/val` if there is one, and their labels.
+
+    Args:
+      classes: the names of their folders, in the order of labels, of which some may be missing; or
+        how many there are, named by their numbers from 0, or else all there in alphabetical order.
+
+    Raises:
+      InputError: there are no pictures, or folders of other classes.
+    """
+    files = _list(folder / "val" if (folder / "val").is_dir() else folder)
+    found = sorted(_by_class(files))
+    if isinstance(classes, int):
+        numbers = [str(label) for label in range(classes)]
+        if set(found) <= set(numbers):
+            found = numbers
+        elif len(found) != classes:
+            raise InputError(
+                f"{folder} has pictures of {len(found)} classes, but the network knows {classes}."
+            )
+        classes = found
+    if others := [name for name in found if name not in classes]:
+        raise InputError(
+            f"{folder} has {len(others)} folders that are named after none of the network's "
+            f"classes, such as {others[0]}: they are named as in {', '.join(classes[:3])}."
+        )
+    return files, np.array([classes.index(file.parent.name) for file in files])
+
+
 def read(tree: Tree, crop: CentralCrop) -> dict[str, list[Piece]]:
     """Both parts, cropped. Raises InputError for damaged pictures, or more than memory holds."""
     _check_memory(tree, crop.size)
@@ -61,7 +93,7 @@ def read(tree: Tree, crop: CentralCrop) -> dict[str, list[Piece]]:
 def _list(folder: pathlib.Path) -> list[pathlib.Path]:
     files = [path for path in sorted(folder.glob("*/*")) if path.suffix.lower() in ENDINGS]
     if not files:
-        raise InputError(f"Missing {folder}/CLASS/*.JPEG: set data.directory to {LAYOUT}.")
+        raise InputError(f"Missing {folder}/CLASS/*.JPEG: there must be {LAYOUT}.")
     return files
 
 

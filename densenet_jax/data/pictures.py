@@ -39,10 +39,27 @@ class CentralCrop:
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """uint8; a picture in grey has one channel, others three."""
+        resized = self._resized(picture)
+        return self._cut(resized, *self._middle(resized))
+
+    def ten(self, picture: Image.Image) -> np.ndarray:
+        """`[10, size, size, channels]`: corners and middle, and those of the mirror image."""
+        resized = self._resized(picture)
+        right, bottom = (side - self.size for side in resized.size)
+        places = [(0, 0), (right, 0), (0, bottom), (right, bottom), self._middle(resized)]
+        both = resized, ImageOps.mirror(resized)
+        return np.stack([self._cut(picture, *place) for picture in both for place in places])
+
+    def _resized(self, picture: Image.Image) -> Image.Image:
         short = min(picture.size)
         size = [int(self.resize * side / short) for side in picture.size]
-        resized = picture.resize(size, Image.Resampling[self.interpolation.upper()])
-        left, top = (round((side - self.size) / 2) for side in size)
+        return picture.resize(size, Image.Resampling[self.interpolation.upper()])
+
+    def _middle(self, resized: Image.Image) -> tuple[int, int]:
+        left, top = (round((side - self.size) / 2) for side in resized.size)
+        return left, top
+
+    def _cut(self, resized: Image.Image, left: int, top: int) -> np.ndarray:
         cropped = resized.crop((left, top, left + self.size, top + self.size))
         return np.asarray(cropped).reshape(self.size, self.size, -1)
 

@@ -27,6 +27,19 @@ def test_the_centre_is_cropped(tmp_path, size):
         np.testing.assert_allclose(corner, expected, atol=3)
 
 
+def test_ten_crops():
+    """The corners and the middle, of a mirror image too: colours tell where a crop was."""
+    ten = pictures.CentralCrop(256, 224).ten(gradient(400, 300)).astype(float)
+    assert ten.shape == (10, 224, 224, 3)
+    width, free = 256 * 400 / 300, 256 - 224
+    lefts, tops = [0, width - 224, 0, width - 224, (width - 224) / 2], [0, 0, free, free, free / 2]
+    for crop, left, top in zip(ten, lefts, tops, strict=False):
+        np.testing.assert_allclose(crop[112, 0, 0], 255 * left / width, atol=3)
+        np.testing.assert_allclose(crop[0, 112, 1], 255 * top / 256, atol=3)
+    np.testing.assert_array_equal(ten[4], pictures.CentralCrop(256, 224)(gradient(400, 300)))
+    np.testing.assert_array_equal(ten[5:9], ten[[1, 0, 3, 2], :, ::-1])
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA"])
 def test_pictures_of_other_colour_spaces(tmp_path, mode):
     path = tmp_path / ("picture.png" if mode == "RGBA" else "picture.JPEG")
