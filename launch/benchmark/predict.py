@@ -1,0 +1,106 @@
+"""Measure `launch.predict` against the same loop in PyTorch and Pillow, turn by turn.
+
+    python -m launch.benchmark.predict --model densenet121
+
+Both are whole commands, from their start to the last class: they read the same JPEGs in threads
+while the network works on those before, crop them by Pillow alike, and have the same random
+weights. PyTorch's is eager, in inference mode, with channels last. Ours compiles in its first turn
+and finds what it compiled in the others. The time is the median over turns; how many pictures are
+given the same class is told too. The machine should be idle.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from flax import nnx
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from densenet_jax import weight_files, weights
+from densenet_jax.errors import InputError, RunError
+from densenet_jax.models.catalog import IMAGENET_DENSENETS, create_model
+from launch import command
+
+CONTESTANTS = {"ours": "launch.predict", "torch": "launch.benchmark.torch_predict"}
+ROOT = Path(__file__).parents[2]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.benchmark.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", default="densenet121", choices=IMAGENET_DENSENETS)
+    parser.add_argument("--pictures", type=int, default=500, metavar="N", help="(%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="(%(default)s)")
+    args = parser.parse_args(argv)
+    for name in ("pictures", "batch_size", "rounds"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("torch is not installed: pip install 'densenet_jax[bench]'")
+    with tempfile.TemporaryDirectory() as folder:
+        print(_compare(args, Path(folder)))
+
+
+def _compare(args: argparse.Namespace, folder: Path) -> str:
+    jpegs, file = folder / "pictures", folder / "weights.safetensors"
+    jpegs.mkdir()
+    _write_jpegs(jpegs, args.pictures)
+    model = create_model(args.model, num_classes=1000, rngs=nnx.Rngs(0))
+    weight_files.write(file, weights.to_torch(model))
+    shared = [str(jpegs), "--model", args.model, "--weights", str(file)]
+    shared += ["--batch_size", str(args.batch_size), "--json"]
+    own = {"ours": ["--compile_cache", str(folder / "compiled")], "torch": []}
+    seconds, classes = {name: [] for name in CONTESTANTS}, {}
+    for i in range(args.rounds):
+        for name, module in CONTESTANTS.items():
+            started = time.perf_counter()
+            classes[name] = _classes([sys.executable, "-m", module, *shared, *own[name]])
+            seconds[name].append(time.perf_counter() - started)
+            print(
+                f"round {i + 1}/{args.rounds}: {name} {seconds[name][-1]:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    lines = [f"{args.model}: {args.pictures} JPEGs of 500 x 375 pixels, whole commands"]
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    lines += [
+        f"{name:6} {median:7.1f} s  {args.pictures / median:6.1f} pictures/s  "
+        f"{median / medians['ours']:5.2f} x ours"
+        for name, median in medians.items()
+    ]
+    same = sum(a == b for a, b in zip(*classes.values(), strict=True))
+    return "\n".join([*lines, f"the same class: {same} of {args.pictures}"])
+
+
+def _write_jpegs(folder: Path, count: int) -> None:
+    """Parts of two photographs."""
+    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    for i in range(count):
+        photograph = photographs[i % 2]
+        left, top = 7 * i % (photograph.width - 500), 3 * i % (photograph.height - 375)
+        part = photograph.crop((left, top, left + 500, top + 375))
+        part.save(folder / f"{i:06}.jpg", quality=90)
+
+
+def _classes(arguments: list[str]) -> list[int]:
+    """The most probable class of each picture."""
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(done.stderr.strip().split("\n")[-1].removeprefix("error: "))
+    return [entry["predictions"][0]["label"] for entry in json.loads(done.stdout)]
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
