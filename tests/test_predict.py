@@ -241,30 +241,3 @@ def test_a_folder_without_pictures(capsys, weights, tmp_path):
     (tmp_path / "empty").mkdir()
     status, _, errors = run(capsys, tmp_path / "empty", weights=weights)
     assert status == 2 and "holds no pictures" in errors
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["densenet121", "densenet169", "densenet201", "densenet161"])
-def test_torchvisions_networks_say_the_same_of_photographs(tmp_path, photographs, name):
-    """Random weights, whose logits differ by less than those of trained ones."""
-    torch, torchvision = pytest.importorskip("torch"), pytest.importorskip("torchvision")
-    torch.manual_seed(0)
-    theirs = torchvision.models.get_model(name, weights=None).eval()
-    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    ours = dj.create_model(name, num_classes=1000, rngs=nnx.Rngs(0))
-    dj.weights.load_torch(ours, tmp_path / "weights.pth")
-    found = list(dj.predict(ours, photographs, batch_size=2))
-    transform = torchvision.transforms.Compose(
-        [
-            torchvision.transforms.Resize(256),
-            torchvision.transforms.CenterCrop(224),
-            torchvision.transforms.ToTensor(),
-            torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-    batch = torch.stack([transform(Image.open(path).convert("RGB")) for path in photographs])
-    with torch.no_grad():
-        scores, labels = theirs(batch).softmax(1).topk(5)
-    for i, predictions in enumerate(found):
-        assert [p.label for p in predictions] == labels[i].tolist()
-        np.testing.assert_allclose([p.probability for p in predictions], scores[i], rtol=1e-4)

@@ -1,11 +1,10 @@
 """PyTorch-named weights in and out."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_keys
 from flax import nnx
 
 import densenet_jax as dj
@@ -67,33 +66,10 @@ def test_wrong_weights_are_refused_and_change_nothing(change, message):
         np.testing.assert_array_equal(array, before[name])
 
 
-def as_older_torchvision(name):
-    return re.sub(r"\.(norm|conv)([12])\.", r".\1.\2.", name)
-
-
-def as_memory_efficient(name):
-    return "module." + name.replace("features.norm5", "features.norm_final")
-
-
-def as_mmpretrain(name):
-    """Of a network with two blocks: what follows the last one is the second transition there."""
-    name = re.sub(
-        r"^features\.denseblock(\d)\.denselayer(\d)",
-        lambda m: f"backbone.stages.{int(m[1]) - 1}.block.{int(m[2]) - 1}",
-        name,
-    )
-    for ours, theirs in {
-        "features.conv0": "backbone.stem.0",
-        "features.norm0": "backbone.stem.1",
-        "features.transition1": "backbone.transitions.0",
-        "features.norm5": "backbone.transitions.1.0",
-        "classifier": "head.fc",
-    }.items():
-        name = name.replace(ours, theirs)
-    return name
-
-
-@pytest.mark.parametrize("rename", [as_older_torchvision, as_memory_efficient, as_mmpretrain])
+@pytest.mark.parametrize(
+    "rename",
+    [torch_keys.as_older_torchvision, torch_keys.as_memory_efficient, torch_keys.as_mmpretrain],
+)
 def test_names_of_other_libraries(rename):
     overrides = dict(stem="imagenet", block_config=(2, 1))
     source, target = model(0, **overrides), model(1, **overrides)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from launch import command
 from launch.benchmark import __main__ as benchmark
+from launch.benchmark import predict as benchmark_predict
 from launch.benchmark import torch_runners
 from launch.benchmark.jax_naive import NaiveDenseNet
 from launch.benchmark.job import Job
@@ -236,3 +238,18 @@ def test_help_names_the_peers(capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert all(f"  {peer} " in text for peer in benchmark.PEERS)
+
+
+@pytest.mark.slow
+def test_benchmark_of_predict(capfd):
+    pytest.importorskip("torch")
+    assert command.run(benchmark_predict.main, ["--pictures=3", "--rounds=1"]) == 0
+    output, errors = capfd.readouterr()
+    assert re.search(r"^ours +\d+\.\d s +\d+\.\d pictures/s +1\.00 x ours$", output, re.MULTILINE)
+    assert "the same class: 3 of 3" in output
+    assert "round 1/1: torch" in errors
+
+
+def test_mistakes_with_benchmark_of_predict(capsys):
+    assert command.run(benchmark_predict.main, ["--pictures=0"]) == 2
+    assert "--pictures is 0" in capsys.readouterr().err
