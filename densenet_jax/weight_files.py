@@ -50,11 +50,13 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a `.safetensors` file that is there whole or not at all."""
     _need("safetensors", path)
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     unfinished = path.with_name(f".{path.name}.new")
-    # The library writes memory as it lies, without looking at strides.
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, unfinished)
+    # The library writes memory as it lies, without looking at strides. Files that it opens itself
+    # nobody else may read.
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    unfinished.write_bytes(content)
     unfinished.replace(path)
 
 

@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     if args.out.suffix not in writers:
         raise InputError(f"--out is {args.out}: it must end in {', '.join(writers)}.")
-    for path in (args.out, args.out.with_suffix(".md")):
+    has_card = args.out.suffix == ".safetensors"
+    for path in (args.out, *([args.out.with_suffix(".md")] if has_card else [])):
         if path.exists():
             raise InputError(f"{path} exists: name another file.")
     if not args.out.parent.is_dir():
