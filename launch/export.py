@@ -79,8 +79,9 @@ def _write_stablehlo(found: network.Network, args: argparse.Namespace) -> None:
 
 
 def _write_onnx(found: network.Network, args: argparse.Namespace) -> None:
-    # It reports of every library that it could convert as well, were it there.
-    logging.getLogger("jax2onnx").setLevel(logging.CRITICAL)
+    # They tell of every library that could be converted as well, were it there, and so forth.
+    for library in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     shape = ("batch", *_image_shape(found))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
