@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     group = parser.add_argument_group("of weights")
     group.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for each class")
-    network.add_crops(group)
+    network.add_look_flags(group)
     group.add_argument("--json", action="store_true", help="print a JSON object")
     network.add_flags(parser, required=False)
     command.add_processes(parser)
@@ -95,9 +95,9 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
 
 def _error(found: list[np.ndarray | None], labels: np.ndarray, top: int) -> float:
     """In percent: how often the right class is not among the `top` that score most."""
-    # Of equal scores none is preferred: the right one comes last.
+    # Of equal scores none is preferred: the right one comes last, as it does if it is no number.
     missed = [
-        (values >= values[label]).sum() > top
+        (~(values < values[label])).sum() > top
         for values, label in zip(found, labels, strict=True)
         if values is not None
     ]

@@ -46,8 +46,8 @@ def add_flags(described: argparse.ArgumentParser, required: bool = True) -> None
     group.add_argument("--interpolation", choices=("bilinear", "bicubic"))
 
 
-def add_crops(described) -> None:
-    """Adds the flags of `densenet_jax.predict.logits` to a parser or a group."""
+def add_look_flags(described) -> None:
+    """Adds the flags that `look_at` reads, to a parser or a group."""
     described.add_argument(
         "--crops",
         type=int,

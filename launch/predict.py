@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__)
     parser.add_argument("pictures", nargs="+", metavar="IMAGE", help="a file, a folder or a glob")
     parser.add_argument("--top", type=int, default=5, help="classes to tell of (%(default)s)")
-    network.add_crops(parser)
+    network.add_look_flags(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the pictures with their classes")
     network.add_flags(parser)

@@ -95,6 +95,11 @@ def test_published_errors_are_beside(crops, expected):
         position = text.index(words, position)
 
 
+@pytest.mark.parametrize("scores", [np.full(9, np.nan), np.zeros(9)])
+def test_a_network_that_says_nothing_is_always_wrong(scores):
+    assert evaluate._error([scores, None, scores], np.array([0, 1, 8]), 5) == 100
+
+
 def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
     """The digits that it was tested on, as pictures; of three classes."""
     digits = load_digits()
