@@ -38,10 +38,13 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     # What Orbax logs at length it raises as well.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    failed = threading.Event()
     if sys.unraisablehook is sys.__unraisablehook__:  # Not a test runner's.
-        sys.unraisablehook = functools.partial(_shorter, sys.__unraisablehook__)
-        threading.excepthook = functools.partial(_shorter, threading.__excepthook__)
+        sys.unraisablehook = functools.partial(_shorter, sys.__unraisablehook__, failed)
+        threading.excepthook = functools.partial(_shorter, threading.__excepthook__, failed)
     status = _run(main, argv)
+    if status:
+        failed.set()
     if status not in (0, PREEMPTED_STATUS) and jax.distributed.is_initialized():
         # An orderly end would wait for the other processes, which may be waiting for this one.
         sys.stdout.flush()
@@ -73,11 +76,14 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
     return 0
 
 
-def _shorter(hook: Callable, args) -> None:
-    """`hook`, but errors of the system in a line: of a full disk threads tell as well."""
+def _shorter(hook: Callable, failed: threading.Event, args) -> None:
+    """`hook`, but errors of the system in a line: of a full disk threads tell as well.
+
+    Not once the command has `failed`, which has told: TensorBoard's writer tries again at the end.
+    """
     if not isinstance(args.exc_value, OSError):
         hook(args)
-    elif args.exc_value.strerror:
+    elif args.exc_value.strerror and not failed.is_set():
         print(f"in the background: {args.exc_value.strerror}", file=sys.stderr)
 
 

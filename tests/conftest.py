@@ -1,4 +1,4 @@
-"""What the tests of all rooms share: where JAX runs, and one finished run."""
+"""What the tests of all rooms share: where JAX runs, one finished run, one network."""
 
 import os
 import shutil
@@ -21,7 +21,10 @@ import hypothesis
 import jax
 import pytest
 import small
+from flax import nnx
 
+import densenet_jax as dj
+from densenet_jax import weight_files
 from densenet_jax.train.fit import fit
 from densenet_jax.train.trainer import Trainer
 
@@ -63,3 +66,17 @@ def finished_run(tmp_path_factory):
 def copied_run(finished_run, tmp_path):
     """A copy of the small run, to be spoilt."""
     return shutil.copytree(finished_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def network():
+    """A tiny network for ImageNet's classes, which has learnt nothing."""
+    return dj.create_model(small.CLASSIFIER, num_classes=1000, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="session")
+def weights(network, tmp_path_factory):
+    """A file of its weights."""
+    path = tmp_path_factory.mktemp("weights") / "densenet.safetensors"
+    weight_files.write(path, dj.weights.to_torch(network))
+    return path

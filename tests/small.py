@@ -29,6 +29,8 @@ RUN = {
     "data.flip": False,
 }
 STEPS_PER_EPOCH = 22
+# A network of the catalogue, which classifies pictures.
+CLASSIFIER = "densenet_bc_k4_d10"
 # Changes that leave a network of one layer without anything random: quickly compiled.
 PLAIN = {
     "model.block_config": (1,),

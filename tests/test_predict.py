@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+import small
 from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
@@ -19,20 +20,8 @@ from densenet_jax.train import trained
 from launch import command
 from launch import predict as launch_predict
 
-NAME = "densenet_bc_k4_d10"
+NAME = small.CLASSIFIER
 SMALL = Preprocessing(CentralCrop(40, 32))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return dj.create_model(NAME, num_classes=1000, rngs=nnx.Rngs(0))
-
-
-@pytest.fixture(scope="module")
-def weights(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "densenet.safetensors"
-    weight_files.write(path, dj.weights.to_torch(model))
-    return path
 
 
 @pytest.fixture
@@ -45,48 +34,48 @@ def photographs(tmp_path):
     return paths
 
 
-def test_probabilities_are_the_networks(model, photographs):
-    (found,) = dj.predict(model, photographs[:1], preprocessing=SMALL)
+def test_probabilities_are_the_networks(network, photographs):
+    (found,) = dj.predict(network, photographs[:1], preprocessing=SMALL)
     picture = Image.open(photographs[0]).resize(
         (int(40 * 640 / 427), 40), Image.Resampling.BILINEAR
     )
     left = round((picture.width - 32) / 2)
     pixels = np.asarray(picture.crop((left, 4, left + 32, 36)), np.float32)
     images = (pixels - np.float32(SMALL.mean)) / np.float32(SMALL.std)
-    scores = np.asarray(jax.nn.softmax(model(images[None]))[0])
+    scores = np.asarray(jax.nn.softmax(network(images[None]))[0])
     order = np.argsort(-scores)[:5]
     assert [p.label for p in found] == order.tolist()
     np.testing.assert_allclose([p.probability for p in found], scores[order], rtol=1e-5)
 
 
-def test_a_picture_may_be_a_file_a_picture_or_an_array(model, photographs):
+def test_a_picture_may_be_a_file_a_picture_or_an_array(network, photographs):
     picture = Image.open(photographs[1])
     forms = [str(photographs[1]), photographs[1], picture, np.asarray(picture)]
-    found = list(dj.predict(model, forms, preprocessing=SMALL))
+    found = list(dj.predict(network, forms, preprocessing=SMALL))
     assert len(found) == 4 and all(form == found[0] for form in found)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_batches_change_nothing(model, photographs, batch_size):
+def test_batches_change_nothing(network, photographs, batch_size):
     pictures = [photographs[i % 2] for i in range(5)]
-    found = list(dj.predict(model, pictures, preprocessing=SMALL, batch_size=batch_size))
+    found = list(dj.predict(network, pictures, preprocessing=SMALL, batch_size=batch_size))
     for i, predictions in enumerate(found):
-        (alone,) = dj.predict(model, pictures[i : i + 1], preprocessing=SMALL)
+        (alone,) = dj.predict(network, pictures[i : i + 1], preprocessing=SMALL)
         assert [p.label for p in predictions] == [p.label for p in alone]
         for one, other in zip(predictions, alone, strict=True):
             assert one.probability == pytest.approx(other.probability, rel=1e-5)
 
 
-def test_a_picture_that_cannot_be_read(model, photographs, tmp_path):
+def test_a_picture_that_cannot_be_read(network, photographs, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(photographs[0].read_bytes()[:5000])
     with pytest.raises(dj.InputError, match=f"{broken} is damaged"):
-        list(dj.predict(model, [broken], preprocessing=SMALL))
+        list(dj.predict(network, [broken], preprocessing=SMALL))
     told = []
     pictures = [photographs[0], broken, photographs[1]]
     found = list(
         dj.predict(
-            model, pictures, preprocessing=SMALL, on_error=lambda i, e: told.append((i, str(e)))
+            network, pictures, preprocessing=SMALL, on_error=lambda i, e: told.append((i, str(e)))
         )
     )
     assert found[1] is None and found[0] and found[2]
@@ -103,8 +92,8 @@ def test_grey_networks_see_grey_pictures(photographs):
     assert sum(p.probability for p in found) == pytest.approx(1, rel=1e-5)
 
 
-def test_class_names_are_imagenets(model, photographs):
-    (found,) = dj.predict(model, photographs[:1], preprocessing=SMALL, top=1000)
+def test_class_names_are_imagenets(network, photographs):
+    (found,) = dj.predict(network, photographs[:1], preprocessing=SMALL, top=1000)
     names = {p.label: p.name for p in found}
     assert len(set(names.values())) == 1000
     assert (names[0], names[281], names[999]) == ("tench", "tabby", "toilet tissue")
@@ -141,13 +130,13 @@ def run(capsys, *arguments, weights=None, model=NAME):
     return command.run(launch_predict.main, argv), *capsys.readouterr()
 
 
-def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, model):
+def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, network):
     (tmp_path / "notes.txt").write_text("no picture")
     status, output, errors = run(capsys, tmp_path, "--json", "--top=2", weights=weights)
     assert (status, errors) == (0, "")
     found = json.loads(output)
     assert [entry["image"] for entry in found] == list(map(str, photographs))
-    expected = list(dj.predict(model, photographs, preprocessing=SMALL, top=2))
+    expected = list(dj.predict(network, photographs, preprocessing=SMALL, top=2))
     for entry, predictions in zip(found, expected, strict=True):
         assert [list(p) for p in entry["predictions"]] == [["label", "name", "probability"]] * 2
         assert [p["label"] for p in entry["predictions"]] == [p.label for p in predictions]

@@ -60,7 +60,8 @@ def labelled(
     Raises:
       InputError: there are no pictures, or folders of other classes.
     """
-    files = _list(folder / "val" if (folder / "val").is_dir() else folder)
+    folder = folder / "val" if (folder / "val").is_dir() else folder
+    files = _list(folder, "there must be a folder of pictures for each class")
     found = sorted(_by_class(files))
     if isinstance(classes, int):
         numbers = [str(label) for label in range(classes)]
@@ -90,10 +91,12 @@ def read(tree: Tree, crop: CentralCrop) -> dict[str, list[Piece]]:
     return pieces
 
 
-def _list(folder: pathlib.Path) -> list[pathlib.Path]:
+def _list(
+    folder: pathlib.Path, wanted: str = f"set data.directory to {LAYOUT}"
+) -> list[pathlib.Path]:
     files = [path for path in sorted(folder.glob("*/*")) if path.suffix.lower() in ENDINGS]
     if not files:
-        raise InputError(f"Missing {folder}/CLASS/*.JPEG: there must be {LAYOUT}.")
+        raise InputError(f"Missing {folder}/CLASS/*.JPEG: {wanted}.")
     return files
 
 

@@ -37,7 +37,7 @@ def checks(flags):
     json.loads(config.to_json_best_effort())  # As a run directory keeps it.
 
 
-@settings(max_examples=250)
+@settings(max_examples=400)
 @given(key=st.sampled_from(KEYS), value=VALUES, network=st.sampled_from(NETWORKS))
 @example(key="learning_rate_multipliers", value="(1, 2)", network=NETWORKS[0])
 @example(key="learning_rate_drops", value="('a',)", network=NETWORKS[0])

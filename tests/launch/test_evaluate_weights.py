@@ -4,33 +4,19 @@ import json
 
 import numpy as np
 import pytest
-from flax import nnx
+import small
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-import densenet_jax as dj
-from densenet_jax import weight_files
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.predict import Preprocessing, imagenet_classes, logits
 from densenet_jax.train import trained
 from launch import command, evaluate
 
-NAME = "densenet_bc_k4_d10"
+NAME = small.CLASSIFIER
 FLAGS = ["--resize=40", "--crop=32", "--compile_cache=off"]
 # How many classes score more than the right one of each picture.
 RANKS = [0, 0, 3, 4, 5, 500]
-
-
-@pytest.fixture(scope="module")
-def network():
-    return dj.create_model(NAME, num_classes=1000, rngs=nnx.Rngs(0))
-
-
-@pytest.fixture(scope="module")
-def weights(network, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "densenet.safetensors"
-    weight_files.write(path, dj.weights.to_torch(network))
-    return path
 
 
 def pictures():
@@ -123,8 +109,8 @@ def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--model=densenet_bc_k4_d10", "--num_classes=7"], "has shape (1000,"),
-        (["--model=densenet_bc_k4_d10", "--batch_size=0"], "--batch_size is 0"),
+        ([f"--model={NAME}", "--num_classes=7"], "has shape (1000,"),
+        ([f"--model={NAME}", "--batch_size=0"], "--batch_size is 0"),
         ([], "a file of weights needs the --model"),
     ],
 )

@@ -10,8 +10,8 @@ def check(report):
     assert report["kills"]["inside a save"] >= 1
 
 
-def test_a_run_killed_twice(tmp_path):
-    check(torture(tmp_path, kills=2))
+def test_a_run_killed_three_times(tmp_path):
+    check(torture(tmp_path, kills=3))
 
 
 @pytest.mark.slow
