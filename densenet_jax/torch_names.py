@@ -32,7 +32,7 @@ class Naming(NamedTuple):
 
 def naming(model: nnx.Module) -> Naming:
     """Raises InputError for a network whose parameters nobody has named."""
-    if hasattr(model, "norm5"):  # Whatever has the parts of a DenseNet, as a peer's may.
+    if getattr(model, "norm5", None):  # Whatever has the parts of a DenseNet, as a peer's may.
         return Naming(_densenet, _densenet_of_others, "classifier.")
     if isinstance(model, ResNet) and not model.config.pre_activation:
         return Naming(_resnet, _resnet_of_others, "fc.")

@@ -1,8 +1,7 @@
 """Numbers that others published: each lives here once, and never beside measured ones.
 
 Editions: "CVPR" is the paper in the proceedings of CVPR 2017, "arXiv" version 5 of 1608.06993,
-"TPAMI" the journal paper of 2019. Errors are in percent. Numbers of figures were read out of the
-vector graphics of the PDF, marker against axis, so they are accurate to plotting precision.
+"TPAMI" the journal paper of 2019. Errors are in percent. What their figures show is in `figures`.
 """
 
 from typing import NamedTuple
@@ -171,16 +170,6 @@ TABLE3 = {
     ),
 }
 
-# CVPR and arXiv, Figure 3; TPAMI, Figure 5: single-crop top-1 errors of the same networks, which
-# are not quite those of Table 3.
-FIGURE_TOP1 = {
-    "densenet121": 25.03,
-    "densenet169": 23.64,
-    "densenet201": 22.54,
-    "densenet161": 22.20,
-    "densenet264": 21.98,
-}
-
 # What others published of these networks on the same set, one crop: accuracies in %, top-1 and
 # top-5. The weights of torchvision are the authors', those of mmpretrain and timm's `tv_in1k` are
 # torchvision's, each with its own preprocessing; `ra_in1k` is trained by timm.
@@ -212,14 +201,6 @@ PRETRAINED = {
     "rdnet_large": {"timm": (84.794, 97.156)},
 }
 
-# README of fb.resnet.torch: top-1 errors of the ResNets that the same figures show.
-FB_RESNET_TORCH = {
-    "resnet34": {"top1": 26.73, "top1_10crop": 24.76},
-    "resnet50": {"top1": 24.01, "top1_10crop": 22.24},
-    "resnet101": {"top1": 22.44, "top1_10crop": 21.08},
-    "resnet152": {"top1": 22.16, "top1_10crop": 20.69},
-}
-
 # README of the authors' repository, of the networks in their technical report (arXiv 1707.06990):
 # single-crop top-1 errors. "cosine" is the schedule of the learning rate; the report's abstract has
 # 20.26 for the last.
@@ -229,26 +210,6 @@ TECHNICAL_REPORT = {
     "densenet_cosine264:k32": 21.6,
     "densenet_cosine264:k48": 20.4,
 }
-
-# TPAMI 2019, Figure 7: GB to train DenseNet-BC, k = 12, on CIFAR-10 in batches of 64, by depth L.
-# "Naive" shares the memory of gradients already.
-MEMORY_BY_DEPTH = {
-    "naive LuaTorch": {
-        34: 0.96, 64: 1.75, 94: 2.81, 124: 4.08, 154: 5.61, 184: 7.34, 214: 9.37, 244: 11.62,
-    },
-    "naive PyTorch": {
-        34: 0.88, 64: 1.51, 94: 2.43, 124: 3.60, 154: 5.01, 184: 6.51, 214: 8.36, 244: 10.70,
-        256: 11.62,
-    },
-    "efficient LuaTorch": {
-        34: 0.79, 64: 1.13, 94: 1.56, 124: 2.21, 154: 3.02, 184: 3.96, 214: 5.06, 244: 6.31,
-        274: 7.71, 304: 9.25, 334: 10.93, 346: 11.65,
-    },
-    "efficient PyTorch": {
-        34: 0.79, 64: 1.10, 94: 1.45, 124: 1.75, 154: 2.08, 184: 2.55, 214: 3.15, 244: 3.82,
-        274: 4.57, 304: 5.30, 334: 6.28, 364: 7.25, 394: 8.30, 424: 9.41, 454: 10.61, 478: 11.61,
-    },
-}  # fmt: skip
 
 # README of efficient_densenet_pytorch: DenseNet-BC, L = 100, k = 12, on CIFAR-10 in batches of 64,
 # on a Pascal Titan X.

@@ -5,18 +5,21 @@
 Compiles the real step for the target and reports memory, whether it fits, the largest batch that
 does, and costs, all of one device. Nothing is trained and no data are read. The compilers for GPU
 and TPU run on any machine, in an environment of their own if they are not installed in this one.
+The target `analytic` is none: nothing is compiled, and what can be counted is told at once.
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from densenet_jax.analysis import targets
-from densenet_jax.analysis.plan import max_batch, plan
+from densenet_jax.analysis.plan import ANALYTIC, analyse, max_batch, plan
 from densenet_jax.errors import InputError
 from launch import command
 
@@ -27,7 +30,16 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     parser = command.parser(__doc__, with_config=True)
     parser.add_argument(
-        "--target", default="cpu", metavar="NAME", help=f"one of {', '.join(targets.NAMES)}"
+        "--target",
+        default="cpu",
+        metavar="NAME",
+        help=f"one of {', '.join((ANALYTIC, *targets.NAMES))}",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="leave what is found in DIR/plan.json, for reports"
+    )
+    parser.add_argument(
+        "--this_batch", action="store_true", help="do not look for the largest batch that fits"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, last")
     parser.add_argument(
@@ -37,15 +49,26 @@ def main(argv: list[str] | None = None) -> None:
         f"({COMPILERS}/PLATFORM/bin/python, if this one has not)",
     )
     args, overrides = parser.parse_known_args(argv)
-    target = targets.target(args.target)
     config = command.load_config(args.config, overrides)
+    if args.target == ANALYTIC:
+        _tell(analyse(config), _analytic_table, args)
+        return
+    target = targets.target(args.target)
     if not _ready(target):
         _run_elsewhere(target, args.compiler, argv)
         return
     command.use_compile_cache(args.compile_cache)
     found = plan(config, target)
-    found["max_batch"] = max_batch(config, target, lambda line: print(line, file=sys.stderr))
-    print(_table(found))
+    if not args.this_batch:
+        found["max_batch"] = max_batch(config, target, lambda line: print(line, file=sys.stderr))
+    _tell(found, _table, args)
+
+
+def _tell(found: dict, table: Callable[[dict], str], args: argparse.Namespace) -> None:
+    print(table(found))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "plan.json").write_text(json.dumps(found))
     if args.json:
         print(json.dumps(found))
 
@@ -93,7 +116,7 @@ def _table(found: dict) -> str:
     rows += [
         ("usable memory", f"{limit / 1e9:.1f} GB"),
         ("fits", f"{'yes' if found['fits'] else 'no'}, with a batch of {found['batch_size']}"),
-        ("largest batch that fits", f"{found['max_batch']:,}"),
+        ("largest batch that fits", f"{found['max_batch']:,}" if "max_batch" in found else "-"),
         ("operations*", _number(found["flops"], "FLOP")),
         ("memory traffic*", _number(found["bytes_accessed"], "bytes")),
         ("estimated cycles", _number(found["estimated_cycles"], "")),
@@ -106,6 +129,21 @@ def _table(found: dict) -> str:
     return "\n".join(
         [*lines, "* as the compiler counts: what a loop repeats, as in a ResNet, once"]
     )
+
+
+def _analytic_table(found: dict) -> str:
+    memory = found["memory"]
+    rows = [
+        ("network", f"{found['model']}, remat {found['remat']}, {found['dtype']}"),
+        ("parameters", f"{found['params']:,}"),
+        ("multiply-adds an image", f"{found['macs']:,}"),
+        ("batch", f"{found['batch_size']:,}"),
+        *(
+            (f"memory: {kind.removesuffix('_bytes')}", f"{size / 1e9:.3f} GB")
+            for kind, size in memory.items()
+        ),
+    ]
+    return "\n".join(f"{name:26}{value}" for name, value in rows)
 
 
 def _number(value: float | None, unit: str) -> str:

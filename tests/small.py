@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from densenet_jax.train.config import base_config
+from densenet_jax.train.record import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "experiments" / "quickstart.py"
@@ -43,6 +44,7 @@ PLAIN = {
 # A sweep file, given `settings` and the expression of its `points`.
 SWEEP_FILE = """
 from densenet_jax.train.config import base_config
+from densenet_jax.train.record import RunDirectory
 
 def get_config():
     config = base_config()
@@ -58,6 +60,16 @@ def config(changes: dict | None = None) -> ConfigDict:
     made = base_config()
     made.update_from_flattened_dict(RUN | (changes or {}))
     return made
+
+
+def finish(folder, error: float, config: ConfigDict, official=True, params=1, told=(), **changes):
+    """Leaves what a run of `config` with `changes` leaves at its end; in its result also `told`."""
+    config.update_from_flattened_dict(changes)
+    run = RunDirectory(folder)
+    run.start(config, {})
+    result = {"test_error": error, "model": config.model.name, "data": config.data.name}
+    result |= {"epochs": config.epochs, "seed": config.seed, "official_data": official}
+    run.finish(result | {"params": params} | dict(told))
 
 
 def flags(changes: dict | None = None) -> list[str]:

@@ -33,6 +33,26 @@ def count_macs(config: NetworkConfig, height: int, width: int) -> int:
     return _macs(program(state, images).jaxpr)
 
 
+def activation_bytes(config: NetworkConfig, height: int, width: int, batch_size: int) -> int:
+    """What a training step keeps between its forward and its backward pass, parameters apart.
+
+    Of the arrays that differentiation asks for, whatever a compiler makes of them.
+    """
+    graphdef, params, rest = nnx.split(_abstract(config), nnx.Param, ...)
+    images = jax.ShapeDtypeStruct((batch_size, height, width, config.in_channels), jnp.float32)
+
+    def kept(params, rest, images):
+        def logits(params):
+            return nnx.merge(graphdef, params, rest, copy=True)(images, train=True)
+
+        return jax.tree.leaves(jax.vjp(logits, params)[1])
+
+    program = jax.make_jaxpr(kept)(params, rest, images).jaxpr
+    given = set(map(id, [*program.invars, *program.constvars]))
+    arrays = {id(v): v.aval for v in program.outvars if id(v) not in given}
+    return sum(aval.size * aval.dtype.itemsize for aval in arrays.values())
+
+
 @functools.cache
 def _abstract(config: NetworkConfig) -> nnx.Module:
     def build():

@@ -2,20 +2,17 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # No window: pictures go to files.
-
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from densenet_jax.analysis.style import save
 from densenet_jax.train.record import RunDirectory
 
 
 def plot_learning_curve(run: RunDirectory, path: Path) -> None:
     """Draws training loss and errors against epochs of a run to `path` (any matplotlib format)."""
     lines, config = run.metrics(), run.config()
-    figure, (loss_axis, error_axis) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    figure, (loss_axis, error_axis) = plt.subplots(1, 2, figsize=(9, 3.5))
     for key, label in (
         ("train_loss", "training"),
         ("validation_loss", "validation"),
@@ -26,7 +23,7 @@ def plot_learning_curve(run: RunDirectory, path: Path) -> None:
     loss_axis.set(xlabel="epoch", ylabel=f"loss ({config.loss})", yscale="log")
     error_axis.set(xlabel="epoch", ylabel="error (%)", yscale="log")
     error_axis.yaxis.set_major_formatter("{x:g}")
-    loss_axis.legend(frameon=False)
+    loss_axis.legend()
     last = lines[-1]["test_error"]
     figure.suptitle(
         f"{config.model.name} on {config.data.name}: {last:.2f} % test error after epoch "
@@ -34,10 +31,7 @@ def plot_learning_curve(run: RunDirectory, path: Path) -> None:
     )
     for axis in (loss_axis, error_axis):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def _plot(axis, lines: list[dict], key: str, label: str) -> None:

@@ -3,12 +3,9 @@
 import math
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # No window: pictures go to files.
-
 import matplotlib.pyplot as plt
 
+from densenet_jax.analysis.style import save
 from densenet_jax.data.pictures import load
 from densenet_jax.predict import Prediction
 
@@ -22,7 +19,7 @@ def plot_predictions(results: list[tuple[Path, list[Prediction]]], path: Path) -
     rows = math.ceil(len(results) / columns)
     size = (_INCHES * columns, 1.6 * _INCHES * rows)
     figure, axes = plt.subplots(
-        2 * rows, columns, figsize=size, squeeze=False, layout="constrained",
+        2 * rows, columns, figsize=size, squeeze=False,
         gridspec_kw={"height_ratios": [1, 0.6] * rows},
     )  # fmt: skip
     for axis in axes.flat:
@@ -41,5 +38,5 @@ def plot_predictions(results: list[tuple[Path, list[Prediction]]], path: Path) -
         bars.set(xlim=(0, 1), yticks=[], xticks=[])
         for side in bars.spines.values():
             side.set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+        bars.grid(False)
+    save(figure, path)

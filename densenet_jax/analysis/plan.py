@@ -5,14 +5,20 @@ import re
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from densenet_jax.analysis.counts import count_macs
+from densenet_jax.analysis.counts import activation_bytes, count_macs, count_params
 from densenet_jax.analysis.targets import Target
 from densenet_jax.data import sources
 from densenet_jax.data.preprocessing import preprocess
-from densenet_jax.train.trainer import Trainer
+from densenet_jax.models.catalog import model_config
+from densenet_jax.train.config import check_config, model_settings
+from densenet_jax.train.trainer import Trainer, memory_bytes
+
+# The target of `analyse`: no hardware at all.
+ANALYTIC = "analytic"
 
 # Of a device's memory, what a step may take; the rest is the runtime's and lost to fragmentation.
 USABLE = 0.9
@@ -37,10 +43,15 @@ def plan(config: ConfigDict, target: Target) -> dict:
     compiled = _compile(trainer)
     memory, costs, text = None, {}, ""
     if compiled:
-        memory, costs, text = _memory(compiled), compiled.cost_analysis() or {}, compiled.as_text()
+        memory, costs, text = (
+            memory_bytes(compiled),
+            compiled.cost_analysis() or {},
+            compiled.as_text(),
+        )
     cycles = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     return {
         "model": config.model.name,
+        "settings": given_settings(config),
         "target": target.name,
         "chips": target.chips,
         "batch_size": config.batch_size,
@@ -59,6 +70,45 @@ def plan(config: ConfigDict, target: Target) -> dict:
     }
 
 
+def analyse(config: ConfigDict) -> dict:
+    """What can be said of a training step of `config` without compiling it, at once.
+
+    `memory` is what the step must hold at least: parameters, gradients and momentum, and what the
+    network keeps for its backward pass.
+
+    Raises InputError for a wrong config.
+    """
+    check_config(config)
+    height, width, channels = sources.image_shape(config.data.name, config.data.image_size)
+    classes = sources.describe(config.data.name).num_classes
+    settings = {"num_classes": classes, "in_channels": channels} | model_settings(config)
+    network = model_config(config.model.name, **settings)
+    params, batch_size = count_params(network), config.batch_size
+    of_params = params * jnp.dtype(network.param_dtype).itemsize
+    memory = {
+        "activations_bytes": activation_bytes(network, height, width, batch_size),
+        "params_bytes": of_params,
+        "gradients_bytes": of_params,
+        "momentum_bytes": of_params,
+    }
+    return {
+        "model": config.model.name,
+        "settings": given_settings(config),
+        "target": ANALYTIC,
+        "batch_size": batch_size,
+        "dtype": config.dtype,
+        "remat": getattr(network, "remat", "none"),
+        "params": params,
+        "macs": count_macs(network, height, width),
+        "memory": memory | {"total_bytes": sum(memory.values())},
+    }
+
+
+def given_settings(config: ConfigDict) -> dict:
+    """The fields of the network that `config` sets."""
+    return {k: v for k, v in config.model.items() if k != "name" and v is not None}
+
+
 def max_batch(config: ConfigDict, target: Target, say: Callable[[str], None]) -> int:
     """The largest batch that fits `target`, to a fiftieth; 0 if no batch does.
 
@@ -73,7 +123,7 @@ def max_batch(config: ConfigDict, target: Target, say: Callable[[str], None]) ->
         tried.batch_size = batch_size
         say(f"compiling for a batch of {batch_size}")
         compiled = _compile(_trainer(tried, target))
-        return _memory(compiled)["total_bytes"] if compiled else math.inf
+        return memory_bytes(compiled)["total_bytes"] if compiled else math.inf
 
     small = 8 * chips
     low, high = total(small), total(2 * small)
@@ -137,14 +187,6 @@ def _compile(trainer: Trainer) -> jax.stages.Compiled | None:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None
-
-
-def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes by kind; in the total, output that reuses an argument's memory counts once."""
-    analysis = compiled.memory_analysis()
-    kinds = ("temp", "argument", "output", "alias", "generated_code")
-    memory = {f"{kind}_bytes": getattr(analysis, f"{kind}_size_in_bytes") for kind in kinds}
-    return memory | {"total_bytes": sum(memory.values()) - 2 * memory["alias_bytes"]}
 
 
 def _limit(target: Target) -> int:

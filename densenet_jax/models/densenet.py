@@ -38,6 +38,7 @@ from densenet_jax.models.settings import NetworkConfig, Stem
 LAYERS_PER_SUM = 4
 
 Remat = Literal["none", "concat", "layer"]
+Connectivity = Literal["block", "full", "span", "odd_even", "logarithmic"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,12 @@ class DenseNetConfig(NetworkConfig):
       block_config: layers in each block; None derives it from depth.
       bottleneck: width of the 1x1 convolution before each 3x3 one, in growth rates; 0 for none.
       compression: theta, the share of feature maps a transition keeps.
+      connectivity: which earlier layers of its block a layer reads, see `sources`; "full" has all
+        layers of the network read, as transitions do nothing but pool (TPAMI Figures 9 and 10).
+      span: how many layers back the connectivity "span" reaches.
+      growth_factor: by what the growth rate is multiplied from block to block (TPAMI Figure 11).
+      post_activation: normalise and rectify after each convolution, once for all readers, and not
+        before each for itself (TPAMI Figure 12).
       stem_features: filters of the first convolution; None is 2k.
       stem: "cifar" (3x3) or "imagenet" (7x7 of stride 2, then 3x3 max-pooling of stride 2).
       dropout_rate: after every convolution but the first (section 4.2).
@@ -65,6 +72,10 @@ class DenseNetConfig(NetworkConfig):
     block_config: tuple[int, ...] | None = None
     bottleneck: int = 4
     compression: float = 0.5
+    connectivity: Connectivity = "block"
+    span: int = 12
+    growth_factor: int = 1
+    post_activation: bool = False
     stem_features: int | None = None
     stem: Stem = "cifar"
     dropout_rate: float = 0.0
@@ -74,7 +85,8 @@ class DenseNetConfig(NetworkConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(growth_rate=1, bottleneck=0, stem_features=1, se_ratio=0, bn_group_size=0)
+        self.check_least(growth_rate=1, bottleneck=0, span=1, growth_factor=1, stem_features=1,
+                         se_ratio=0, bn_group_size=0)  # fmt: skip
         if not 0 < self.compression <= 1:
             raise InputError(
                 f"compression is {self.compression:g}: it must be above 0 and at most 1 "
@@ -108,17 +120,30 @@ class DenseNetConfig(NetworkConfig):
         return len(self.blocks) - 1 + (2 if self.stem == "imagenet" else 0)
 
 
+def sources(config: DenseNetConfig, layer: int) -> list[int]:
+    """What layer number `layer` of a block reads: 0 is the block's input, i what layer i gives."""
+    earlier = range(layer)
+    if config.connectivity == "span":
+        return [s for s in earlier if layer - s <= config.span]
+    if config.connectivity == "odd_even":
+        return [s for s in earlier if (layer - s) % 2]
+    if config.connectivity == "logarithmic":
+        return [s for s in earlier if (layer - s).bit_count() == 1]  # 1, 2, 4, 8, ... back.
+    return list(earlier)
+
+
 class DenseLayer(nnx.Module):
     """BN-ReLU-Conv3x3, or BN-ReLU-Conv1x1-BN-ReLU-Conv3x3 with a bottleneck (section 3).
 
-    Reads all earlier feature maps of its block and returns `growth_rate` new ones.
+    Reads earlier feature maps of its block, of `in_features` channels, and returns k new ones. In
+    post-activation its first BN-ReLU comes last: its readers apply it, with nothing of their own.
     """
 
-    def __init__(self, in_features: int, config: DenseNetConfig, *, rngs: nnx.Rngs):
-        k, width = config.growth_rate, config.bottleneck * config.growth_rate
+    def __init__(self, in_features: int, k: int, config: DenseNetConfig, *, rngs: nnx.Rngs):
+        width = config.bottleneck * k
         dtype = dict(param_dtype=config.param_dtype)
         self.config = config
-        self.norm1 = BatchNorm(in_features, **dtype)
+        self.norm1 = BatchNorm(k if config.post_activation else in_features, **dtype)
         if config.bottleneck:
             self.conv1 = Conv(in_features, width, 1, **dtype, rngs=rngs)
             self.norm2 = BatchNorm(width, **dtype)
@@ -130,16 +155,17 @@ class DenseLayer(nnx.Module):
             self.excitation = SqueezeExcitation(k, hidden, **dtype, rngs=rngs)
 
     def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
-        statistics = concatenate_statistics(maps)
         compute = remat_if(
             self.config.remat == "layer", lambda *inputs: self.compute(*inputs, mode)
         )
-        new, inner = compute([m.values for m in maps], self.norm1.affine(statistics))
+        post = self.config.post_activation
+        new, inner = compute(
+            [m.values for m in maps], affine_of(maps, None if post else self.norm1)
+        )
         # Running statistics move here, outside what may be computed twice.
-        self.norm1.track(statistics)
         if self.config.bottleneck:
             self.norm2.track(inner)
-        return new
+        return activated_by(self.norm1, new) if post else new
 
     def compute(
         self, values: list[jax.Array], affine: Affine, mode: Mode
@@ -149,7 +175,7 @@ class DenseLayer(nnx.Module):
         normalize_conv = remat_if(self.config.remat == "concat", concat_normalize_conv)
         x, inner = mode.fold(0).dropout(normalize_conv(values, affine, self.conv1), rate), None
         if self.config.bottleneck:
-            x, inner = mode.observe(x)
+            x, inner, _ = mode.observe(x)
             x = normalize_conv([x], self.norm2.affine(inner), self.conv2)
             x = mode.fold(1).dropout(x, rate)
         if self.config.se_ratio:
@@ -158,25 +184,40 @@ class DenseLayer(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """BN-ReLU-Conv1x1 to `out_features`, then 2x2 average pooling (section 3, pooling layers)."""
+    """BN-ReLU-Conv1x1 to `out_features`, then 2x2 average pooling (section 3, pooling layers).
+
+    In post-activation the BN-ReLU follows the convolution.
+    """
 
     def __init__(self, in_features: int, out_features: int, config: DenseNetConfig, *, rngs):
+        dtype = dict(param_dtype=config.param_dtype)
         self.config = config
-        self.norm = BatchNorm(in_features, param_dtype=config.param_dtype)
-        self.conv = Conv(in_features, out_features, 1, param_dtype=config.param_dtype, rngs=rngs)
+        self.norm = BatchNorm(out_features if config.post_activation else in_features, **dtype)
+        self.conv = Conv(in_features, out_features, 1, **dtype, rngs=rngs)
 
     def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
-        statistics = concatenate_statistics(maps)
-        rate = self.config.dropout_rate
-        # Pooling and a 1x1 convolution commute, unless dropout comes between them; pooling first
+        rate, post = self.config.dropout_rate, self.config.post_activation
+        # Pooling and a 1x1 convolution commute, unless something comes between them; pooling first
         # takes a quarter of the arithmetic.
+        early = not (rate or post)
         normalize_conv = remat_if(
             self.config.remat != "none",
-            functools.partial(concat_normalize_conv, pool=not rate),
+            functools.partial(concat_normalize_conv, pool=early),
         )
-        x = normalize_conv([m.values for m in maps], self.norm.affine(statistics), self.conv)
-        self.norm.track(statistics)
-        return mode.observe(average_pool(mode.dropout(x, rate)) if rate else x)
+        affine = affine_of(maps, None if post else self.norm)
+        x = mode.dropout(normalize_conv([m.values for m in maps], affine, self.conv), rate)
+        if post:
+            return pool_active([activated_by(self.norm, mode.observe(x))])
+        return mode.observe(x if early else average_pool(x))
+
+
+class Pooling(nnx.Module):
+    """2x2 average pooling and nothing else: the transition of "full" connectivity."""
+
+    def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
+        if maps[0].affine is not None:
+            return pool_active(maps)
+        return mode.observe(average_pool(jnp.concatenate([m.values for m in maps], axis=1)))
 
 
 class DenseNet(nnx.Module):
@@ -195,12 +236,14 @@ class DenseNet(nnx.Module):
             **dtype,
             rngs=rngs,
         )
-        if large:
+        if large or config.post_activation:
             self.norm0 = BatchNorm(features, **dtype)
         self.blocks = nnx.List()
         self.transitions = nnx.List()
-        for layers in config.blocks:
-            if self.blocks:
+        for b, layers in enumerate(config.blocks):
+            if b and config.connectivity == "full":
+                self.transitions.append(Pooling())
+            elif b:
                 kept = int(config.compression * features)
                 if kept < 1:
                     raise InputError(
@@ -209,11 +252,13 @@ class DenseNet(nnx.Module):
                     )
                 self.transitions.append(Transition(features, kept, config, rngs=rngs))
                 features = kept
+            k = config.growth_rate * config.growth_factor**b
             self.blocks.append(nnx.List())
-            for _ in range(layers):
-                self.blocks[-1].append(DenseLayer(features, config, rngs=rngs))
-                features += config.growth_rate
-        self.norm5 = BatchNorm(features, **dtype)
+            for layer in range(1, layers + 1):
+                read = sum(k if s else features for s in sources(config, layer))
+                self.blocks[-1].append(DenseLayer(read, k, config, rngs=rngs))
+            features += layers * k
+        self.norm5 = None if config.post_activation else BatchNorm(features, **dtype)
         self.classifier = Linear(features, config.num_classes, **dtype, rngs=rngs)
         if config.dropout_rate:
             self.rngs = nnx.Rngs(dropout=rngs.dropout())
@@ -227,11 +272,8 @@ class DenseNet(nnx.Module):
           mask: in training, `[N]`: 1 for images that count in the statistics, 0 for padding.
         """
         *_, maps = self._maps(images, Mode.of(self, train, mask)).values()
-        statistics = concatenate_statistics(maps)
         pool = remat_if(self.config.remat != "none", concat_normalize_pool)
-        x = pool([m.values for m in maps], self.norm5.affine(statistics))
-        self.norm5.track(statistics)
-        return self.classifier(x)
+        return self.classifier(pool([m.values for m in maps], affine_of(maps, self.norm5)))
 
     def features(
         self, images: jax.Array, train: bool = False, mask: jax.Array | None = None
@@ -243,11 +285,10 @@ class DenseNet(nnx.Module):
         used cost nothing under `jit`. Arguments: see `__call__`.
         """
         maps = self._maps(images, Mode.of(self, train, mask))
-        found = {n: jnp.concatenate([m.values for m in ms], axis=1) for n, ms in maps.items()}
-        *_, (last, of_last) = maps.items()
-        statistics = concatenate_statistics(of_last)
-        found["norm5"] = normalize_relu(found[last], self.norm5.affine(statistics))
-        self.norm5.track(statistics)
+        found = {n: jnp.concatenate([m.active() for m in ms], axis=1) for n, ms in maps.items()}
+        *_, last = maps.values()
+        values = jnp.concatenate([m.values for m in last], axis=1)
+        found["norm5"] = normalize_relu(values, affine_of(last, self.norm5))
         return {name: channels_last(x) for name, x in found.items()}
 
     def _maps(self, images: jax.Array, mode: Mode) -> dict[str, list[FeatureMap]]:
@@ -262,18 +303,50 @@ class DenseNet(nnx.Module):
             for i, layer in enumerate(block, start=1):
                 if i % LAYERS_PER_SUM == 0:
                     maps = add_gradients_here(maps)
-                maps = [*maps, layer(maps, mode.fold(b).fold(i))]
+                read = [maps[s] for s in sources(self.config, i)]
+                maps = [*maps, layer(read, mode.fold(b).fold(i))]
             found[f"block{b + 1}"] = maps
         return found
 
     def _stem(self, images: jax.Array, mode: Mode) -> FeatureMap:
         x = mode.observe(self.conv0(images))
+        if not hasattr(self, "norm0"):
+            return x
+        x = activated_by(self.norm0, x)
         if self.config.stem == "imagenet":
-            self.norm0.track(x.statistics)
-            x = normalize_relu(x.values, self.norm0.affine(x.statistics))
-            x = max_pool(x)
-            x = mode.observe(x)
-        return x
+            x = activated(max_pool(x.active()), x.affine)
+        return x if self.config.post_activation else mode.observe(x.values)
+
+
+def affine_of(maps: list[FeatureMap], norm: BatchNorm | None) -> Affine:
+    """By what a reader normalises the concatenation of `maps`.
+
+    By its own `norm`, whose running statistics move in training; without one, as the maps say.
+    """
+    if norm is None:
+        scales, shifts = zip(*(m.affine for m in maps), strict=True)
+        return jnp.concatenate(scales, axis=-1), jnp.concatenate(shifts, axis=-1)
+    statistics = concatenate_statistics(maps)
+    norm.track(statistics)
+    return norm.affine(statistics)
+
+
+def activated_by(norm: BatchNorm, new: FeatureMap) -> FeatureMap:
+    """`new`, for all its readers to normalise by `norm`, whose running statistics move."""
+    norm.track(new.statistics)
+    return FeatureMap(new.values, None, norm.affine(new.statistics))
+
+
+def activated(values: jax.Array, affine: Affine) -> FeatureMap:
+    """Maps that `affine`'s BN-ReLU has given, perhaps pooled since: readers take them as are."""
+    a, b = affine
+    return FeatureMap(values, None, (jnp.ones_like(a), jnp.zeros_like(b)))
+
+
+def pool_active(maps: list[FeatureMap]) -> FeatureMap:
+    """Averages over 2x2 of what readers of `maps` would read, in post-activation."""
+    x = jnp.concatenate([m.active() for m in maps], axis=1)
+    return activated(average_pool(x), affine_of(maps, None))
 
 
 @jax.custom_vjp

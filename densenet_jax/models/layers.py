@@ -37,10 +37,17 @@ class FeatureMap(NamedTuple):
 
     Statistics belong to a feature map, not to its readers: each map's are computed once, when it is
     produced, however many layers normalise it later (compare Jung et al., arXiv 1807.01702).
+    `affine` is for maps that all readers normalise alike: it is applied by each, and they are kept
+    as they are.
     """
 
     values: jax.Array
     statistics: Statistics | None
+    affine: Affine | None = None
+
+    def active(self) -> jax.Array:
+        """What its readers read, if they normalise it alike; else the values."""
+        return self.values if self.affine is None else normalize_relu(self.values, self.affine)
 
 
 class Mode(NamedTuple):
@@ -193,7 +200,7 @@ class BatchNorm(nnx.Module):
 
         Dense layers, whose readers share statistics, go through `affine` and `track` instead.
         """
-        values, statistics = mode.observe(values)
+        values, statistics, _ = mode.observe(values)
         self.track(statistics)
         return (normalize_relu if relu else normalize)(values, self.affine(statistics))
 

@@ -18,7 +18,7 @@ from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.progress import Reporter
 from densenet_jax.train.record import RunDirectory, best_epoch, event_log
 from densenet_jax.train.step import Sums, TrainState
-from densenet_jax.train.trainer import Trainer, means
+from densenet_jax.train.trainer import Trainer, means, memory_bytes
 
 
 def fit(config: ConfigDict, workdir: str | Path) -> dict:
@@ -74,7 +74,16 @@ def _fit(config: ConfigDict, run: RunDirectory, preemption: Preemption) -> dict:
         "train_seconds": round(seconds["total"], 3),
         "images_per_second": round(images / seconds["training"], 1),
         "compile_seconds": round(trainer.compile_seconds, 3),
+        **_memory(trainer),
     }
+
+
+def _memory(trainer: Trainer) -> dict[str, int]:
+    """Bytes of one device: a training step's temporaries; the peak, where the device tells it."""
+    found = {"step_temp_bytes": memory_bytes(trainer.compiled("train"))["temp_bytes"]}
+    if told := jax.local_devices()[0].memory_stats():
+        found["peak_memory_bytes"] = told["peak_bytes_in_use"]
+    return found
 
 
 @dataclasses.dataclass

@@ -242,6 +242,14 @@ def _load(config: ConfigDict) -> sources.Dataset:
     return preprocess(found, data.preprocessing)
 
 
+def training_batch(config: ConfigDict, examples: int) -> resident.Batch:
+    """The first `examples` training images of a config, as its network sees them unaugmented."""
+    data = _load(config)
+    dtype = model_settings(config)["dtype"]
+    indices = jnp.arange(min(examples, len(data.train.labels)))
+    return resident.take(data.train.images, data.train.labels, indices, data.mean, data.std, dtype)
+
+
 @contextlib.contextmanager
 def _garbage_left_alone():
     """For tracing, whose millions of objects live on: a quarter of its time is looking at them."""
@@ -252,6 +260,14 @@ def _garbage_left_alone():
     finally:
         if was_enabled:
             gc.enable()
+
+
+def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """A program's memory on a device, by kind; in the total, output in an argument's place once."""
+    analysis = compiled.memory_analysis()
+    kinds = ("temp", "argument", "output", "alias", "generated_code")
+    memory = {f"{kind}_bytes": getattr(analysis, f"{kind}_size_in_bytes") for kind in kinds}
+    return memory | {"total_bytes": sum(memory.values()) - 2 * memory["alias_bytes"]}
 
 
 def means(sums: Sums, prefix: str) -> dict[str, float]:

@@ -1,14 +1,14 @@
-r"""Bottleneck: the width of the 1x1 convolutions, in growth rates.
+r"""TPAMI Figure 8, middle: the width of the 1x1 convolutions, in growth rates.
+
+Error against FLOPs, at several depths.
 
 python -m launch.sweep --sweep experiments/sweeps/bottleneck.py --workdir runs/bottleneck
-python -m launch.sweep --sweep experiments/sweeps/bottleneck.py:paper --workdir DIR --on slurm
+python -m launch.sweep --sweep experiments/sweeps/bottleneck.py:paper --workdir DIR \
+    --on slurm --config.data.directory=DATA
 """
 
+from experiments import figures
 from experiments.sweeps import forms
-
-QUICK = (1, 2, 4, 8)
-# TPAMI, printed Figure 8: values, and the depths that it shows of each.
-PAPER = {1: "ABCDEF", 2: "ABCDEF", 4: "ABCDE", 8: "ABCD"}
 
 
 def get_config(form: str = "quick"):
@@ -16,4 +16,4 @@ def get_config(form: str = "quick"):
 
 
 def get_hyper(hyper, form: str = "quick"):
-    return forms.points(hyper, form, "bottleneck", QUICK, PAPER)
+    return forms.points(form, figures.BOTTLENECK)

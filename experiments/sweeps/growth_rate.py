@@ -1,14 +1,14 @@
-r"""Growth rate: how many feature maps each layer adds.
+r"""TPAMI Figure 8, left: growth rate, how many feature maps each layer adds.
+
+Error against FLOPs, at several depths.
 
 python -m launch.sweep --sweep experiments/sweeps/growth_rate.py --workdir runs/growth_rate
-python -m launch.sweep --sweep experiments/sweeps/growth_rate.py:paper --workdir DIR --on slurm
+python -m launch.sweep --sweep experiments/sweeps/growth_rate.py:paper --workdir DIR \
+    --on slurm --config.data.directory=DATA
 """
 
+from experiments import figures
 from experiments.sweeps import forms
-
-QUICK = (4, 8, 12, 16)
-# TPAMI, printed Figure 8: values, and the depths that it shows of each.
-PAPER = {8: "ABCDEF", 16: "BCDEF", 24: "ABCDEF", 32: "ABCDE", 40: "ABCD"}
 
 
 def get_config(form: str = "quick"):
@@ -16,4 +16,4 @@ def get_config(form: str = "quick"):
 
 
 def get_hyper(hyper, form: str = "quick"):
-    return forms.points(hyper, form, "growth_rate", QUICK, PAPER)
+    return forms.points(form, figures.GROWTH_RATE)

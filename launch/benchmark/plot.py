@@ -2,28 +2,21 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # No window: pictures go to files.
-
 import matplotlib.pyplot as plt
 
-from experiments.published import MEMORY_BY_DEPTH
-
-# Okabe and Ito's, which colour-blind people can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vP"
+from densenet_jax.analysis.style import COLOURS, MARKERS, save
+from experiments.figures import MEMORY_BY_DEPTH
 
 
 def plot_memory_and_time(report: dict, folder: Path) -> None:
-    """Draws the `results` of a report to memory_and_time.png and .svg in `folder`.
+    """Draws the `results` of a report to memory_and_time.png, .svg and .pdf in `folder`.
 
     Measured points are filled; those the papers publish are open, and joined by dashes.
     """
-    figure, (memory, time) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    figure, (memory, time) = plt.subplots(1, 2, figsize=(12, 4))
     results = [result for result in report["results"] if "error" not in result]
     names = list(dict.fromkeys(result["contestant"] for result in results))
-    for name, colour, marker in zip(names, _COLOURS, _MARKERS, strict=False):
+    for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
         mine = [result for result in results if result["contestant"] == name]
         for axis, key, unit in ((memory, "memory_bytes", 1e9), (time, "step_seconds", 1)):
             points = [(r["depth"], r[key] / unit) for r in mine if r[key] is not None]
@@ -35,16 +28,12 @@ def plot_memory_and_time(report: dict, folder: Path) -> None:
     time.set(xlabel="depth L (layers)", ylabel="time of a training step (s)")
     for axis in (memory, time):
         axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*_entries(memory, time), loc="outside right upper", frameon=False)
+    figure.legend(*_entries(memory, time), loc="outside right upper")
     network = report["model"].split("_d")[0]  # The depth is on the axis.
     figure.suptitle(
         f"{network}: batch of {report['batch_size']}, {report['dtype']}, remat {report['remat']}"
     )
-    for suffix in ("png", "svg"):
-        figure.savefig(folder / f"memory_and_time.{suffix}", dpi=150)
-    plt.close(figure)
+    save(figure, folder / "memory_and_time")
 
 
 def _entries(*axes) -> tuple[list, list[str]]:
@@ -58,7 +47,7 @@ def _entries(*axes) -> tuple[list, list[str]]:
 
 def _plot_published(axis, most: int) -> None:
     """The curves of TPAMI Figure 7, as far as the measured ones go and a point beyond."""
-    for (name, curve), marker in zip(MEMORY_BY_DEPTH.items(), _MARKERS, strict=False):
+    for (name, curve), marker in zip(MEMORY_BY_DEPTH.items(), MARKERS, strict=False):
         points = [(depth, gb) for depth, gb in curve.items() if depth <= most + 30]
         if points:
             axis.plot(

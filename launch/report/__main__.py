@@ -1,11 +1,16 @@
 """Put what was measured beside what was published.
 
     python -m launch.report table2 --runs runs --out report
+    python -m launch.report fig8 --out report
+    python -m launch.report figures --runs runs --out report
 
-Reads the finished runs anywhere in a folder, and writes NAME.md, NAME.csv, NAME.png and NAME.svg.
-A run counts as a reproduction of a cell only if it followed that cell's config on the official
-data; seed, remat and how often it was saved may differ. All other runs are listed below the table.
-`sweep` tells what came of any runs that differ in some keys of their configs.
+Reads the finished runs anywhere in a folder, and writes NAME.csv, .png, .svg and .pdf, and NAME.md
+of tables. Without --runs it shows what is published. A run counts as a reproduction of a cell or a
+point only if it followed the paper's protocol on the official data; seed, remat and how often it
+was saved may differ. Other runs are listed below a table; in a figure they have panels of their
+own. Figures have the numbers of the journal paper; `figures` draws all, and a contact sheet.
+`sweep` tells what came of any runs that differ in some keys of their configs, and `profile` how
+each layer of each run's network is used and taught.
 """
 
 import sys
@@ -13,32 +18,52 @@ from pathlib import Path
 
 from densenet_jax.errors import InputError
 from launch import command
-from launch.report import sweep, tables
+from launch.report import heat_map, memory, panels, profile, sweep, tables
+from launch.report.contact_sheet import contact_sheet
+from launch.report.figures import FIGURES
 from launch.report.plot import plot_table
 from launch.report.runs import Run, find_runs
+
+_FIGURES = sorted([*FIGURES, "fig6", "fig7"], key=lambda name: int(name.removeprefix("fig")))
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
-    parser.add_argument("name", choices=[*tables.TABLES, "sweep"], help="what to report")
-    parser.add_argument("--runs", required=True, type=Path, help="folder of run directories")
+    parser.add_argument(
+        "name",
+        choices=[*tables.TABLES, *_FIGURES, "figures", "sweep", "profile"],
+        help="what to report",
+    )
+    parser.add_argument("--runs", type=Path, help="folder of run directories; none: published only")
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")
     args = parser.parse_args(argv)
-    runs, unfinished = find_runs(args.runs)
-    report = _sweep if args.name == "sweep" else _table
+    runs, unfinished = find_runs(args.runs) if args.runs else ([], [])
     try:
-        summary = report(args.name, runs, args.out)
+        summary = _report(args.name, runs, args.runs, args.out)
     except OSError as error:
         raise InputError(f"cannot write to {error.filename}: {error.strerror}.") from error
-    print(
-        f"{summary}, {len(unfinished)} unfinished. "
-        f"Written to {args.out}/{args.name}.md, .csv, .png, .svg"
-    )
+    print(f"{summary}, {len(unfinished)} unfinished. Written to {args.out}")
+
+
+def _report(name: str, runs: list[Run], folder: Path | None, out: Path) -> str:
+    if name in ("sweep", "profile"):
+        if not runs:
+            raise InputError("no run is finished yet: see launch.sweep --status.")
+        print((sweep if name == "sweep" else profile).write(runs, out))
+        return f"{len(runs)} runs finished"
+    out.mkdir(parents=True, exist_ok=True)
+    if name in tables.TABLES:
+        return _table(name, runs, out)
+    names = _FIGURES if name == "figures" else [name]
+    plans = memory.find_plans(folder) if folder else []
+    said = [_figure(name, runs, plans, out) for name in names]
+    if name == "figures":
+        contact_sheet([out / f"{name}.png" for name in names], out / "contact_sheet.png")
+    return "; ".join(said)
 
 
 def _table(name: str, runs: list[Run], out: Path) -> str:
     table = tables.TABLES[name](runs)
-    out.mkdir(parents=True, exist_ok=True)
     text = tables.markdown(table)
     (out / f"{name}.md").write_text(text)
     tables.write_csv(table, out / f"{name}.csv")
@@ -49,11 +74,18 @@ def _table(name: str, runs: list[Run], out: Path) -> str:
     return f"{measured} of {len(cells)} cells measured, {len(table.others)} other runs"
 
 
-def _sweep(name: str, runs: list[Run], out: Path) -> str:
-    if not runs:
-        raise InputError("no run of this sweep is finished yet: see launch.sweep --status.")
-    print(sweep.write(runs, out))
-    return f"{len(runs)} runs finished"
+def _figure(name: str, runs: list[Run], plans: list[dict], out: Path) -> str:
+    if name == "fig6":
+        rows = heat_map.fig6(runs)
+        heat_map.draw_fig6(rows, out)
+        heat_map.write_csv(rows, out / "fig6.csv")
+        return f"fig6: {len(rows) - 1} networks measured"
+    figure = memory.fig7(runs, plans) if name == "fig7" else FIGURES[name](runs)
+    panels.draw(figure, out)
+    panels.write_csv(figure, out / f"{name}.csv")
+    marks = [m for panel in figure.panels for series in panel.series for m in series.marks]
+    measured = sum(bool(mark.seeds) for mark in marks)
+    return f"{name}: {len(marks) - measured} points published, {measured} measured"
 
 
 if __name__ == "__main__":

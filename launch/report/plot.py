@@ -2,34 +2,27 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # No window: pictures go to files.
-
 import matplotlib.pyplot as plt
 
+from densenet_jax.analysis.style import COLOURS, save
 from launch.report.tables import Table
 
-# Okabe and Ito's, which colour-blind people can tell apart.
-_PUBLISHED, _MEASURED = "0.35", "#D55E00"
+_PUBLISHED, _MEASURED = "0.35", COLOURS[1]
 
 
 def plot_table(table: Table, folder: Path) -> None:
-    """Draws NAME.png and NAME.svg: published errors are open, measured ones filled."""
+    """Draws NAME.png, .svg and .pdf: published errors are open, measured ones filled."""
     figure, axes = plt.subplots(
         1,
         len(table.columns),
         sharey=True,
         figsize=(4 + 2 * len(table.columns), 1.6 + 0.3 * len(table.rows)),
-        layout="constrained",
     )
     for axis, (column, heading) in zip(axes, table.columns.items(), strict=True):
         for height, row in enumerate(table.rows):
             if column in row.cells:
                 _plot_cell(axis, height, row.cells[column])
         axis.set(title=heading, xlabel="error (%)")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
     depths = [f", {row.depth} layers" if row.depth else "" for row in table.rows]
     names = [row.method + depth for row, depth in zip(table.rows, depths, strict=True)]
     axes[0].set_yticks(range(len(names)), names)
@@ -39,11 +32,9 @@ def plot_table(table: Table, folder: Path) -> None:
         axes[0].plot([], [], "o", color=_MEASURED)[0],
     ]
     labels = ["published", "measured, with the deviation between seeds"]
-    figure.legend(entries, labels, loc="outside lower right", ncols=2, frameon=False)
+    figure.legend(entries, labels, loc="outside lower right", ncols=2)
     figure.suptitle(table.title)
-    for suffix in ("png", "svg"):
-        figure.savefig(folder / f"{table.name}.{suffix}", dpi=150)
-    plt.close(figure)
+    save(figure, folder / table.name)
 
 
 def _plot_cell(axis, height: int, cell) -> None:

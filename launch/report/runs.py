@@ -1,5 +1,7 @@
 """Finished runs, and which of them reproduce an experiment."""
 
+import dataclasses
+import functools
 import statistics
 from collections.abc import Hashable
 from pathlib import Path
@@ -7,8 +9,13 @@ from typing import NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
 
+from densenet_jax.analysis.counts import count_macs
+from densenet_jax.data import sources
 from densenet_jax.errors import InputError
-from densenet_jax.train.config import flatten
+from densenet_jax.models.catalog import model_config
+from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.train.config import flatten, model_settings
 from densenet_jax.train.record import RunDirectory
 
 # What two runs may differ in and yet follow the same protocol.
@@ -79,6 +86,58 @@ def find_runs(folder: Path) -> tuple[list[Run], list[Path]]:
         else:
             finished.append(Run(path, flatten(directory.config()), result))
     return finished, unfinished
+
+
+def network(config: NetworkConfig) -> NetworkConfig:
+    """The same for all networks that differ in nothing but classes, channels and how they run."""
+    same = dict(num_classes=1, in_channels=1, remat="none", bn_group_size=0)
+    if isinstance(config, DenseNetConfig):
+        span = config.span if config.connectivity == "span" else 1
+        same |= dict(block_config=config.blocks, depth=None, span=span)
+    fields = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{k: v for k, v in same.items() if k in fields})
+
+
+def network_of(run: Run) -> NetworkConfig:
+    """`network` of a run."""
+    return network(_model_config(run))
+
+
+def macs(run: Run) -> int:
+    """Multiply-adds for one of the run's images."""
+    height, width, channels = _image_shape(run)
+    return _count(dataclasses.replace(_model_config(run), in_channels=channels), height, width)
+
+
+_count = functools.cache(count_macs)
+
+
+def _image_shape(run: Run) -> tuple[int, int, int]:
+    return sources.image_shape(run.config["data.name"], run.config["data.image_size"])
+
+
+def _model_config(run: Run) -> NetworkConfig:
+    config = RunDirectory(run.path).config()
+    return model_config(config.model.name, **model_settings(config))
+
+
+def memory_gb(run: Run) -> float | None:
+    """What training took of a device at most; if that did not tell, a step's temporaries."""
+    taken = run.result.get("peak_memory_bytes", run.result.get("step_temp_bytes"))
+    return taken and taken / 1e9
+
+
+def protocol(config: dict) -> dict:
+    """The keys of a flat config that say how a network was trained, and on what."""
+    ignored = set(NOT_PROTOCOL)
+    if config["report"] == "last_epoch":
+        ignored.add("eval_every_epochs")
+    return {k: v for k, v in config.items() if k not in ignored and not k.startswith("model.")}
+
+
+def by_seed(runs: list[Run]) -> Measured:
+    """Test errors of runs of one network by one protocol; of a seed that came twice, the last."""
+    return Measured(tuple({run.result["seed"]: run.result["test_error"] for run in runs}.values()))
 
 
 def assign(

@@ -4,23 +4,12 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")  # No window: pictures go to files.
-
 import matplotlib.pyplot as plt
 
-from densenet_jax.analysis.counts import count_macs
-from densenet_jax.data import sources
-from densenet_jax.models.catalog import model_config
-from densenet_jax.train.config import base_config, flatten, model_settings
-from densenet_jax.train.record import RunDirectory
-from launch.report.runs import NOT_PROTOCOL, Measured, Run
+from densenet_jax.analysis.style import COLOURS, MARKERS, save
+from densenet_jax.train.config import base_config, flatten
+from launch.report.runs import NOT_PROTOCOL, Measured, Run, by_seed, macs
 from launch.report.tables import aligned
-
-# Okabe and Ito's, which colour-blind people can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
 
 
 class Setting(NamedTuple):
@@ -33,7 +22,7 @@ class Setting(NamedTuple):
 
 
 def write(runs: list[Run], folder: Path) -> str:
-    """Writes sweep.md, .csv, .png and .svg to `folder`; returns the table."""
+    """Writes sweep.md, .csv, .png, .svg and .pdf to `folder`; returns the table."""
     keys, settings = gather(runs)
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown(keys, settings)
@@ -54,15 +43,10 @@ def gather(runs: list[Run]) -> tuple[list[str], list[Setting]]:
     for run in runs:
         groups.setdefault(tuple(run.config[key] for key in keys), []).append(run)
     settings = [
-        Setting(values, same[0].result["params"], _macs(same[0]), _measured(same))
+        Setting(values, same[0].result["params"], macs(same[0]), by_seed(same))
         for values, same in groups.items()
     ]
     return keys, sorted(settings, key=lambda setting: [_order(v) for v in setting.values])
-
-
-def _measured(runs: list[Run]) -> Measured:
-    by_seed = {run.result["seed"]: run.result["test_error"] for run in runs}
-    return Measured(tuple(by_seed.values()))
 
 
 def _order(value) -> tuple:
@@ -70,13 +54,6 @@ def _order(value) -> tuple:
     if isinstance(value, tuple) and all(isinstance(number, int) for number in value):
         return (1, sum(value), "")
     return (0, value, "") if isinstance(value, int | float) else (2, 0, repr(value))
-
-
-def _macs(run: Run) -> int:
-    config = RunDirectory(run.path).config()
-    height, width, channels = sources.image_shape(config.data.name, config.data.image_size)
-    network = model_config(config.model.name, **{"in_channels": channels} | model_settings(config))
-    return count_macs(network, height, width)
 
 
 def markdown(keys: list[str], settings: list[Setting]) -> str:
@@ -100,8 +77,8 @@ def write_csv(keys: list[str], settings: list[Setting], path: Path) -> None:
 
 
 def plot(keys: list[str], settings: list[Setting], folder: Path) -> None:
-    """Draws sweep.png and sweep.svg: a line for each value of all swept keys but the last."""
-    figure, axes = plt.subplots(1, 2, sharey=True, figsize=(10, 4), layout="constrained")
+    """Draws sweep.png, .svg and .pdf: a line for each value of all swept keys but the last."""
+    figure, axes = plt.subplots(1, 2, sharey=True, figsize=(10, 4))
     lines = {}
     for setting in settings:
         lines.setdefault(setting.values[:-1], []).append(setting)
@@ -114,8 +91,8 @@ def plot(keys: list[str], settings: list[Setting], folder: Path) -> None:
                 [getattr(s, size) / 1e6 for s in line],
                 [s.measured.mean for s in line],
                 yerr=[s.measured.std or 0 for s in line],
-                color=_COLOURS[i % len(_COLOURS)],
-                marker=_MARKERS[i % len(_MARKERS)],
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i % len(MARKERS)],
                 capsize=3,
                 label=label,
             )
@@ -130,16 +107,12 @@ def plot(keys: list[str], settings: list[Setting], folder: Path) -> None:
                     )
     for axis, label in zip(axes, ("parameters (million)", "multiply-adds (million)"), strict=True):
         axis.set(xlabel=label)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0].set(ylabel="test error (%)")
     if len(keys) > 1:
-        axes[1].legend(frameon=False, fontsize=8)
+        axes[1].legend(fontsize=8)
     if keys:
         figure.suptitle(f"Test error; beside the points: {_short(keys[-1])}")
-    for suffix in ("png", "svg"):
-        figure.savefig(folder / f"sweep.{suffix}", dpi=150)
-    plt.close(figure)
+    save(figure, folder / "sweep")
 
 
 def _short(key: str) -> str:

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     console.print(table(points))
     if todo and (runs := find_runs(args.workdir)[0]):
         report = args.workdir / "report"
-        say(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg")
+        say(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg, .pdf")
     if failed := failures(points):
         raise RunError(f"{failed}\nTry them again with --retry.")
 

@@ -7,7 +7,7 @@ from densenet_jax.errors import InputError
 from densenet_jax.train.config import check_config
 from launch.command import load_config
 
-NOT_CONFIGS = ("__init__.py", "published.py", "recipes.py", "forms.py")
+NOT_CONFIGS = ("__init__.py", "published.py", "figures.py", "recipes.py", "forms.py")
 FILES = sorted(
     path for path in (small.ROOT / "experiments").rglob("*.py") if path.name not in NOT_CONFIGS
 )

@@ -6,7 +6,6 @@ import shutil
 import pytest
 import small
 
-from densenet_jax.train.record import RunDirectory
 from experiments import published
 from launch import command
 from launch.report import __main__ as report
@@ -15,16 +14,8 @@ BC = "experiments/cvpr2017/table2/densenet_bc_k12_d100.py:c10+"
 TABLE3 = "experiments/cvpr2017/table3/densenet121.py"
 
 
-def finish(folder, error, spec=BC, official=True, params=1, **changes):
-    """Leaves what a run of the config at `spec` leaves at its end."""
-    config = command.load_config(str(small.ROOT / spec))
-    config.update_from_flattened_dict(changes)
-    run = RunDirectory(folder)
-    run.start(config, {})
-    result = {"test_error": error, "model": config.model.name, "data": config.data.name}
-    result |= {"epochs": config.epochs, "seed": config.seed, "official_data": official}
-    result["params"] = params
-    run.finish(result)
+def finish(folder, error, spec=BC, **changes):
+    small.finish(folder, error, command.load_config(str(small.ROOT / spec)), **changes)
 
 
 @pytest.fixture
@@ -183,7 +174,7 @@ def test_a_sweep(runs, run_report):
 def test_a_sweep_of_nothing(runs, tmp_path, capsys):
     argv = ["sweep", "--runs", str(runs), "--out", str(tmp_path / "out")]
     assert command.run(report.main, argv) == 2
-    assert "no run of this sweep is finished yet" in capsys.readouterr().err
+    assert "no run is finished yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["missing", "result", "out"])

@@ -1,0 +1,48 @@
+"""How strongly each layer of a network is told to change."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.tree_util import tree_leaves_with_path
+
+from densenet_jax.train.step import losses
+
+
+def gradient_norms(model: nnx.Module, images: jax.Array, labels: jax.Array) -> dict[str, float]:
+    """The norm of the loss's gradient for each kernel, by its path, in units of the kernel's norm.
+
+    In training mode, which normalises by the batch's statistics; in the order in which the network
+    uses its kernels. Those that are stacked, as equal blocks of ResNets are, count one by one.
+
+    Args:
+      images: `[N, H, W, C]`, normalised.
+      labels: `[N]`.
+    """
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    params = nnx.to_pure_dict(params)
+
+    def loss(params):
+        merged = nnx.merge(graphdef, params, rest, copy=True)
+        return losses(merged(images, train=True), labels, "cross_entropy").mean()
+
+    gradients = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
+    program = jax.make_jaxpr(loss)(params).jaxpr
+    used = {}
+    for i, equation in enumerate(program.eqns):
+        for j, variable in enumerate(equation.invars):
+            used.setdefault(id(variable), (i, j))
+    found = []
+    leaves = zip(program.invars, tree_leaves_with_path(params), gradients, strict=True)
+    for variable, (path, kernel), gradient in leaves:
+        *parents, kind = (str(key.key) for key in path)
+        if kind != "kernel":
+            continue
+        is_stacked = kernel.ndim == 5
+        axes = tuple(range(int(is_stacked), kernel.ndim))
+        ratios = jnp.sqrt(jnp.square(gradient).sum(axes) / jnp.square(kernel).sum(axes))
+        i, j = used[id(variable)]
+        for block, ratio in enumerate(np.atleast_1d(ratios)):
+            name = ".".join([*parents, *([str(block)] if is_stacked else [])])
+            found.append(((i, block, j), name, float(ratio)))
+    return {name: ratio for _, name, ratio in sorted(found)}

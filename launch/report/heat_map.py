@@ -1,0 +1,90 @@
+"""Figure 6: how much layers weigh what they read, from the checkpoints of runs."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from densenet_jax.analysis.feature_reuse import heat_maps, rescale
+from densenet_jax.analysis.style import save
+from densenet_jax.models.catalog import model_config
+from densenet_jax.train.trained import load
+from experiments.figures import HEAT_MAPS
+from experiments.sweeps import forms
+from launch.report.figures import row_of
+from launch.report.panels import PUBLISHED
+from launch.report.runs import Run, network, network_of
+
+LAST = ("transition 1", "transition 2", "classifier")
+_MODEL = "densenet_k12_d40"
+
+
+class HeatMaps(NamedTuple):
+    """A row of the figure: an array for each block, see `heat_maps`, rescaled; NaN: not known."""
+
+    row: str
+    blocks: list[np.ndarray]
+
+
+def fig6(runs: list[Run]) -> list[HeatMaps]:
+    """What could be read out of the published figure, and every run of its network."""
+    readers = 13
+    known = [np.full((readers, readers), np.nan) for _ in HEAT_MAPS]
+    for block, entries in zip(known, HEAT_MAPS, strict=True):
+        for (source, reader), value in entries.items():
+            block[source, reader - 1] = value
+    found = [HeatMaps("As published", known)]
+    wanted, paper = network(model_config(_MODEL)), forms.cifar10()
+    for run in runs:
+        if network_of(run) == wanted:
+            row = row_of(run, paper)
+            row = "Measured by the paper's protocol" if row == PUBLISHED else row
+            blocks = [rescale(raw) for raw in heat_maps(load(run.path).model)]
+            found.append(HeatMaps(f"{row}, seed {run.result['seed']}", blocks))
+    return found
+
+
+def draw_fig6(rows: list[HeatMaps], folder: Path) -> None:
+    """Draws fig6.png, .svg and .pdf to `folder`."""
+    canvas = plt.figure(figsize=(12, 0.4 + 4 * len(rows)))
+    parts = canvas.subfigures(len(rows), squeeze=False)[:, 0]
+    for row, part in zip(rows, parts, strict=True):
+        part.suptitle(row.row, fontsize=9, x=0.01, ha="left", color="0.35")
+        draw_heat_maps(part, row.blocks, LAST)
+    canvas.suptitle(
+        "TPAMI Figure 6 (CVPR Figure 5): mean absolute weight, each column from 0 to 1;\n"
+        "plain DenseNet, L = 40, k = 12; hatched: not read, or not known as a number",
+        fontsize=12,
+    )
+    save(canvas, folder / "fig6")
+
+
+def draw_heat_maps(part, blocks: list[np.ndarray], last: tuple[str, ...]) -> None:
+    """A panel for each block, into a figure or a part of one; `last` names the last readers."""
+    axes = part.subplots(1, len(blocks), squeeze=False)[0]
+    for b, (axis, block, reader) in enumerate(zip(axes, blocks, last, strict=True), start=1):
+        axis.set_facecolor("0.93")
+        axis.patch.set(hatch="///", edgecolor="0.8")
+        image = axis.imshow(block, vmin=0, vmax=1, cmap="viridis", origin="upper")
+        n = len(block)
+        ticks = range(0, n, 2 if n > 8 else 1)
+        axis.set_xticks(list(ticks), [str(t + 1) for t in ticks])
+        axis.set_yticks(list(ticks))
+        axis.grid(False)
+        axis.set_title(f"block {b}; last column: {reader}", fontsize=10)
+        axis.set(xlabel="layer that reads, l", ylabel="layer that is read, s")
+    part.colorbar(image, ax=list(axes), shrink=0.8)
+
+
+def write_csv(rows: list[HeatMaps], path: Path) -> None:
+    """A line for each known entry."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["protocol", "block", "source", "reader", "weight"])
+        for row in rows:
+            for b, block in enumerate(row.blocks, start=1):
+                for source, reader in zip(*np.nonzero(~np.isnan(block)), strict=True):
+                    value = block[source, reader]
+                    writer.writerow([row.row, b, source, reader + 1, f"{value:.4g}"])

@@ -1,0 +1,104 @@
+"""Every point of every figure is a network of ours, as large as it is plotted."""
+
+import pytest
+
+from densenet_jax.analysis.counts import count_macs, count_params
+from densenet_jax.models.catalog import model_config
+from experiments import figures
+
+
+def last_digit(number: float) -> float:
+    """A unit of the last printed digit, at most: plots were read to about that."""
+    return 10.0 ** -len(f"{number}".partition(".")[2])
+
+
+def points(kind: str) -> list:
+    """Each point of CIFAR-10 or of ImageNet; all but the first of each curve are slow tests."""
+    return [
+        pytest.param(group, curve, i, id=f"{group}-{curve.name}-{point.label}",
+                     marks=pytest.mark.slow if i else ())
+        for group, curves in figures.CURVES.items()
+        if (group == "parameter_efficiency") == (kind == "cifar")
+        for curve in curves
+        for i, point in enumerate(curve.points)
+    ]  # fmt: skip
+
+
+def counted(point) -> tuple[int, int]:
+    """Parameters and FLOPs at 224 x 224."""
+    config = model_config(point.model, **point.settings)
+    return count_params(config), 2 * count_macs(config, 224, 224) if point.flops else 0
+
+
+@pytest.mark.parametrize(("group", "curve", "i"), points("imagenet"))
+def test_points_of_imagenet(group, curve, i):
+    point = curve.points[i]
+    params, flops = counted(point)
+    if curve.name == "post-activation":
+        # Plotted at the parameters of pre-activation; a literal network has these.
+        literal = {"A": 5.81, "B": 7.92, "C": 14.02, "E": 32.98}[point.label]
+        assert params / 1e6 == pytest.approx(literal, abs=0.005)
+    elif point.params and group == "imagenet" and curve.name == "ResNet":
+        # As large as if convolutions had biases.
+        assert point.params - last_digit(point.params) < params / 1e6 < point.params
+    elif point.params:
+        assert params / 1e6 == pytest.approx(point.params, abs=last_digit(point.params))
+    if point.flops:
+        precision = 0.006 * point.flops if group == "imagenet" else last_digit(point.flops)
+        assert flops / 1e9 == pytest.approx(point.flops, abs=precision)
+
+
+@pytest.mark.parametrize(("group", "curve", "i"), points("cifar"))
+def test_points_of_cifar(group, curve, i):
+    point = curve.points[i]
+    params, _ = counted(point)
+    if curve.name == "DenseNet-BC" and i < 2:
+        # Plotted where DenseNet-C has its first two.
+        assert (round(1e6 * point.params), params) in [(23_530, 20_902), (46_306, 44_410)]
+    else:
+        assert params == round(1e6 * point.params)
+
+
+def test_every_figure_has_all_its_points():
+    """Counted in the figures of the journal paper; Figure 9 leaves out B, and 12 D."""
+    drawn = {name: [len(curve.points) for curve in group] for name, group in figures.CURVES.items()}
+    assert drawn == {
+        "parameter_efficiency": [9, 7, 8, 9, 9],
+        "imagenet": [4, 4, 2],
+        "growth_rate": [6, 5, 6, 5, 4],
+        "bottleneck": [6, 6, 5, 4],
+        "compression": [6, 5, 5, 4],
+        "full_connectivity": [5, 4],
+        "partial_connectivity": [5, 6, 5, 6],
+        "exponential_growth": [5, 5],
+        "post_activation": [5, 4],
+    }
+    assert {name: len(curve) for name, curve in figures.MEMORY_BY_DEPTH.items()} == {
+        "naive LuaTorch": 8,
+        "naive PyTorch": 9,
+        "efficient LuaTorch": 12,
+        "efficient PyTorch": 16,
+    }
+
+
+@pytest.mark.parametrize(
+    "depth", [d if d < 70 else pytest.param(d, marks=pytest.mark.slow)
+              for d in figures.PARAMS_BY_DEPTH]
+)  # fmt: skip
+def test_networks_of_figure_7(depth):
+    millions = figures.PARAMS_BY_DEPTH[depth]
+    counted = count_params(model_config(f"densenet_bc_k12_d{depth}")) / 1e6
+    assert counted == pytest.approx(millions, abs=last_digit(millions))
+
+
+@pytest.mark.parametrize("span", [4, 8])
+def test_spans_that_no_figure_shows(span):
+    millions = {4: (4.19, 5.18), 8: (5.00, 6.21)}[span]
+    for letter, expected in zip("AB", millions, strict=True):
+        config = model_config(
+            "densenet121",
+            block_config=figures.DEPTHS[letter],
+            connectivity="span",
+            span=span,
+        )
+        assert count_params(config) / 1e6 == pytest.approx(expected, abs=0.005)
