@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 
 from densenet_jax.analysis import targets
-from densenet_jax.analysis.plan import ANALYTIC, analyse, max_batch, plan
+from densenet_jax.analysis.plan import analyse, max_batch, plan
 from densenet_jax.errors import InputError
 from launch import command
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         "--target",
         default="cpu",
         metavar="NAME",
-        help=f"one of {', '.join((ANALYTIC, *targets.NAMES))}",
+        help=f"one of {', '.join((targets.ANALYTIC, *targets.NAMES))}",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="leave what is found in DIR/plan.json, for reports"
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args, overrides = parser.parse_known_args(argv)
     config = command.load_config(args.config, overrides)
-    if args.target == ANALYTIC:
+    if args.target == targets.ANALYTIC:
         _tell(analyse(config), _analytic_table, args)
         return
     target = targets.target(args.target)

@@ -10,15 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from densenet_jax.analysis.counts import activation_bytes, count_macs, count_params
-from densenet_jax.analysis.targets import Target
+from densenet_jax.analysis.targets import ANALYTIC, Target
 from densenet_jax.data import sources
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.models.catalog import model_config
 from densenet_jax.train.config import check_config, model_settings
 from densenet_jax.train.trainer import Trainer, memory_bytes
-
-# The target of `analyse`: no hardware at all.
-ANALYTIC = "analytic"
 
 # Of a device's memory, what a step may take; the rest is the runtime's and lost to fragmentation.
 USABLE = 0.9

@@ -11,6 +11,9 @@ from densenet_jax.errors import InputError, suggest
 
 GIB = 2**30
 
+# No hardware at all: what can be counted without a compiler; see `plan.analyse`.
+ANALYTIC = "analytic"
+
 # What XLA wants to know of a GPU: compute capability, cores, bytes a second, bytes of L2 cache,
 # GHz, bytes of memory.
 _GPUS = {
@@ -94,7 +97,7 @@ def target(name: str) -> Target:
         chips = int(count) // cores
         if chips * cores == int(count) and chips in topology:
             return Target(name, "tpu", chips, memory, f"{kind}:{topology[chips]}")
-    raise InputError(f"there is no target {name!r}: {suggest(name, NAMES)}")
+    raise InputError(f"there is no target {name!r}: {suggest(name, (ANALYTIC, *NAMES))}")
 
 
 NAMES = (

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 import small
 
@@ -27,6 +28,33 @@ def test_table_and_json(capsys):
     assert any(line.split()[-1] == f"{found['max_batch']:,}" for line in table)
 
 
+def test_what_can_be_counted_is_told_without_compiling(monkeypatch, tmp_path, capsys):
+    def compile(*arguments, **options):
+        raise AssertionError("this compiles")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
+    assert run_plan("--target", "analytic", "--out", str(tmp_path / "plan"), "--json") == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)
+    assert found == json.loads((tmp_path / "plan" / "plan.json").read_text())
+    # Digits of 8 x 8; stem 3x3 to 8, one plain layer to 4, a classifier of ten.
+    assert found["params"] == 9 * 8 + 9 * 8 * 4 + 2 * 8 + 2 * 12 + 12 * 10 + 10
+    assert found["macs"] == 64 * (9 * 8 + 9 * 8 * 4) + 120
+    memory = found["memory"]
+    assert memory["params_bytes"] == memory["momentum_bytes"] == 4 * found["params"]
+    # The outputs of both convolutions, and some more.
+    assert memory["activations_bytes"] > 64 * 64 * 12 * 4
+    assert memory["total_bytes"] == sum(memory.values()) - memory["total_bytes"]
+    assert f"{found['params']:,}" in "".join(table)
+
+
+def test_one_batch_only(tmp_path, capsys):
+    assert run_plan("--target", "cpu", "--this_batch", "--out", str(tmp_path)) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert "max_batch" not in found and found["memory"]["temp_bytes"] > 0
+    assert "compiling for a batch" not in capsys.readouterr().err
+
+
 def test_compiles_in_another_process_where_this_one_is_not_set_up(monkeypatch, capfd):
     monkeypatch.delenv("JAX_PLATFORMS")
     assert run_plan() == 0
@@ -48,6 +76,9 @@ def test_says_what_to_install(name, extra, monkeypatch, tmp_path, capsys):
     ("arguments", "message"),
     [
         (("--target", "h1000"), "did you mean 'h100'"),
+        (("--target", "analytical"), "did you mean 'analytic'"),
+        (("--target", "analytic", "--config.model.depth=11"), "depth"),
+        (("--target", "analytic", "--config.data.name=imagenet"), "synthetic_imagenet"),
         (("--config.model.depth=11",), "depth"),
         (("--target", "cpu", "--config.batch_size=0"), "batch_size is 0"),
         (("--config.data.name=cifar11",), "did you mean 'cifar"),
