@@ -278,7 +278,7 @@ class TrainingCurve(NamedTuple):
 
     Attributes:
       model: its name in the catalogue.
-      quick: the network that stands for it on small images.
+      quick: the network that stands for it on small images; of no other figure.
       errors: test errors in percent, means over epochs, by the first and last of these.
       last_error: after the last epoch.
       losses: training losses, likewise.
@@ -294,7 +294,7 @@ class TrainingCurve(NamedTuple):
 # Figure 4, right: 300 epochs of CIFAR-10+.
 TRAINING_CURVES = {
     "ResNet (pre-activation)": TrainingCurve(
-        "preresnet1001", "preresnet20",
+        "preresnet1001", "wrn16_1",
         {(50, 60): 12.7, (160, 170): 4.83, (200, 224): 5.11, (226, 235): 4.59, (281, 300): 4.45},
         4.45, {(160, 170): 0.0098, (300, 300): 0.0009},
     ),

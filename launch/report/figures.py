@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from densenet_jax.models.catalog import model_config
-from densenet_jax.train.config import flatten
+from densenet_jax.train.config import base_config, flatten
 from densenet_jax.train.record import RunDirectory
 from experiments import figures as published
 from experiments.figures import Curve
@@ -165,13 +165,21 @@ def row_of(run: Run, paper: ConfigDict) -> str:
     how = protocol(run.config)
     if run.result.get("official_data") and how == protocol(flatten(paper)):
         return PUBLISHED
-    examples = f"{how['data.examples']:,} images of " if how["data.examples"] else ""
-    augmented = " augmented," if how["data.augment"] else ""
-    schedule = how["learning_rate_schedule"]
-    return (
-        f"Measured: {examples}{how['data.name']},{augmented} {how['epochs']} epochs in batches of "
-        f"{how['batch_size']}, learning rate {how['learning_rate']:g}, {schedule}"
-    )
+    usual = flatten(base_config())
+    images = f"{how['data.examples']:,} images of " if how["data.examples"] else ""
+    said = [
+        f"Measured: {images}{how['data.name']}",
+        f"{how['epochs']} epochs in batches of {how['batch_size']}",
+        *([] if run.result.get("official_data") else ["not the official data"]),
+        # Whatever else is not as in the base config, so that no two protocols share a row.
+        *(
+            f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
+            for key, value in how.items()
+            if key not in ("data.examples", "data.name", "epochs", "batch_size")
+            and value != usual[key]
+        ),
+    ]
+    return ", ".join(said)
 
 
 def _training_curves(runs: list[Run], paper: ConfigDict) -> Panel:

@@ -71,7 +71,8 @@ class Figure(NamedTuple):
 def draw(figure: Figure, folder: Path) -> None:
     """Draws NAME.png, .svg and .pdf to `folder`: a row of panels for each protocol."""
     rows, columns = figure.rows(), len(figure.panels)
-    canvas = plt.figure(figsize=(0.6 + 3.9 * columns, 0.4 + 3.4 * len(rows)))
+    width = max(0.6 + 3.9 * columns, 7.0)  # Room for the title.
+    canvas = plt.figure(figsize=(width, 0.4 + 3.4 * len(rows)))
     parts = canvas.subfigures(len(rows), squeeze=False)[:, 0]
     for row, part in zip(rows, parts, strict=True):
         axes = part.subplots(1, columns, squeeze=False)[0]

@@ -15,7 +15,7 @@ from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.settings import NetworkConfig
-from densenet_jax.train.config import flatten, model_settings
+from densenet_jax.train.config import flatten
 from densenet_jax.train.record import RunDirectory
 
 # What two runs may differ in and yet follow the same protocol.
@@ -117,8 +117,9 @@ def _image_shape(run: Run) -> tuple[int, int, int]:
 
 
 def _model_config(run: Run) -> NetworkConfig:
-    config = RunDirectory(run.path).config()
-    return model_config(config.model.name, **model_settings(config))
+    group = {k.removeprefix("model."): v for k, v in run.config.items() if k.startswith("model.")}
+    name = group.pop("name")
+    return model_config(name, **{k: v for k, v in group.items() if v is not None})
 
 
 def memory_gb(run: Run) -> float | None:
@@ -129,10 +130,12 @@ def memory_gb(run: Run) -> float | None:
 
 def protocol(config: dict) -> dict:
     """The keys of a flat config that say how a network was trained, and on what."""
-    ignored = set(NOT_PROTOCOL)
-    if config["report"] == "last_epoch":
-        ignored.add("eval_every_epochs")
+    ignored = _not_protocol(config["report"])
     return {k: v for k, v in config.items() if k not in ignored and not k.startswith("model.")}
+
+
+def _not_protocol(report: str) -> set[str]:
+    return {*NOT_PROTOCOL, *(["eval_every_epochs"] if report == "last_epoch" else [])}
 
 
 def by_seed(runs: list[Run]) -> Measured:
@@ -166,9 +169,7 @@ def differences(run: Run, experiment: ConfigDict) -> list[str]:
     """How `run` departs from the protocol of `experiment`; a phrase for each."""
     wanted = flatten(experiment)
     wanted = {key: wanted[key] for key in _FIRST} | wanted
-    ignored = set(NOT_PROTOCOL)
-    if experiment.report == "last_epoch":
-        ignored.add("eval_every_epochs")
+    ignored = _not_protocol(experiment.report)
     phrases = [
         f"{key} {run.config[key]} instead of {value}"
         for key, value in wanted.items()

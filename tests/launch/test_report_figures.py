@@ -97,11 +97,13 @@ def test_quick_runs_have_panels_of_their_own(drawn, runs):
 
 
 def test_another_protocol_is_another_row(drawn, runs):
-    for epochs in (3, 20):
-        small.finish(runs / f"{epochs}", 20.0, forms.quick(),
-                     **{"model.depth": 16, "epochs": epochs, "params": 30_000})  # fmt: skip
-    rows = [row for row, *_ in measured(drawn("fig12", runs))]
-    assert len(rows) == 2 and " 20 epochs" in rows[0] and " 3 epochs" in rows[1]
+    protocols = ({}, {"epochs": 20}, {"weight_decay": 0.0}, {"official": False})
+    for i, changes in enumerate(protocols):
+        small.finish(runs / f"{i}", 20.0, forms.quick(), **{"model.depth": 16} | changes)
+    rows = {row for row, *_ in measured(drawn("fig12", runs))}
+    assert len(rows) == 4
+    for told in (" 20 epochs", " weight decay 0.0", " not the official data"):
+        assert sum(told in row for row in rows) == 1
 
 
 @pytest.mark.parametrize(
