@@ -23,7 +23,6 @@ plt.rcParams.update(
         "legend.frameon": False,
         "pdf.fonttype": 42,  # Text stays text.
         "savefig.dpi": 150,
-        "svg.fonttype": "none",
         "svg.hashsalt": "densenet_jax",  # The same picture is the same file.
     }
 )

@@ -7,10 +7,14 @@ python -m launch.sweep --sweep experiments/sweeps/depth.py:paper --workdir DIR -
 from experiments import figures
 from experiments.sweeps import forms
 
+QUICK = (10, 16, 22, 28)
+
 
 def get_config(form: str = "quick"):
     return forms.get_config(form)
 
 
 def get_hyper(hyper, form: str = "quick"):
-    return forms.points(form, figures.POST_ACTIVATION[:1])
+    if form == "quick":
+        return hyper.sweep("config.model.depth", QUICK)
+    return hyper.sweep("config.model.block_config", figures.DEPTHS.values())
