@@ -136,6 +136,8 @@ def _measured_errors(curve: Curve, x: str, runs: list[Run], paper: ConfigDict) -
         networks[made] = curve.name
     found = {}
     for run in runs:
+        if run.config["data.name"].startswith("synthetic"):
+            continue  # Its labels are noise: it was run for its time and memory.
         if (made := network_of(run)) in networks:
             key = (row_of(run, paper), networks[made])
             found.setdefault(key, {}).setdefault(made, []).append(run)

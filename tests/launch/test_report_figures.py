@@ -156,6 +156,9 @@ def test_figure_7_shows_steps_measured_and_planned(drawn, runs):
         ("Measured on cpu", "remat=concat"): (40.0, 2.0),
     }
     assert [y for *_, y, _, _ in measured(lines, "time")] == [2.0, 2.0]
+    # Errors on noise are no results.
+    names = {name for row, name, *_ in measured(drawn("fig4", runs)) if "synthetic" in row}
+    assert not names
 
 
 def test_training_curves_are_those_of_the_metrics(drawn, runs):
