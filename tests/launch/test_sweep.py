@@ -121,42 +121,6 @@ def test_a_file_without_points(start, capsys):
     assert "is no sweep: it defines no get_hyper(hyper)" in capsys.readouterr().err
 
 
-SWEEPS = small.ROOT / "experiments" / "sweeps"
-# How many networks the quick form of a sweep trains, how many the paper's, and on what; a network
-# that two curves of a figure share is trained once.
-SIZES = {
-    "bottleneck": (12, 21, "imagenet"),
-    "compression": (12, 20, "imagenet"),
-    "connectivity": (15, 26, "imagenet"),
-    "depth": (4, 6, "imagenet"),
-    "exponential_growth": (6, 10, "imagenet"),
-    "growth_rate": (15, 26, "imagenet"),
-    "heat_map": (1, 1, "cifar10"),
-    "imagenet": (8, 9, "imagenet"),
-    "memory": (12, 48, "synthetic"),
-    "parameter_efficiency": (20, 42, "cifar10"),
-    "post_activation": (6, 9, "imagenet"),
-    "training_curves": (2, 2, "cifar10"),
-}
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_the_sweeps_of_this_project(name, tmp_path):
-    path, (quick, paper, data) = SWEEPS / f"{name}.py", SIZES[name]
-    assert len(load_points(str(path), tmp_path)) == quick
-    points = load_points(f"{path}:paper", tmp_path)
-    assert len(points) == paper
-    assert {point.config.data.name for point in points} == {data}
-    with pytest.raises(InputError, match="choose one of quick, paper"):
-        load_points(f"{path}:large", tmp_path)
-
-
-def test_a_sweep_that_is_only_quick(tmp_path):
-    assert len(load_points(f"{SWEEPS}/growth_rate_x_compression_quick.py", tmp_path)) == 8
-    others = {"__init__", "forms", "growth_rate_x_compression_quick"}
-    assert {path.stem for path in SWEEPS.glob("*.py")} - others == SIZES.keys()
-
-
 def states(spec, folder):
     return {point.name: point.state() for point in load_points(spec, folder / "sweep")}
 
