@@ -191,6 +191,7 @@ def _training_curves(runs: list[Run], paper: ConfigDict) -> Panel:
             Mark(f"{first}-{last}", (first + last) / 2, error)
             for (first, last), error in curve.errors.items()
         ]
+        marks.append(Mark("300", 300, curve.last_error))
         series.append(Series(PUBLISHED, name, name, marks))
         networks = [network(model_config(model)) for model in (curve.model, curve.quick)]
         rows = {}
