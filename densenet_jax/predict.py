@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.resources
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from densenet_jax.data import imagenet
 from densenet_jax.data.pictures import CentralCrop, load
 from densenet_jax.errors import InputError
 
@@ -170,13 +170,7 @@ def _best(probabilities: np.ndarray, classes: Sequence[str], top: int) -> list[P
     return [Prediction(int(i), classes[i], float(probabilities[i])) for i in labels]
 
 
-def imagenet_classes() -> dict[str, str]:
-    """The names of ImageNet's 1000 classes, in order, by their identifiers in WordNet."""
-    text = importlib.resources.files("densenet_jax").joinpath("imagenet_classes.txt").read_text()
-    return dict(line.split(" ", 1) for line in text.splitlines())
-
-
 def _class_names(count: int) -> Sequence[str]:
     if count != 1000:
         return [str(i) for i in range(count)]
-    return list(imagenet_classes().values())
+    return list(imagenet.classes().values())

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from densenet_jax.data import folders
+from densenet_jax.data import folders, imagenet
 from densenet_jax.errors import InputError
-from densenet_jax.predict import imagenet_classes, logits
+from densenet_jax.predict import logits
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.failures import telling_of_failures
 from densenet_jax.train.record import RunDirectory
@@ -77,7 +77,7 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
     command.keep_memory()
     known = network.read(args)
     count = known.model.config.num_classes
-    classes = known.classes or (list(imagenet_classes()) if count == 1000 else count)
+    classes = known.classes or (list(imagenet.classes()) if count == 1000 else count)
     paths, labels = folders.labelled(args.pictures, classes)
     found = network.look_at(known, paths, logits, args)
     report = {

@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> None:
 def _summary(result: dict) -> str:
     return (
         f"test error {result['test_error']:.2f} % after {result['epochs']} epochs, "
-        f"{result['train_seconds']:.0f} s, {result['images_per_second']:,.0f} images/s"
+        f"{result['train_seconds']:.0f} s, {result['images_per_second']:,.0f} images/s; devices "
+        f"waited {result.get('input_wait_seconds', 0):.1f} s for data"
     )
 
 

@@ -77,7 +77,7 @@ def test_imports_are_found_however_they_are_written():
     source = """
 import numpy, densenet_jax.train.fit
 from densenet_jax import weights
-from densenet_jax.data import resident as data
+from densenet_jax.data import batches as data
 from . import layers
 from .. import errors
 from ..analysis.curves import plot_learning_curve
@@ -87,7 +87,7 @@ def late():
     assert imported_modules(source, "densenet_jax.models") == {
         "densenet_jax.train.fit",
         "densenet_jax.weights",
-        "densenet_jax.data.resident",
+        "densenet_jax.data.batches",
         "densenet_jax.models.layers",
         "densenet_jax.errors",
         "densenet_jax.analysis.curves",

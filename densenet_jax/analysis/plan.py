@@ -55,7 +55,7 @@ def plan(config: ConfigDict, target: Target) -> dict:
         "dtype": config.dtype,
         "remat": getattr(trainer.model_config, "remat", "none"),
         "params": trainer.params,
-        "macs": count_macs(trainer.model_config, *trainer.data.train.images.shape[1:3]),
+        "macs": count_macs(trainer.model_config, *trainer.data.image_shape[:2]),
         "memory": memory,
         "memory_limit_bytes": _limit(target),
         "fits": memory is not None and memory["total_bytes"] <= _limit(target),

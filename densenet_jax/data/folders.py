@@ -1,18 +1,17 @@
-"""Trees of pictures, a folder for each class, held in memory.
+"""Trees of pictures, a folder for each class.
 
 `train/CLASS/*` and `val/CLASS/*`, as in fb.resnet.torch and in most copies of ImageNet; or, of what
 nobody has divided, `CLASS/*`.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import psutil
 
-from densenet_jax.data.archives import Piece
-from densenet_jax.data.pictures import ENDINGS, CentralCrop, load
+from densenet_jax.data.encoded import Pieces
+from densenet_jax.data.pictures import ENDINGS
 from densenet_jax.errors import InputError
 
 DIVIDED = "a folder that holds train and val, each with a folder of pictures for each class"
@@ -28,14 +27,14 @@ class Tree(NamedTuple):
     files: dict[str, list[pathlib.Path]]
 
 
-def find(folder: pathlib.Path, divided: bool = False) -> Tree:
-    """The pictures in `folder`; `divided` insists on the first form.
+def find(folder: pathlib.Path) -> Tree:
+    """The pictures in `folder`, in either form.
 
     Raises InputError if there are none, or some for testing of a class that has none to train on.
     """
-    if divided or (folder / "train").is_dir():
-        train = _list(folder / "train")
-        test = _list(folder / ("val" if divided or (folder / "val").is_dir() else "test"))
+    if (folder / "train").is_dir():
+        files = divided(folder, "val" if (folder / "val").is_dir() else "test")
+        train, test = files.values()
     else:
         train, test = [], []
         for files in _by_class(_list(folder)).values():
@@ -46,6 +45,11 @@ def find(folder: pathlib.Path, divided: bool = False) -> Tree:
         if name not in classes:
             raise InputError(f"{files[0].parent} is of a class that has no pictures to train on.")
     return Tree(folder, classes, {"train": train, "test": test})
+
+
+def divided(folder: pathlib.Path, test: str = "val") -> dict[str, list[pathlib.Path]]:
+    """The pictures of "train" and "test", in folders of their own. Raises InputError without."""
+    return {"train": _list(folder / "train"), "test": _list(folder / test)}
 
 
 def labelled(
@@ -80,15 +84,16 @@ def labelled(
     return files, np.array([classes.index(file.parent.name) for file in files])
 
 
-def read(tree: Tree, crop: CentralCrop) -> dict[str, list[Piece]]:
-    """Both parts, cropped. Raises InputError for damaged pictures, or more than memory holds."""
-    _check_memory(tree, crop.size)
-    pieces = {}
-    for part, files in tree.files.items():
-        labels = np.array([tree.classes.index(file.parent.name) for file in files])
-        images = np.stack([crop(load(file)) for file in files])
-        pieces[part] = [Piece(f"{tree.folder} ({part})", images, labels)]
-    return pieces
+def pieces(
+    folder: pathlib.Path, files: Sequence[pathlib.Path], label_of: Mapping[str, int]
+) -> Pieces:
+    """Pictures in `folder`, labelled by the folder each lies in."""
+    return Pieces(
+        folder,
+        [str(file.relative_to(folder)) for file in files],
+        [file.name for file in files],
+        np.array([label_of[file.parent.name] for file in files]),
+    )
 
 
 def _list(
@@ -105,13 +110,3 @@ def _by_class(files: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
     for file in files:
         classes.setdefault(file.parent.name, []).append(file)
     return classes
-
-
-def _check_memory(tree: Tree, side: int) -> None:
-    pictures = sum(map(len, tree.files.values()))
-    needed, available = pictures * side * side * 3, psutil.virtual_memory().available
-    if needed > available / 2:
-        raise InputError(
-            f"{tree.folder} has {pictures:,} pictures, which take {needed / 1e9:,.0f} GB, but "
-            f"{available / 1e9:,.0f} GB are free and half of them may be used: use fewer pictures."
-        )

@@ -1,6 +1,7 @@
 """A picture in a file, and the middle of it."""
 
 import dataclasses
+import io
 import pathlib
 import warnings
 
@@ -73,9 +74,19 @@ def load(path: pathlib.Path, mode: str = "RGB", upright: bool = False) -> Image.
     Raises:
       InputError: it is missing, damaged, or too large to be one.
     """
-    with naming(path), warnings.catch_warnings():
+    with naming(path):
+        return _opened(path, mode, upright)
+
+
+def decode(data: bytes) -> Image.Image:
+    """As `load` does, from the bytes of a file. Raises whatever Pillow does if it cannot."""
+    return _opened(io.BytesIO(data), "RGB", upright=False)
+
+
+def _opened(source: pathlib.Path | io.BytesIO, mode: str, upright: bool) -> Image.Image:
+    with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as picture:
+        with Image.open(source) as picture:
             if upright:
                 picture = ImageOps.exif_transpose(picture)
             if picture.mode.startswith("I"):  # 16 bits, of which Pillow would keep the low ones.

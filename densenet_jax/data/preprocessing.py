@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from densenet_jax.data.sources import Dataset, Split
+from densenet_jax.errors import InputError
 
 CONTRAST = 55.0  # The norm of an image.
 FILTER_BIAS = 0.1  # Added to the variances that whitening divides by.
@@ -25,9 +26,15 @@ def preprocess(dataset: Dataset, kind: str) -> Dataset:
       kind: "standardize" leaves images as they are, to be standardised by the set's mean and
         deviation. "gcn" normalises the contrast of each image; "gcn_zca" then whitens all splits
         by the statistics of the training split. Both give float32 images, mean 0 and deviation 1.
+
+    Raises InputError for these two and a set that is streamed.
     """
     if kind == "standardize":
         return dataset
+    if dataset.streamed:
+        raise InputError(
+            f"{dataset.name} is not in memory: set data.preprocessing to 'standardize' for it."
+        )
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
     splits = {name: split for name, split in splits.items() if split is not None}
     channels = dataset.train.images.shape[-1]

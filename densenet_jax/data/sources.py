@@ -1,7 +1,8 @@
-"""The image sets: `load` brings one into memory, always in the order of its published files.
+"""The image sets: `load` finds one, and brings it into memory if it is a small one.
 
 A set is read from the files its authors publish, from a copy prepared by TensorFlow Datasets, or,
-for `digits` and the synthetic ones, from nothing at all. Nothing is downloaded.
+for `digits` and the synthetic ones, from nothing at all. Nothing is downloaded. Small sets come in
+the order of their published files; of ImageNet and folders of pictures nothing is decoded yet.
 """
 
 import dataclasses
@@ -11,7 +12,9 @@ import pathlib
 import jax
 import numpy as np
 
-from densenet_jax.data import archives, folders, pictures, tfds_copy
+from densenet_jax.data import archives, folders, imagenet, pictures, tfds_copy
+from densenet_jax.data.encoded import Pictures, Range
+from densenet_jax.data.facts import FACTS, Facts
 from densenet_jax.errors import InputError, suggest
 
 
@@ -22,20 +25,25 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A set with its splits; `mean` and `std` are per channel, on the scale of the images.
 
-    `crop` makes images of other pictures. `white` is the largest value that an image can have.
-    `classes` are the names of the classes, where they are known. `official` says that it has as
-    many images as the published set.
+    Splits are in memory, or else pictures in files, to be streamed. `image_shape` is that of what
+    a network sees. `crop` makes images of other pictures. `white` is the largest value that an
+    image can have. `classes` are the names of the classes, where they are known. `official` says
+    that it has as many images as the published set.
     """
 
     name: str
-    train: Split
-    test: Split
-    validation: Split | None
+    train: Split | Pictures
+    test: Split | Pictures
+    validation: Split | Pictures | None
+    image_shape: tuple[int, int, int]
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -44,87 +52,13 @@ class Dataset:
     classes: tuple[str, ...] | None = None
     official: bool = True
 
+    @property
+    def streamed(self) -> bool:
+        return not isinstance(self.train, Split)
 
-@dataclasses.dataclass(frozen=True)
-class _Facts:
-    """What is known about a set without reading it."""
-
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sizes: dict[str, int]  # images in each part of the official set
-    crop: pictures.CentralCrop | None = None  # of sets of pictures of any size
-    white: float = 255
-    classes: tuple[str, ...] | None = None
-
-
-# Mean and std of the CIFAR sets are those in the paper's code; SVHN is only divided by 255 (section
-# 4.1 of the paper); those of the others were computed on their training images.
-_FACTS = {
-    "cifar10": _Facts(
-        image_shape=(32, 32, 3),
-        num_classes=10,
-        mean=(125.3, 123.0, 113.9),
-        std=(63.0, 62.1, 66.7),
-        sizes={"train": 50_000, "test": 10_000},
-    ),
-    "cifar100": _Facts(
-        image_shape=(32, 32, 3),
-        num_classes=100,
-        mean=(129.3, 124.1, 112.4),
-        std=(68.2, 65.4, 70.4),
-        sizes={"train": 50_000, "test": 10_000},
-    ),
-    "svhn": _Facts(
-        image_shape=(32, 32, 3),
-        num_classes=10,
-        mean=(0.0, 0.0, 0.0),
-        std=(255.0, 255.0, 255.0),
-        sizes={"train": 73_257, "extra": 531_131, "test": 26_032},
-    ),
-    "fashion_mnist": _Facts(
-        image_shape=(28, 28, 1),
-        num_classes=10,
-        mean=(72.9,),
-        std=(90.0,),
-        sizes={"train": 60_000, "test": 10_000},
-    ),
-    "digits": _Facts(
-        image_shape=(8, 8, 1),
-        num_classes=10,
-        mean=(4.88,),
-        std=(6.02,),
-        sizes={"train": 1_437, "test": 360},
-        white=16,
-    ),
-    "synthetic": _Facts(
-        image_shape=(32, 32, 3),
-        num_classes=10,
-        mean=(124.2, 128.8, 124.3),
-        std=(58.4, 58.3, 60.5),
-        sizes={"train": 512, "test": 128},
-    ),
-    "synthetic_imagenet": _Facts(
-        image_shape=(224, 224, 3),
-        num_classes=1000,
-        mean=(123.7, 116.3, 103.5),
-        std=(58.4, 57.1, 57.4),
-        sizes={"train": 512, "test": 128},
-    ),
-    # The constants of fb.resnet.torch.
-    "imagenet": _Facts(
-        crop=pictures.CentralCrop(interpolation="bicubic"),
-        image_shape=(pictures.SIDE, pictures.SIDE, 3),
-        num_classes=1000,
-        mean=(123.675, 116.28, 103.53),
-        std=(58.395, 57.12, 57.375),
-        sizes={"train": 1_281_167, "test": 50_000},
-    ),
-}
 
 FOLDER = "folder"  # Of anybody's pictures.
-NAMES = (*_FACTS, FOLDER)
+NAMES = (*FACTS, FOLDER)
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
@@ -136,13 +70,13 @@ def load(
     examples: int = 0,
     image_size: int = pictures.SIDE,
 ) -> Dataset:
-    """Reads a set into memory.
+    """Finds a set; reads it into memory if it is a small one.
 
     Args:
       name: one of `NAMES`.
       directory: folder with the published files, or with a copy prepared by TFDS
-        (`<tfds name>/<version>/`). `digits` and the synthetic sets need none, and
-        `fashion_mnist` looks where Debian puts it.
+        (`<tfds name>/<version>/`); see also `imagenet.LAYOUT` and `folders.LAYOUT`. `digits` and
+        the synthetic sets need none, and `fashion_mnist` looks where Debian puts it.
       holdout: number of training images to move to `validation`: the last ones, except for
         `svhn`, where two thirds come from "train" and one third from "extra", as many of each
         class.
@@ -164,7 +98,7 @@ def load(
         multiple = " and, for svhn, divisible by 30" if name == "svhn" else ""
         raise InputError(f"data.holdout = {holdout} must be 0 or more{multiple}.")
     parts = _read(name, facts, directory, tree)
-    sizes = {part: len(parts[part].labels) for part in parts}
+    sizes = {part: len(parts[part]) for part in parts}
     if sizes != facts.sizes:
         logging.getLogger("densenet_jax").warning(
             "%s is not the official set: it has %s images instead of %s.",
@@ -176,15 +110,16 @@ def load(
         train, validation = _hold_out_svhn(parts["train"], parts["extra"], holdout)
     else:
         train, validation = _hold_out_last(parts["train"], holdout)
-    if not 0 <= examples <= len(train.labels):
-        raise InputError(f"data.examples is {examples}: there are {len(train.labels)} to train on.")
+    if not 0 <= examples <= len(train):
+        raise InputError(f"data.examples is {examples}: there are {len(train)} to train on.")
     if examples:
-        train = Split(train.images[:examples], train.labels[:examples])
+        train = _between(train, 0, examples)
     return Dataset(
         name=name,
         train=train,
         test=parts["test"],
         validation=validation,
+        image_shape=facts.image_shape,
         num_classes=facts.num_classes,
         mean=facts.mean,
         std=facts.std,
@@ -198,17 +133,21 @@ def load(
 def describe(name: str, least: int = 0) -> Dataset:
     """The official set with shapes and types (`jax.ShapeDtypeStruct`) in place of arrays.
 
+    Of ImageNet only the number of pictures is told.
+
     Args:
       name: one of `NAMES`.
       least: training images there are at least.
 
-    Raises InputError for an unknown name, and for a set that no memory holds.
+    Raises InputError for an unknown name, and for a folder, of which nothing is known.
     """
-    if name in ("imagenet", FOLDER):
-        raise InputError(f"{name} cannot be planned for: set data.name to synthetic_imagenet.")
+    if name == FOLDER:
+        raise InputError("a folder cannot be planned for: set data.name to imagenet.")
     facts = _facts(name)
 
-    def split(size: int) -> Split:
+    def split(size: int) -> Split | range:
+        if facts.crop:
+            return range(size)
         return Split(
             jax.ShapeDtypeStruct((size, *facts.image_shape), np.uint8),
             jax.ShapeDtypeStruct((size,), np.int32),
@@ -219,6 +158,7 @@ def describe(name: str, least: int = 0) -> Dataset:
         train=split(max(least, sum(n for part, n in facts.sizes.items() if part != "test"))),
         test=split(facts.sizes["test"]),
         validation=None,
+        image_shape=facts.image_shape,
         num_classes=facts.num_classes,
         mean=facts.mean,
         std=facts.std,
@@ -231,15 +171,15 @@ def image_shape(name: str, image_size: int) -> tuple[int, int, int]:
     return (image_size, image_size, 3) if name == FOLDER else _facts(name).image_shape
 
 
-def _crop(facts: _Facts) -> pictures.CentralCrop:
+def _crop(facts: Facts) -> pictures.CentralCrop:
     side = min(facts.image_shape[:2])
     return facts.crop or pictures.CentralCrop(side, side, "bicubic")
 
 
-def _facts_of(tree: folders.Tree, image_size: int) -> _Facts:
+def _facts_of(tree: folders.Tree, image_size: int) -> Facts:
     """Anybody's pictures are normalised as ImageNet's are, for networks that learnt from those."""
     return dataclasses.replace(
-        _FACTS["imagenet"],
+        FACTS["imagenet"],
         image_shape=(image_size, image_size, 3),
         crop=pictures.CentralCrop(image_size, image_size, "bicubic"),
         num_classes=len(tree.classes),
@@ -248,27 +188,31 @@ def _facts_of(tree: folders.Tree, image_size: int) -> _Facts:
     )
 
 
-def _facts(name: str) -> _Facts:
-    if name not in _FACTS:
+def _facts(name: str) -> Facts:
+    if name not in FACTS:
         raise InputError(f"there is no data set {name!r}: {suggest(name, NAMES)}")
-    return _FACTS[name]
+    return FACTS[name]
 
 
 def _read(
-    name: str, facts: _Facts, directory: str | None, tree: folders.Tree | None
-) -> dict[str, Split]:
+    name: str, facts: Facts, directory: str | None, tree: folders.Tree | None
+) -> dict[str, Split | Pictures]:
     """The parts named in `facts.sizes`, from wherever the set lies."""
     if name == "digits":
         return _read_digits()
     if name.startswith("synthetic"):
         return _make_synthetic(facts)
     folder = _directory(name, directory)
+    if name == "imagenet":
+        return imagenet.find(folder)
     if tree is not None:
-        parts = folders.read(tree, facts.crop)
-    elif copy := tfds_copy.find(folder, "svhn_cropped" if name == "svhn" else name):
+        label_of = {name: label for label, name in enumerate(tree.classes)}
+        return {
+            part: folders.pieces(tree.folder, files, label_of).in_stored_order(part)
+            for part, files in tree.files.items()
+        }
+    if copy := tfds_copy.find(folder, "svhn_cropped" if name == "svhn" else name):
         return {part: _checked(facts, tfds_copy.read(copy, part)) for part in facts.sizes}
-    elif name == "imagenet":
-        parts = folders.read(folders.find(folder, divided=True), facts.crop)
     else:
         parts = archives.read(name, folder)
     return {
@@ -283,7 +227,7 @@ def _directory(name: str, directory: str | None) -> pathlib.Path:
     if directory:
         return pathlib.Path(directory).expanduser()
     if name in ("imagenet", FOLDER):
-        layout = folders.DIVIDED if name == "imagenet" else folders.LAYOUT
+        layout = imagenet.LAYOUT if name == "imagenet" else folders.LAYOUT
         raise InputError(f"{name} needs data.directory: {layout}.")
     raise InputError(
         f"{name} needs data.directory: the folder with its files, which come from "
@@ -302,7 +246,7 @@ def _read_digits() -> dict[str, Split]:
     return {"train": Split(images[~test], labels[~test]), "test": Split(images[test], labels[test])}
 
 
-def _make_synthetic(facts: _Facts) -> dict[str, Split]:
+def _make_synthetic(facts: Facts) -> dict[str, Split]:
     """Noise around one coarse random pattern per class, which a small network soon learns."""
     random = np.random.RandomState(0)  # unlike Generator's, its numbers never change
     patterns = random.randint(64, 192, (facts.num_classes, 4, 4, 3))
@@ -316,7 +260,7 @@ def _make_synthetic(facts: _Facts) -> dict[str, Split]:
     return parts
 
 
-def _checked(facts: _Facts, piece: archives.Piece) -> Split:
+def _checked(facts: Facts, piece: archives.Piece) -> Split:
     """A piece that fits `facts`, or an InputError that names its source."""
     source, images, labels = piece
     if images.shape[1:] != facts.image_shape or images.dtype != np.uint8:
@@ -343,19 +287,24 @@ def _concatenate(splits: list[Split]) -> Split:
     )
 
 
-def _hold_out_last(train: Split, holdout: int) -> tuple[Split, Split | None]:
+def _between(part: Split | Pictures, start: int, stop: int) -> Split | Pictures:
+    if isinstance(part, Split):
+        return Split(part.images[start:stop], part.labels[start:stop])
+    return Range(part, start, stop)
+
+
+def _hold_out_last(
+    train: Split | Pictures, holdout: int
+) -> tuple[Split | Pictures, Split | Pictures | None]:
     """Training images without the last `holdout`, and those."""
     if holdout == 0:
         return train, None
-    count = len(train.labels) - holdout
+    count = len(train) - holdout
     if count <= 0:
         raise InputError(
-            f"Cannot hold out {holdout} of {len(train.labels)} training images: lower data.holdout."
+            f"Cannot hold out {holdout} of {len(train)} training images: lower data.holdout."
         )
-    return (
-        Split(train.images[:count], train.labels[:count]),
-        Split(train.images[count:], train.labels[count:]),
-    )
+    return _between(train, 0, count), _between(train, count, len(train))
 
 
 def _hold_out_svhn(train: Split, extra: Split, holdout: int) -> tuple[Split, Split | None]:

@@ -9,10 +9,12 @@ import pathlib
 import re
 import struct
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
 from densenet_jax.data.archives import Piece, naming
+from densenet_jax.data.encoded import Encoded, Pictures
 from densenet_jax.errors import InputError
 
 _CHUNK = 1000  # examples read at once from ArrayRecord, which is several times faster than singly
@@ -35,15 +37,11 @@ def read(folder: pathlib.Path, split: str) -> Piece:
       InputError: the copy lacks the split, is damaged, or is in a format other than ArrayRecord
         (`file_format="array_record"`) and TFRecord.
     """
-    import tensorflow_datasets as tfds
-
     with naming(folder):
-        builder = tfds.builder_from_directory(folder)
-        if split not in builder.info.splits:
-            raise InputError(f"{folder} has no split {split!r}: prepare the whole set with TFDS.")
+        builder = _builder(folder, split)
         count = builder.info.splits[split].num_examples
         images, labels, positions = [], [], []
-        for example in _progress(_examples(builder, split), f"{folder.parent.name} {split}", count):
+        for example in progress(_examples(builder, split), f"{folder.parent.name} {split}", count):
             images.append(example["image"])
             labels.append(example["label"])
             if "id" in example:  # such as b"train_00042"
@@ -55,6 +53,21 @@ def read(folder: pathlib.Path, split: str) -> Piece:
         order = np.argsort(positions)
         images = np.stack([images[i] for i in order])
         return Piece(f"{folder} ({split})", images, np.array(labels)[order])
+
+
+def _builder(folder: pathlib.Path, split: str):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(folder)
+    if split not in builder.info.splits:
+        raise InputError(f"{folder} has no split {split!r}: prepare the whole set with TFDS.")
+    file_format = builder.info.file_format.value
+    if file_format not in ("array_record", "tfrecord"):
+        raise InputError(
+            f"{folder} is in format {file_format}: "
+            'prepare it again with file_format="array_record" or "tfrecord".'
+        )
+    return builder
 
 
 def _hashed_key(split: str, index: int) -> bytes:
@@ -69,20 +82,90 @@ def _examples(builder, split: str):
         for path in builder.info.splits[split].filepaths:
             for record in _tfrecords(pathlib.Path(path)):
                 yield builder.info.features.deserialize_example_np(record)
-    elif file_format == "array_record":
+    else:
         source = builder.as_data_source(split)
         for start in range(0, len(source), _CHUNK):
             indices = range(start, min(start + _CHUNK, len(source)))
             yield from source.__getitems__(list(indices))
-    else:
-        raise InputError(
-            f"{builder.data_dir} is in format {file_format}: "
-            'prepare it again with file_format="array_record" or "tfrecord".'
+
+
+def pictures(folder: pathlib.Path, split: str) -> Pictures:
+    """The pictures of a split, encoded as they are stored, in stored order.
+
+    Raises InputError as `read` does.
+    """
+    with naming(folder):
+        builder = _builder(folder, split)
+        found = _Pictures(builder, split)
+        count = builder.info.splits[split].num_examples
+        if len(found) != count:
+            raise ValueError(f"split {split!r} has {len(found)} examples instead of {count}")
+        return found
+
+
+class _Pictures:
+    """Of either format."""
+
+    def __init__(self, builder, split: str):
+        import tensorflow_datasets as tfds
+
+        self._folder, self._split = pathlib.Path(builder.data_dir), split
+        self._features = builder.info.features
+        self._decoders = {"image": tfds.decode.SkipDecoding()}
+        if builder.info.file_format.value == "array_record":
+            raw_bytes = tfds.decode.DeserializeMethod.RAW_BYTES
+            self._records = builder.as_data_source(split, deserialize_method=raw_bytes)
+        else:
+            self._records = _TFRecords(builder.info.splits[split].filepaths)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Encoded:
+        example = self._example(index)
+        return Encoded(example["image"], int(example["label"]), example["file_name"].decode())
+
+    def name(self, index: int) -> str:
+        return f"{self[index].file_name} in {self._folder} ({self._split})"
+
+    def _example(self, index: int) -> dict:
+        record = self._records[index]
+        return self._features.deserialize_example_np(record, decoders=self._decoders)
+
+
+class _TFRecords:
+    """The records of some files, found by number."""
+
+    def __init__(self, paths: Sequence[str]):
+        self._paths = [pathlib.Path(path) for path in paths]
+        self._pieces = np.array(
+            [
+                (which, offset, length)
+                for which, path in enumerate(self._paths)
+                for offset, length in _tfrecord_pieces(path)
+            ]
         )
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, index: int) -> bytes:
+        which, offset, length = self._pieces[index]
+        with self._paths[which].open("rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(length)
 
 
 def _tfrecords(path: pathlib.Path):
-    """The records of a TFRecord file.
+    """The records of a TFRecord file."""
+    with path.open("rb") as file:
+        for offset, length in _tfrecord_pieces(path):
+            file.seek(offset)
+            yield file.read(length)
+
+
+def _tfrecord_pieces(path: pathlib.Path):
+    """Where in a TFRecord file its records lie: offsets and lengths, in bytes.
 
     Each is framed as: length (8 bytes), checksum of the length (4), record, checksum of the record
     (4). The checksums (CRC-32C) are skipped: without a library for them they would cost more than
@@ -95,11 +178,11 @@ def _tfrecords(path: pathlib.Path):
             length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
             if length > size - file.tell() - 4:
                 raise ValueError(f"{path.name} is cut short")
-            yield file.read(length)
-            file.seek(4, 1)
+            yield file.tell(), length
+            file.seek(length + 4, 1)
 
 
-def _progress(examples, description: str, total: int):
+def progress(examples, description: str, total: int):
     """`examples`, with a progress bar where a person may be watching: SVHN takes minutes."""
     if not sys.stderr.isatty():
         return examples

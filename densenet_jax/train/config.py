@@ -19,6 +19,7 @@ CHOICES = {
     "report": ("last_epoch", "best_validation"),
     "data.preprocessing": ("standardize", "gcn", "gcn_zca"),
     "data.padding_mode": ("zeros", "reflect"),
+    "data.random_crop": ("padded", "resized"),
 }
 # Model fields that the top level (dtype) decides.
 _NOT_IN_MODEL_GROUP = ("dtype", "param_dtype")
@@ -45,6 +46,7 @@ def base_config() -> ConfigDict:
     momentum (0.9)             of SGD
     nesterov (True)            whether the momentum is Nesterov's
     loss ("cross_entropy")     or "squared_hinge", one class against the rest
+    label_smoothing (0.0)      of the cross-entropy's target, shared equally by all classes
     companion_weight (0.001)   of the losses of companions, in a network that has them, at the start
     companion_fade (0.25)      fraction of the epochs after which that weight has fallen to 0
     init_from                  begin with the weights of this file (PyTorch's names), hf:REPOSITORY
@@ -65,16 +67,24 @@ def base_config() -> ConfigDict:
     data.directory             where the set lies; unset: the set's usual place, if it has one
     data.holdout (0)           training images held out for validation
     data.examples (0)          train on so many of the others only, the first; 0: on all
-    data.image_size (224)      side of the pictures of a folder, in pixels
+    data.image_size (224)      side of what is cut out of the pictures of a folder, in pixels
     data.preprocessing ("standardize")
                                by mean and deviation of each channel; "gcn": the contrast of each
                                image; "gcn_zca": whitened after that
     data.drop_last (False)     leave out the short last batch of an epoch
     data.augment (False)       shift and flip training images at random
+    data.random_crop ("padded")
+                               "padded" on each side before; or "resized", a box of any size and
+                               place in a picture of imagenet or a folder
     data.crop_padding (4)      pixels added on each side before the random crop
     data.padding_mode ("zeros")
                                "zeros", or "reflect" the image
     data.flip (True)           flip half of the images left to right
+    data.color_jitter (0.0)    change brightness, contrast and saturation by up to this fraction
+    data.lighting (0.0)        deviation of random light along the principal components of colours
+    data.ten_crops (False)     evaluate pictures by ten crops as well, at the end
+    data.workers               processes that read pictures; 0: threads; unset: as suits the host
+    data.skip_broken (False)   go on without pictures that cannot be read
     """
     config = ConfigDict(
         dict(
@@ -91,6 +101,7 @@ def base_config() -> ConfigDict:
             momentum=0.9,
             nesterov=True,
             loss="cross_entropy",
+            label_smoothing=0.0,
             companion_weight=0.001,
             companion_fade=0.25,
             init_from=config_dict.placeholder(str),
@@ -114,6 +125,12 @@ def base_config() -> ConfigDict:
                 crop_padding=4,
                 padding_mode="zeros",
                 flip=True,
+                random_crop="padded",
+                color_jitter=0.0,
+                lighting=0.0,
+                ten_crops=False,
+                workers=config_dict.placeholder(int),
+                skip_broken=False,
             ),
         )
     )
@@ -191,6 +208,9 @@ def check_config(config: ConfigDict) -> None:
         "seed",
         "steps_per_dispatch",
         "data.crop_padding",
+        "data.color_jitter",
+        "data.lighting",
+        "label_smoothing",
     ):
         value = flatten(config)[key]
         if not (value >= 0 and math.isfinite(value)):
@@ -199,6 +219,13 @@ def check_config(config: ConfigDict) -> None:
         value = flatten(config)[key]
         if value not in choices:
             raise InputError(f"{key} is {value!r}: choose one of {', '.join(choices)}.")
+    for key in ("data.color_jitter", "label_smoothing"):
+        if flatten(config)[key] > 1:
+            raise InputError(f"{key} is {flatten(config)[key]}: it must be at most 1.")
+    if config.label_smoothing and config.loss != "cross_entropy":
+        raise InputError(f"label_smoothing is for the loss cross_entropy, not for {config.loss}.")
+    if config.data.workers is not None and config.data.workers < 0:
+        raise InputError(f"data.workers is {config.data.workers}: it must be at least 0.")
     if config.seed >= 2**31:
         raise InputError(f"seed is {config.seed}: it must be below 2 ** 31.")
     drops = config.learning_rate_drops

@@ -1,5 +1,6 @@
 """The training loop: one config in, one run directory out."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -14,6 +15,7 @@ from densenet_jax.errors import Preempted, RunError
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.config import check_config
 from densenet_jax.train.failures import telling_of_failures
+from densenet_jax.train.feed import TEN
 from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.progress import Reporter
 from densenet_jax.train.record import RunDirectory, best_epoch, event_log
@@ -40,14 +42,18 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
     if result := run.result():
         return result
     run.check_writable()
-    with telling_of_failures(run), Preemption() as preemption:
-        result = _fit(config, run, preemption)
+    with (
+        telling_of_failures(run),
+        Preemption() as preemption,
+        contextlib.closing(Trainer(config)) as trainer,
+    ):
+        result = _fit(trainer, run, preemption)
         run.finish(result)
     return result
 
 
-def _fit(config: ConfigDict, run: RunDirectory, preemption: Preemption) -> dict:
-    trainer = Trainer(config)
+def _fit(trainer: Trainer, run: RunDirectory, preemption: Preemption) -> dict:
+    config = trainer.config
     if config.init_from and not run.has_checkpoint():
         trainer.initialize(config.init_from)
     with Reporter(config.epochs * trainer.steps_per_epoch, config.batch_size) as reporter:
@@ -60,22 +66,28 @@ def _fit(config: ConfigDict, run: RunDirectory, preemption: Preemption) -> dict:
             seconds = training.to_the_end()
     lines = run.metrics()
     line = lines[-1] if config.report == "last_epoch" else best_epoch(lines)
-    examples = len(trainer.data.train.labels)
-    images = config.epochs * min(examples, trainer.steps_per_epoch * config.batch_size)
+    images = config.epochs * _examples(trainer)
+    broken = sum(line.get("broken_pictures", 0) for line in lines)
     return {
         **{key: value for key, value in line.items() if key not in ("step", "epoch")},
         "reported_epoch": line["epoch"],
         "model": config.model.name,
         "data": config.data.name,
-        "official_data": trainer.data.official,
+        "official_data": trainer.data.official and not broken,
         "epochs": config.epochs,
         "params": trainer.params,
         "seed": config.seed,
         "train_seconds": round(seconds["total"], 3),
         "images_per_second": round(images / seconds["training"], 1),
         "compile_seconds": round(trainer.compile_seconds, 3),
+        "input_wait_seconds": round(seconds["input_wait"], 3),
         **_memory(trainer),
     }
+
+
+def _examples(trainer: Trainer) -> int:
+    """Images that an epoch trains on."""
+    return min(len(trainer.data.train), trainer.steps_per_epoch * trainer.config.batch_size)
 
 
 def _memory(trainer: Trainer) -> dict[str, int]:
@@ -84,6 +96,10 @@ def _memory(trainer: Trainer) -> dict[str, int]:
     if told := jax.local_devices()[0].memory_stats():
         found["peak_memory_bytes"] = told["peak_bytes_in_use"]
     return found
+
+
+# Of training, of all, and those of training in which the devices waited for data.
+_NO_SECONDS = {"training": 0.0, "total": 0.0, "input_wait": 0.0}
 
 
 @dataclasses.dataclass
@@ -101,7 +117,8 @@ class _Progress:
 
     @classmethod
     def from_json(cls, found: dict, trainer: Trainer) -> "_Progress":
-        return cls(found["epoch"], trainer.sums(**found["sums"]), found["seconds"])
+        seconds = _NO_SECONDS | found["seconds"]
+        return cls(found["epoch"], trainer.sums(**found["sums"]), seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +132,7 @@ class _Training:
     preemption: Preemption
 
     def to_the_end(self) -> dict[str, float]:
-        """Trains. Returns the seconds of training steps, and of all, over all starts."""
+        """Trains. Returns the seconds it took, over all starts."""
         trainer, run, config = self.trainer, self.run, self.trainer.config
         state, progress = self._beginning()
         step, seconds = int(state.step), progress.seconds
@@ -126,20 +143,26 @@ class _Training:
             while progress.epoch < config.epochs:
                 last = progress.epoch + 1 == config.epochs
                 started, compiling = time.monotonic(), trainer.compile_seconds
+                waited = trainer.input_wait_seconds
                 state, line = self._epoch(state, progress)
-                seconds["training"] += time.monotonic() - started
+                waited = trainer.input_wait_seconds - waited
+                trained = time.monotonic() - started
+                seconds["training"] += trained
+                seconds["input_wait"] += waited
                 if line is None:
                     seconds["total"] += time.monotonic() - started
                     self._stop(state, progress, best)
                 if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
                     line |= trainer.evaluate(state)
+                    if last and config.data.ten_crops:
+                        line |= trainer.evaluate(state, TEN)
                     self._check_evaluation(line)
                 # The first evaluation compiles; that is told apart.
                 compiling = trainer.compile_seconds - compiling
                 seconds["total"] += time.monotonic() - started - compiling
                 run.append_metrics(line)
                 log_event(line)
-                self.reporter.epoch(line, config.epochs)
+                self.reporter.epoch(line, config.epochs, waited / trained)
                 progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
                 best = best_epoch([best or line, line])
                 due = progress.epoch % config.checkpoint_every_epochs == 0
@@ -151,7 +174,7 @@ class _Training:
         """Where the newest checkpoint is, if there is one."""
         state = self.trainer.initial_state
         if not self.checkpoints.steps():
-            return state, _Progress(0, self.trainer.sums(), {"training": 0.0, "total": 0.0})
+            return state, _Progress(0, self.trainer.sums(), dict(_NO_SECONDS))
         state, found = self.checkpoints.restore(like=state)
         self.reporter.say(f"going on from step {int(state.step)} in {self.run.path}")
         return state, _Progress.from_json(found, self.trainer)
@@ -175,12 +198,15 @@ class _Training:
             self.reporter.advance(int(batches.count))
         self._check_loss(progress.sums, first_step)
         rate = float(f"{trainer.learning_rate(step - 1):.6g}")
-        return state, {
+        line = {
             "step": step,
             "epoch": progress.epoch + 1,
             **means(progress.sums, "train"),
             "learning_rate": rate,
         }
+        if broken := _examples(trainer) - int(progress.sums.examples):
+            line["broken_pictures"] = broken
+        return state, line
 
     def _stop(self, state: TrainState, progress: _Progress, best: dict | None) -> NoReturn:
         step = int(state.step)
@@ -224,7 +250,7 @@ def _describe(trainer: Trainer) -> str:
     devices = jax.devices()
     return (
         f"{config.model.name}: {trainer.params:,} parameters; {config.data.name}: "
-        f"{len(data.train.labels):,} training and {len(data.test.labels):,} test images; "
+        f"{len(data.train):,} training and {len(data.test):,} test images; "
         f"{config.epochs} epochs of {trainer.steps_per_epoch} steps "
         f"on {len(devices)} x {devices[0].device_kind}"
     )

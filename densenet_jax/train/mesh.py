@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -30,6 +31,23 @@ def place(tree, sharding: NamedSharding):
         return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
 
     return jax.tree.map(put, tree)
+
+
+def local_rows(sharding: NamedSharding, rows: int) -> np.ndarray:
+    """Which of `rows`, divided by `sharding`, lie on the devices of this process; ascending."""
+    parts = sharding.addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[part] for part in parts]))
+
+
+def place_rows(array: np.ndarray, local: np.ndarray, rows: int, sharding: NamedSharding):
+    """`[1, rows, ...]` divided along `rows`, of which this process has the `local` in `array`."""
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        wanted = np.arange(rows)[index[1]]
+        start = np.searchsorted(local, wanted[0])
+        return array[None, start : start + len(wanted)]
+
+    return jax.make_array_from_callback((1, rows, *array.shape[1:]), sharding, part)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -47,13 +47,20 @@ class Reporter:
         if self._bar.disable and time.monotonic() - self._last_said > SILENCE:
             self.say(f"step {self._first + self._done}/{self._steps}  {self._rate():,.0f} images/s")
 
-    def epoch(self, line: dict, epochs: int) -> None:
-        """One line on an epoch, from its line of metrics."""
+    def epoch(self, line: dict, epochs: int, waited: float) -> None:
+        """One line on an epoch, from its line of metrics.
+
+        `waited` is the fraction of its training in which the devices waited for data.
+        """
         text = f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}"
         for split in ("validation", "test"):
             if f"{split}_error" in line:
                 text += f"  {split} error {line[f'{split}_error']:.2f} %"
         text += f"  learning rate {line['learning_rate']:.3g}  {self._rate():,.0f} images/s"
+        if waited > 0.01:
+            text += f"  {waited:.0%} of it waiting for data"
+        if "broken_pictures" in line:
+            text += f"  {line['broken_pictures']} broken pictures"
         left = (self._steps - line["step"]) * self._batch_size / self._rate()
         self.say(f"{text}  {_duration(left)} left")
 

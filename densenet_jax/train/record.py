@@ -22,9 +22,12 @@ from ml_collections import ConfigDict
 from densenet_jax.errors import InputError
 from densenet_jax.train.config import base_config, flatten
 
-PACKAGES = ("densenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-# Where the data lie is not what the run is: a run may go on where they lie elsewhere.
-_NOT_COMPARED = ("data.directory",)
+PACKAGES = (
+    *("densenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("grain", "simplejpeg", "opencv-python-headless", "pillow"),
+)
+# Where the data lie and who reads them is not what the run is: it may go on where it is otherwise.
+_NOT_COMPARED = ("data.directory", "data.workers", "data.skip_broken")
 
 
 class RunDirectory:

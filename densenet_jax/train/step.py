@@ -9,10 +9,12 @@ import optax
 from flax import nnx
 from jax import lax
 
-from densenet_jax.data import resident
+from densenet_jax.data import batches
+from densenet_jax.data.augmentation import Augmentation
+from densenet_jax.data.batches import Batch
 
 # One stream of random numbers for each purpose.
-INIT, AUGMENT, DROPOUT = range(3)
+INIT, AUGMENT, DROPOUT, COLOR = range(4)
 
 
 @jax.tree_util.register_dataclass
@@ -31,11 +33,14 @@ class TrainState:
 class Sums:
     """Sums over examples: of their loss, of wrong answers, and their number.
 
+    `top5_errors` are those where the right answer is not among the five best.
+
     And over batches: how many there were before the loss became infinite or no number.
     """
 
     loss: jax.Array
     errors: jax.Array
+    top5_errors: jax.Array
     examples: jax.Array
     finite_batches: jax.Array
 
@@ -56,11 +61,9 @@ class Learner:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: Any
-    augment: bool
-    crop_padding: int
-    padding_mode: str
-    flip: bool
+    augmentation: Augmentation | None
     loss: str
+    label_smoothing: float
     companion_weight: optax.Schedule
 
     @property
@@ -74,44 +77,65 @@ class Learner:
     def model(self, state: TrainState) -> nnx.Module:
         return nnx.merge(self.graphdef, state.params, state.batch_stats, self.other)
 
-    def batch(self, images, labels, indices) -> resident.Batch:
-        return resident.take(images, labels, indices, self.mean, self.std, self.dtype)
+    def batch(self, images, labels, indices) -> Batch:
+        """Of images as they lie in files."""
+        return batches.normalize(images, labels, indices, self.mean, self.std, self.dtype)
+
+    def training_batch(self, images, labels, indices, epoch) -> Batch:
+        """The same with the augmentation of `epoch`, if there is one."""
+        changes = self.augmentation
+        if changes is None:
+            return self.batch(images, labels, indices)
+        keys = [jax.random.fold_in(self.key(purpose), epoch) for purpose in (COLOR, AUGMENT)]
+        batch = self.batch(changes.of_colors(images, indices, keys[0]), labels, indices)
+        return batch._replace(images=changes.of_place(batch.images, indices, keys[1]))
 
 
 def random_key(seed: int, purpose: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-def losses(logits: jax.Array, labels: jax.Array, kind: str) -> jax.Array:
-    """Of each example, `[N]`: "cross_entropy", or the "squared_hinge" of each class summed."""
+def losses(
+    logits: jax.Array, labels: jax.Array, kind: str, label_smoothing: float = 0.0
+) -> jax.Array:
+    """Of each example, `[N]`: "cross_entropy", or the "squared_hinge" of each class summed.
+
+    Of the target of the cross-entropy, `label_smoothing` is shared equally by all classes.
+    """
     if kind == "cross_entropy":
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        if not label_smoothing:
+            return loss
+        of_all = -jax.nn.log_softmax(logits).mean(-1)
+        return (1 - label_smoothing) * loss + label_smoothing * of_all
     signs = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
     return jnp.square(jnp.maximum(1 - signs * logits, 0)).sum(-1)
 
 
-def sums(logits: jax.Array, batch: resident.Batch, kind: str) -> Sums:
+def sums(logits: jax.Array, batch: Batch, kind: str, label_smoothing: float = 0.0) -> Sums:
     """Losses and wrong answers, summed over the examples that are not padding."""
-    loss = losses(logits, batch.labels, kind)
+    loss = losses(logits, batch.labels, kind, label_smoothing)
     wrong = (logits.argmax(-1) != batch.labels).astype(loss.dtype)
+    # Of equal logits none is preferred: the right one comes last, as it does if it is no number.
+    right = jnp.take_along_axis(logits, batch.labels[:, None], -1)
+    missed = ((~(logits < right)).sum(-1) > 5).astype(loss.dtype)
     mask = batch.mask.astype(loss.dtype)
     total = (loss * mask).sum()
     is_finite = jnp.isfinite(total).astype(loss.dtype)
-    return Sums(total, (wrong * mask).sum(), mask.sum(), is_finite)
+    return Sums(total, (wrong * mask).sum(), (missed * mask).sum(), mask.sum(), is_finite)
 
 
-def train_step(
-    state: TrainState, batch: resident.Batch, learner: Learner
-) -> tuple[TrainState, Sums]:
+def train_step(state: TrainState, batch: Batch, learner: Learner) -> tuple[TrainState, Sums]:
     """One step of SGD on the mean loss of `batch`, plus those of the network's companions."""
 
     def mean_loss(params):
         model = learner.model(dataclasses.replace(state, params=params))
         nnx.reseed(model, dropout=jax.random.fold_in(learner.key(DROPOUT), state.step))
-        totals = sums(model(batch.images, train=True, mask=batch.mask), batch, learner.loss)
+        logits = model(batch.images, train=True, mask=batch.mask)
+        totals = sums(logits, batch, learner.loss, learner.label_smoothing)
         objective = totals.loss / totals.examples
         for companion_logits in jax.tree.leaves(nnx.state(model, nnx.Intermediate)):
-            companion = sums(companion_logits, batch, learner.loss)
+            companion = sums(companion_logits, batch, learner.loss, learner.label_smoothing)
             weight = learner.companion_weight(state.step)
             objective += weight * companion.loss / companion.examples
         batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
@@ -123,33 +147,28 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), totals
 
 
-def eval_step(state: TrainState, batch: resident.Batch, learner: Learner) -> Sums:
-    """Loss and wrong answers on `batch`, by the running statistics."""
-    return sums(learner.model(state)(batch.images, train=False), batch, learner.loss)
+def eval_step(state: TrainState, batch: Batch, learner: Learner) -> Sums:
+    """Loss and wrong answers on `batch`, by the running statistics.
+
+    Of images `[N, crops, H, W, C]`, the logits of all crops are added.
+    """
+    crops = batch.images.reshape(-1, *batch.images.shape[-3:])
+    logits = learner.model(state)(crops, train=False)
+    logits = logits.reshape(len(batch.labels), -1, logits.shape[-1]).sum(1)
+    return sums(logits, batch, learner.loss)
 
 
 def train_steps(
     state: TrainState, totals: Sums, images, labels, indices, count, epoch, *, learner: Learner
 ) -> tuple[TrainState, Sums]:
-    """The first `count` steps of `indices` (`[steps, batch]`), within one epoch.
+    """The first `count` of the steps that `feed.Batches` describes, within one epoch.
 
     Adds to `totals`. `count` and `epoch` are arrays, so one compilation serves the whole run.
     """
-    epoch_key = jax.random.fold_in(learner.key(AUGMENT), epoch)
 
     def one(i, carry):
         state, totals = carry
-        batch = learner.batch(images, labels, indices[i])
-        if learner.augment:
-            shifted = resident.augment(
-                batch.images,
-                indices[i],
-                epoch_key,
-                learner.crop_padding,
-                learner.flip,
-                learner.padding_mode,
-            )
-            batch = batch._replace(images=shifted)
+        batch = learner.training_batch(*_of_step(i, images, labels, indices), epoch)
         state, new = train_step(state, batch, learner)
         return state, totals + new
 
@@ -159,12 +178,21 @@ def train_steps(
 def eval_steps(
     state: TrainState, totals: Sums, images, labels, indices, count, *, learner: Learner
 ) -> Sums:
-    """Adds the first `count` batches of `indices` (`[steps, batch]`) to `totals`."""
+    """Adds the first `count` of the steps that `feed.Batches` describes to `totals`."""
 
     def one(i, totals):
-        return totals + eval_step(state, learner.batch(images, labels, indices[i]), learner)
+        batch = learner.batch(*_of_step(i, images, labels, indices))
+        return totals + eval_step(state, batch, learner)
 
     return _repeat(one, indices.shape[0], count, totals)
+
+
+def _of_step(i, images, labels, indices):
+    """The images, labels and indices of step `i`."""
+    if labels.ndim == 2:  # A stream brings those of the step.
+        return images[i], labels[i], indices[i]
+    some = jnp.maximum(indices[i], 0)
+    return images[some], labels[some], indices[i]
 
 
 def _repeat(body, length: int, count, carry):

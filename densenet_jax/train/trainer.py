@@ -4,10 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import math
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +13,16 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from densenet_jax.data import resident, sources
+from densenet_jax.data import sources
+from densenet_jax.data.augmentation import Augmentation
+from densenet_jax.data.batches import Batch, normalize
+from densenet_jax.data.pictures import decode
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import FAMILIES, model_config
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
-from densenet_jax.train.mesh import batch_sharded, data_mesh, place, replicated
+from densenet_jax.train.feed import TEN, Batches, Resident, Streamed
+from densenet_jax.train.mesh import data_mesh, place, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
 from densenet_jax.train.step import (
     INIT,
@@ -34,19 +36,12 @@ from densenet_jax.train.step import (
 from densenet_jax.train.trained import start_from
 
 
-class Batches(NamedTuple):
-    """What one dispatch works on: the first `count` rows of `indices` (`[rows, batch]`)."""
-
-    indices: jax.Array
-    count: np.int32
-
-
 class Trainer:
     """Trains and evaluates what a config describes. Raises InputError for a wrong one.
 
     Args:
       config: an experiment's.
-      data: the data set, preprocessed; None: the config's, read into memory.
+      data: the data set, preprocessed; None: the config's.
       devices: where; None: on all.
       place: puts a tree of arrays on devices, by a sharding. `launch.plan` only notes where they
         would lie, and so lowers the same steps for devices that are not at hand.
@@ -65,16 +60,10 @@ class Trainer:
         check_config(config)
         self.config = config
         self.data = data or _load(config)
-        examples = len(self.data.train.labels)
+        examples = len(self.data.train)
         if config.batch_size > examples:
             raise InputError(
                 f"batch_size {config.batch_size} is larger than the training set of {examples}."
-            )
-        side, padding = min(self.data.train.images.shape[1:3]), config.data.crop_padding
-        if config.data.augment and config.data.padding_mode == "reflect" and padding >= side:
-            raise InputError(
-                f"images of {side} pixels cannot be reflected by data.crop_padding {padding}: "
-                f"lower it below {side}."
             )
         self._mesh = data_mesh(config.batch_size, devices)
         self._place = place
@@ -82,23 +71,27 @@ class Trainer:
         self.learning_rate = learning_rate(config, examples)
         self._learner, self.initial_state = self._build()
         self.params = sum(leaf.size for leaf in jax.tree.leaves(self.initial_state.params))
-        self._resident = {
-            split: place((part.images, part.labels), replicated(self._mesh))
-            for split in ("train", "validation", "test")
-            if (part := getattr(self.data, split)) is not None
-        }
-        # Many steps a dispatch keep an accelerator busy; on CPU loops are slow (see step.py).
-        on_cpu = jax.default_backend() == "cpu"
-        rows = config.steps_per_dispatch or (1 if on_cpu else 100)
-        self._train_rows = min(rows, self.steps_per_epoch)
-        self._eval_rows = 1 if on_cpu else 100
+        if self.data.streamed:
+            self._feed = Streamed(config, self.data, self._mesh)
+        else:
+            self._feed = Resident(config, self.data, self._mesh, place)
+        self._newest = self.initial_state.step
         self._compiled = {}
         self.compile_seconds = 0.0
+
+    def close(self) -> None:
+        """Ends the stream of pictures, if there is one."""
+        self._feed.close()
+
+    @property
+    def input_wait_seconds(self) -> float:
+        """For how long the devices have waited in training, with nothing to do, for data."""
+        return self._feed.waited
 
     def _build(self) -> tuple[Learner, TrainState]:
         config = self.config
         settings = model_settings(config)
-        classes, channels = self.data.num_classes, self.data.train.images.shape[-1]
+        classes, channels = self.data.num_classes, self.data.image_shape[-1]
         settings = {"num_classes": classes, "in_channels": channels} | settings
         if settings["num_classes"] < classes or settings["in_channels"] != channels:
             raise InputError(
@@ -119,12 +112,10 @@ class Trainer:
             mean=self.data.mean,
             std=self.data.std,
             dtype=settings["dtype"],
-            augment=config.data.augment,
-            crop_padding=config.data.crop_padding,
-            padding_mode=config.data.padding_mode,
-            flip=config.data.flip,
+            augmentation=_augmentation(config, self.data),
             loss=config.loss,
-            companion_weight=companion_weight(config, len(self.data.train.labels)),
+            label_smoothing=config.label_smoothing,
+            companion_weight=companion_weight(config, len(self.data.train)),
         )
         step = jnp.zeros((), jnp.int32)
         opt_state = jax.jit(learner.optimizer.init)(params)  # One program, not one a shape.
@@ -156,25 +147,25 @@ class Trainer:
             "classes": data.classes,
         }
 
-    def compiled(self, split: str) -> jax.stages.Compiled:
+    def compiled(self, split: str, crops: int = 1) -> jax.stages.Compiled:
         """The program of `lower`, compiled when it is first asked for."""
-        if split not in self._compiled:
+        if (split, crops) not in self._compiled:
             started = time.monotonic()
             with _garbage_left_alone():
-                lowered = self.lower(split)
-            self._compiled[split] = lowered.compile()
+                lowered = self.lower(split, crops)
+            self._compiled[split, crops] = lowered.compile()
             self.compile_seconds += time.monotonic() - started
-        return self._compiled[split]
+        return self._compiled[split, crops]
 
-    def lower(self, split: str) -> jax.stages.Lowered:
+    def lower(self, split: str, crops: int = 1) -> jax.stages.Lowered:
         """The program of a dispatch: training steps for "train", else evaluation."""
         jit = functools.partial(jax.jit, out_shardings=replicated(self._mesh))
-        arguments = (self.initial_state, self.sums(), *self._resident[split])
+        arguments = (self.initial_state, self.sums(), *self._feed.example(split, crops))
         if split == "train":
             function = jit(functools.partial(train_steps, learner=self._learner), donate_argnums=0)
-            return function.lower(*arguments, *next(self.epoch_batches(0)), np.int32(0))
+            return function.lower(*arguments, np.int32(0))
         function = jit(functools.partial(eval_steps, learner=self._learner))
-        return function.lower(*arguments, *next(self._eval_batches(split)))
+        return function.lower(*arguments)
 
     def sums(self, **numbers: float) -> Sums:
         """Sums to go on from; over no examples by default."""
@@ -187,53 +178,41 @@ class Trainer:
 
     def epoch_batches(self, epoch: int, first: int = 0) -> Iterator[Batches]:
         """The dispatches of `epoch`, counted from 0; from the step `first` in it on."""
-        order = resident.epoch_order(
-            self.config.seed,
-            epoch,
-            len(self.data.train.labels),
-            self.config.batch_size,
-            self.config.data.drop_last,
-        )
-        return self._dispatches(order[first:], self._train_rows)
+        return self._feed.train(epoch, first, lambda: jax.block_until_ready(self._newest))
 
     def train(
         self, state: TrainState, sums: Sums, batches: Batches, epoch: int
     ) -> tuple[TrainState, Sums]:
         """Trains on `batches`. Consumes `state`; adds to `sums`. Does not wait for the devices."""
         program = self.compiled("train")
-        return program(state, sums, *self._resident["train"], *batches, np.int32(epoch))
+        state, sums = program(state, sums, *batches, np.int32(epoch))
+        self._newest = sums
+        return state, sums
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
+    def evaluate(self, state: TrainState, crops: int = 1) -> dict[str, float]:
         """`test_loss`, a mean, and `test_error`, in percent; on every test example exactly once.
 
-        If images are held out for validation, `validation_loss` and so on as well.
+        Of pictures, `test_top5_error` as well. If images are held out for validation,
+        `validation_loss` and so on.
+
+        Args:
+          crops: 10, of pictures, to add the logits of ten crops of each; then what is returned is
+            `test_error_10crop` and `test_top5_error_10crop`.
         """
         values = {}
         for split in ("validation", "test"):
-            if split not in self._resident:
+            if getattr(self.data, split) is None or (crops == TEN and split != "test"):
                 continue
-            program, sums = self.compiled(split), self.sums()
-            for batches in self._eval_batches(split):
-                sums = program(state, sums, *self._resident[split], *batches)
+            program, sums = self.compiled(split, crops), self.sums()
+            for batches in self._feed.evaluate(split, crops):
+                sums = program(state, sums, *batches)
             values |= means(sums, split)
+            if self.data.streamed:
+                errors, examples = map(float, jax.device_get((sums.top5_errors, sums.examples)))
+                values[f"{split}_top5_error"] = 100 * errors / examples
+        if crops == TEN:
+            return {f"{key}_10crop": x for key, x in values.items() if key != "test_loss"}
         return values
-
-    def _eval_batches(self, split: str) -> Iterator[Batches]:
-        devices = self._mesh.size
-        batch_size = math.ceil(self.config.eval_batch_size / devices) * devices
-        examples = len(getattr(self.data, split).labels)
-        return self._dispatches(
-            resident.in_batches(np.arange(examples), batch_size), self._eval_rows
-        )
-
-    def _dispatches(self, indices: np.ndarray, rows: int) -> Iterator[Batches]:
-        """Cuts `indices` (`[steps, batch]`) into pieces of `rows` steps, all of one shape."""
-        for start in range(0, len(indices), rows):
-            piece = indices[start : start + rows]
-            filled = np.full((rows, indices.shape[1]), resident.PADDING, np.int32)
-            filled[: len(piece)] = piece
-            placed = self._place(filled, batch_sharded(self._mesh, axis=1))
-            yield Batches(placed, np.int32(len(piece)))
 
 
 def _load(config: ConfigDict) -> sources.Dataset:
@@ -242,12 +221,43 @@ def _load(config: ConfigDict) -> sources.Dataset:
     return preprocess(found, data.preprocessing)
 
 
-def training_batch(config: ConfigDict, examples: int) -> resident.Batch:
+def training_batch(config: ConfigDict, examples: int) -> Batch:
     """The first `examples` training images of a config, as its network sees them unaugmented."""
     data = _load(config)
     dtype = model_settings(config)["dtype"]
-    indices = jnp.arange(min(examples, len(data.train.labels)))
-    return resident.take(data.train.images, data.train.labels, indices, data.mean, data.std, dtype)
+    if data.streamed:
+        chosen = [data.train[i] for i in range(min(examples, len(data.train)))]
+        images = np.stack([data.crop(decode(encoded.data)) for encoded in chosen])
+        labels = np.array([encoded.label for encoded in chosen])
+    else:
+        images, labels = data.train.images[:examples], data.train.labels[:examples]
+    return normalize(images, labels, np.arange(len(labels)), data.mean, data.std, dtype)
+
+
+def _augmentation(config: ConfigDict, data: sources.Dataset) -> Augmentation | None:
+    """Raises InputError for what cannot be done to the images of `data`."""
+    wanted = config.data
+    if not wanted.augment:
+        return None
+    side = min(data.image_shape[:2])
+    if wanted.padding_mode == "reflect" and wanted.crop_padding >= side:
+        raise InputError(
+            f"images of {side} pixels cannot be reflected by data.crop_padding "
+            f"{wanted.crop_padding}: lower it below {side}."
+        )
+    if wanted.random_crop == "resized" and not data.streamed:
+        raise InputError(
+            f"data.random_crop 'resized' is for pictures, not for {wanted.name}: set it to "
+            "'padded', or data.name to imagenet or folder."
+        )
+    padding = 0 if wanted.random_crop == "resized" else wanted.crop_padding
+    colors = wanted.color_jitter, wanted.lighting
+    if any(colors) and (data.image_shape[-1] != 3 or wanted.preprocessing != "standardize"):
+        raise InputError(
+            "data.color_jitter and data.lighting are for images of three colours with "
+            "data.preprocessing 'standardize': set them to 0."
+        )
+    return Augmentation(padding, wanted.padding_mode, wanted.flip, *colors, data.white)
 
 
 @contextlib.contextmanager

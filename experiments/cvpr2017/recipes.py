@@ -190,11 +190,9 @@ def fractalnet(row: str, column: str) -> ConfigDict:
 
 
 def imagenet(model: str) -> ConfigDict:
-    """Section 4.2 of the CVPR paper, through fb.resnet.torch.
+    """Section 4.2 of the CVPR paper, through fb.resnet.torch: its crops, colours and light.
 
-    Pictures are cropped in the centre, and flipped in training: their random crops and colours
-    need a stream of pictures, which is yet to be written. Until then nothing trained with this is
-    a reproduction.
+    The authors trained on four GPUs, each of which normalised its part of a batch by itself.
     """
     config = base_config()
     config.model.name = model
@@ -202,5 +200,9 @@ def imagenet(model: str) -> ConfigDict:
     set_step_epochs(config, 90, 31, 61)
     config.data.name = "imagenet"
     config.data.augment = True
-    config.data.crop_padding = 0
+    config.data.random_crop = "resized"
+    config.data.color_jitter = 0.4
+    config.data.lighting = 0.1
+    config.data.ten_crops = True
+    config.model.bn_group_size = 64
     return config

@@ -22,6 +22,9 @@ from densenet_jax.train.record import RunDirectory
 NOT_PROTOCOL = (
     "seed",
     "data.directory",
+    "data.workers",
+    "data.skip_broken",
+    "data.ten_crops",
     "eval_batch_size",
     "checkpoint_every_epochs",
     "steps_per_dispatch",

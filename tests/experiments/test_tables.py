@@ -14,6 +14,7 @@ from PIL import Image
 
 from densenet_jax.analysis.counts import count_macs, count_params
 from densenet_jax.data import sources
+from densenet_jax.data.facts import FACTS
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.errors import InputError
 from densenet_jax.models.all_cnn import AllCNNConfig
@@ -54,7 +55,7 @@ def cell_config(row, column):
 
 def network(config):
     """The config of the network that `config` trains."""
-    facts = sources._facts(config.data.name)
+    facts = FACTS[config.data.name]
     settings = {"num_classes": facts.num_classes} | model_settings(config)
     return model_config(config.model.name, **settings)
 
@@ -143,13 +144,13 @@ def test_heads_tell_the_truth(path):
 
 
 def training_images(config) -> int:
-    sizes = sources._facts(config.data.name).sizes
+    sizes = FACTS[config.data.name].sizes
     return sum(n for part, n in sizes.items() if part != "test") - config.data.holdout
 
 
 def training_flop(config) -> float:
     """Two for a multiply-add, three passes for a training step."""
-    side = sources._facts(config.data.name).image_shape[0]
+    side = FACTS[config.data.name].image_shape[0]
     macs = count_macs(network(config), side, side)
     return 6 * macs * config.epochs * training_images(config)
 
@@ -168,7 +169,7 @@ def folders(tmp_path_factory):
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for i in range(4):
-            path = root / "imagenet" / split / f"n{i % 2:08}" / f"{i}.JPEG"
+            path = root / "imagenet" / split / ("n01440764", "n01443537")[i % 2] / f"{i}.JPEG"
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = random.integers(0, 256, (240 + 40 * i, 300, 3), np.uint8)
             Image.fromarray(pixels).save(path, "JPEG")
@@ -188,6 +189,7 @@ def read(folders):
 
 def takes_two_steps(config, read):
     config.batch_size = 2
+    config.model.bn_group_size = None
     if config.data.holdout:
         config.data.holdout = 30
     family = type(model_config(config.model.name))
@@ -199,6 +201,7 @@ def takes_two_steps(config, read):
     batches = trainer.epoch_batches(0)
     for _ in range(2):
         state, sums = trainer.train(state, sums, next(batches), 0)
+    trainer.close()
     assert int(state.step) == 2 and float(sums.examples) == 4
     assert math.isfinite(float(sums.loss)) and float(sums.loss) > 0
     moved = jax.tree.map(lambda old, new: not np.array_equal(old, new), before, state.params)
@@ -238,8 +241,6 @@ def _abstract(tree, sharding):
 def test_every_cell_at_full_size(spec):
     """The real training step is traced; nothing is compiled, and no data are read."""
     config = load_config(f"{TABLES}/{spec}")
-    if config.data.name == "imagenet":
-        config.data.name = "synthetic_imagenet"
     data = preprocess(sources.describe(config.data.name), config.data.preprocessing)
     trainer = Trainer(config, data=data, place=_abstract)
     state, sums = trainer.lower("train").out_info

@@ -8,8 +8,9 @@ import small
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
+from densenet_jax.data import imagenet
 from densenet_jax.data.pictures import CentralCrop
-from densenet_jax.predict import Preprocessing, imagenet_classes, logits
+from densenet_jax.predict import Preprocessing, logits
 from densenet_jax.train import trained
 from launch import command, evaluate
 
@@ -34,7 +35,7 @@ def folder(request, network, tmp_path):
     for i, (picture, rank) in enumerate(zip(pictures(), RANKS, strict=True)):
         (scores,) = logits(network, [picture], **options)
         label = np.argsort(-scores)[rank]
-        path = tmp_path / list(imagenet_classes())[label] / f"{i}.png"
+        path = tmp_path / list(imagenet.classes())[label] / f"{i}.png"
         path.parent.mkdir(exist_ok=True)
         picture.save(path)
     return tmp_path, crops

@@ -8,7 +8,7 @@ import pytest
 import reference
 from flax import nnx
 
-from densenet_jax.data.resident import Batch
+from densenet_jax.data.batches import Batch
 from densenet_jax.train.optimizer import sgd, step_schedule
 from densenet_jax.train.step import TrainState, train_step
 from densenet_jax.train.trainer import Learner

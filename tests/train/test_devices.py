@@ -7,7 +7,7 @@ import pytest
 import small
 from twenty_steps import STEPS
 
-from densenet_jax.data.resident import epoch_order
+from densenet_jax.data.batches import epoch_order
 from densenet_jax.errors import PREEMPTED_STATUS
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory

@@ -10,7 +10,7 @@ import optax
 import pytest
 import small
 
-from densenet_jax.data import resident
+from densenet_jax.data.batches import Batch
 from densenet_jax.train.config import base_config, drop_steps, steps_per_epoch
 from densenet_jax.train.optimizer import sgd, step_schedule
 from densenet_jax.train.step import train_step, train_steps
@@ -112,8 +112,8 @@ def test_padding_takes_no_part_in_training(float64):
     images, labels = random.normal(size=(8, 8, 8, 1)), np.arange(8)
     images[5:] *= 1000
     mask = np.array([1.0] * 5 + [0.0] * 3)
-    padded = step(trainer.initial_state, resident.Batch(images, labels, mask))
-    alone = step(trainer.initial_state, resident.Batch(images[:5], labels[:5], mask[:5]))
+    padded = step(trainer.initial_state, Batch(images, labels, mask))
+    alone = step(trainer.initial_state, Batch(images[:5], labels[:5], mask[:5]))
     assert float(padded[1].examples) == 5
     # States hold parameters, running statistics and, as momentum, the gradients.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
@@ -124,11 +124,11 @@ def test_padding_takes_no_part_in_training(float64):
 
 def test_the_border_has_the_mean_colour():
     """Images of nothing but the mean colour stay as they are when shifted."""
-    trainer = Trainer(small.config({**small.PLAIN, "batch_size": 8}))
+    trainer = Trainer(small.config({**small.PLAIN, "batch_size": 8, "data.augment": True}))
     images, labels = np.full((8, 8, 8, 1), 5, np.uint8), np.arange(8)
     losses = []
-    for augment in (False, True):
-        learner = dataclasses.replace(trainer._learner, augment=augment, mean=(5.0,))
+    for augmentation in (None, trainer._learner.augmentation):
+        learner = dataclasses.replace(trainer._learner, augmentation=augmentation, mean=(5.0,))
         steps = jax.jit(functools.partial(train_steps, learner=learner))
         indices = np.arange(8)[None]
         state, totals = trainer.initial_state, trainer.sums()

@@ -13,7 +13,8 @@ from experiments.cvpr2017 import recipes
 
 def get_config():
     config = recipes.imagenet("densenet161")
-    # The CVPR edition gives it a schedule of its own.
+    # The CVPR edition gives it a schedule of its own; that it had four GPUs as well is a guess.
     config.batch_size = 128
+    config.model.bn_group_size = 32
     recipes.set_step_epochs(config, 100, 31, 61, 91)
     return config

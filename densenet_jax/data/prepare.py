@@ -1,0 +1,150 @@
+"""Writes ImageNet for fast reading: as TensorFlow Datasets would, but without TensorFlow."""
+
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from densenet_jax.data import imagenet
+from densenet_jax.data.archives import naming
+from densenet_jax.data.encoded import Pictures
+from densenet_jax.data.pictures import decode
+from densenet_jax.errors import InputError
+
+VERSION = "5.1.0"  # Of TFDS's set.
+SHARD = 1280  # Pictures, some 140 MB.
+
+
+class Shard(NamedTuple):
+    """A file of a copy: the pictures from `start` to before `stop` of a split."""
+
+    split: str
+    path: pathlib.Path
+    start: int
+    stop: int
+
+
+class Copy:
+    """A copy of ImageNet under `folder`, for TFDS or `imagenet.find`: every picture, bit by bit.
+
+    What is written already is kept, so a copy that was interrupted goes on.
+
+    Args:
+      parts: "train" and "test".
+      skip_broken: leave out pictures that cannot be decoded.
+
+    Attributes:
+      pictures: how many there are.
+      shards: into how many files they are written.
+      written: how many were, in the end.
+      broken: what is wrong with pictures that cannot be decoded; a sentence for each.
+    """
+
+    def __init__(self, parts: dict[str, Pictures], folder: pathlib.Path, skip_broken: bool = False):
+        self._splits = {imagenet.SPLITS[part]: pictures for part, pictures in parts.items()}
+        self._skip_broken = skip_broken
+        self._final = folder / imagenet.TFDS_NAME / VERSION
+        self._unfinished = self._final.with_name(f"{VERSION}.incomplete")
+        self._features = _features()
+        self._shards = [shard for split in self._splits for shard in self._shards_of(split)]
+        self.broken: list[str] = []
+        self.pictures = sum(map(len, self._splits.values()))
+        self.shards, self.written = len(self._shards), 0
+        if self._final.exists():
+            raise InputError(f"{self._final} is there already: remove it, or use it as it is.")
+
+    def write(self) -> Iterator[int]:
+        """Writes the copy; yields how many pictures more are done, as they are.
+
+        Raises InputError if there are pictures that cannot be decoded; what is sound is kept.
+        """
+        try:
+            self._unfinished.mkdir(parents=True, exist_ok=True)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                for shard, broken in zip(
+                    self._shards, pool.map(self._write, self._shards), strict=True
+                ):
+                    self.broken += broken
+                    yield shard.stop - shard.start
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {self._unfinished}: {error.strerror}. Mend that and start "
+                "again: what is written is kept."
+            ) from error
+        if self.broken and not self._skip_broken:
+            raise InputError(
+                f"{len(self.broken)} of {self.pictures:,} pictures cannot be read: replace them, "
+                "or leave them out with --skip_broken, and start again: what is sound is kept."
+            )
+        self._describe()
+        self._unfinished.rename(self._final)
+
+    def _shards_of(self, split: str) -> list[Shard]:
+        size = len(self._splits[split])
+        count = math.ceil(size / SHARD)
+        bounds = [size * i // count for i in range(count + 1)]
+        name = f"{imagenet.TFDS_NAME}-{split}.array_record"
+        paths = [self._unfinished / f"{name}-{i:05d}-of-{count:05d}" for i in range(count)]
+        return [Shard(split, path, *bounds[i : i + 2]) for i, path in enumerate(paths)]
+
+    def _write(self, shard: Shard) -> list[str]:
+        """Returns what is wrong with pictures of the shard, which then is not written."""
+        if shard.path.exists():
+            return []
+        pictures, broken = self._splits[shard.split], []
+        temporary = shard.path.with_name(f".{shard.path.name}")
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
+        for index in range(shard.start, shard.stop):
+            try:
+                with naming(pictures.name(index)):
+                    encoded = pictures[index]
+                    decode(encoded.data)
+            except InputError as error:
+                broken.append(str(error))
+                continue
+            example = dict(zip(("image", "label", "file_name"), encoded, strict=True))
+            writer.write(self._features.serialize_example(self._features.encode_example(example)))
+        writer.close()
+        if broken and not self._skip_broken:
+            temporary.unlink()
+        else:
+            temporary.rename(shard.path)
+        return broken
+
+    def _describe(self) -> None:
+        """What TFDS wants to be told of a copy."""
+        import tensorflow_datasets as tfds
+
+        def info(split: str) -> tfds.core.SplitInfo:
+            paths = [shard.path for shard in self._shards if shard.split == split]
+            lengths = [ArrayRecordReader(str(path)).num_records() for path in paths]
+            self.written += sum(lengths)
+            size = sum(path.stat().st_size for path in paths)
+            return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size)
+
+        tfds.folder_dataset.write_metadata(
+            data_dir=self._unfinished,
+            features=self._features,
+            split_infos=[info(split) for split in self._splits],
+            version=VERSION,
+            check_data=False,
+            supervised_keys=("image", "label"),
+            homepage="https://image-net.org/",
+        )
+
+
+def _features():
+    """Those of TFDS's set."""
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=list(imagenet.classes())),
+            "file_name": tfds.features.Text(),
+        }
+    )

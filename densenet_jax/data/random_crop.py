@@ -1,0 +1,86 @@
+"""Random crops of encoded pictures, on the host: fb.resnet.torch's for training on ImageNet."""
+
+import io
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from densenet_jax.data import pictures
+
+cv2.setNumThreads(0)  # Its threads would only be in the way of those that call it.
+
+AREA = 0.08, 1.0  # Of the crop, as a fraction of the picture.
+ASPECT = 3 / 4, 4 / 3
+_TRIES = 10
+_REDUCTIONS = 8, 4, 2  # That decoders do fast, by leaving out high frequencies.
+
+
+class Box(NamedTuple):
+    """In pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def draw_box(random: np.random.Generator, width: int, height: int) -> Box:
+    """A box of random area, aspect and place within `width` x `height`.
+
+    Ten tries, of which the first that fits is taken; else the middle square, as large as it can be.
+    """
+    for _ in range(_TRIES):
+        area = random.uniform(*AREA) * width * height
+        aspect = random.uniform(*ASPECT)
+        sides = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        w, h = sides if random.random() < 0.5 else sides[::-1]
+        if 1 <= w <= width and 1 <= h <= height:
+            left, top = random.integers((width - w, height - h), endpoint=True)
+            return Box(int(left), int(top), w, h)
+    side = min(width, height)
+    return Box((width - side) // 2, (height - side) // 2, side, side)
+
+
+def random_crop(data: bytes, size: int, random: np.random.Generator) -> np.ndarray:
+    """A random box of a picture as uint8 `[size, size, 3]`, by bicubic interpolation.
+
+    Like Torch's, and unlike Pillow's, the interpolation looks at four pixels each way and no more.
+    Boxes of at least twice the size are cut out of a picture that is decoded at a half, a quarter
+    or an eighth, which is faster. Of photographs, either is within 5 levels of 255 of Pillow's, as
+    a mean over the 224 x 224 pixels of a crop, and usually within 2.
+
+    Raises whatever Pillow does of what is no whole picture.
+    """
+    width, height = _size(data)
+    box = draw_box(random, width, height)
+    by = next((r for r in _REDUCTIONS if min(box.width, box.height) >= r * size), 1)
+    pixels = _decode(data, by)
+    left, top = box.left // by, box.top // by
+    right, bottom = -(-(box.left + box.width) // by), -(-(box.top + box.height) // by)
+    cut = pixels[top:bottom, left:right]
+    return cv2.resize(cut, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.size
+    return width, height
+
+
+def _decode(data: bytes, by: int) -> np.ndarray:
+    """uint8 `[height, width, 3]`, each divided by `by` and rounded up."""
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        if colors in ("YCbCr", "Gray", "RGB"):
+            least = dict(min_height=-(-height // by), min_width=-(-width // by), min_factor=by)
+            return simplejpeg.decode_jpeg(data, **least if by > 1 else {})
+    except ValueError:  # No JPEG, or not quite right: Pillow decides.
+        pass
+    return np.asarray(pictures.decode(data).reduce(by))

@@ -1,0 +1,183 @@
+"""What the devices are fed with: sets that live on them, or a stream of pictures."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from densenet_jax.data import batches, stream
+from densenet_jax.data.sources import Dataset
+from densenet_jax.train.config import steps_per_epoch
+from densenet_jax.train.mesh import batch_sharded, local_rows, place_rows, replicated
+
+SPLITS = ("train", "validation", "test")
+TEN = 10  # Crops of a picture: its corners and its middle, and those of its mirror image.
+
+
+class Batches(NamedTuple):
+    """What one dispatch works on: the first `count` of some steps.
+
+    Attributes:
+      images, labels: of a whole set, `[examples, ...]`; or of a step, `[1, batch, ...]`.
+      indices: `[steps, batch]`, of the examples in their set.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    indices: jax.Array
+    count: np.int32
+
+
+def eval_batch_size(config: ConfigDict, devices: int, crops: int = 1) -> int:
+    """Pictures a step of evaluation: those of the config, shared equally by the devices."""
+    return math.ceil(config.eval_batch_size / crops / devices) * devices
+
+
+class Resident:
+    """A small set that lives on the devices whole; a dispatch gathers examples from it."""
+
+    waited = 0.0  # Seconds for which the devices waited for data.
+
+    def __init__(self, config: ConfigDict, data: Dataset, mesh: Mesh, place: Callable):
+        self._config, self._mesh, self._place = config, mesh, place
+        self._arrays = {
+            split: place((part.images, part.labels), replicated(mesh))
+            for split in SPLITS
+            if (part := getattr(data, split)) is not None
+        }
+        self._sizes = {split: len(getattr(data, split)) for split in self._arrays}
+        # Many steps a dispatch keep an accelerator busy; on CPU loops are slow (see step.py).
+        on_cpu = jax.default_backend() == "cpu"
+        rows = config.steps_per_dispatch or (1 if on_cpu else 100)
+        self._train_rows = min(rows, steps_per_epoch(config, self._sizes["train"]))
+        self._eval_rows = 1 if on_cpu else 100
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+    def example(self, split: str, crops: int = 1) -> Batches:
+        """What dispatches look like."""
+        return next(self.train(0) if split == "train" else self.evaluate(split))
+
+    def train(self, epoch: int, first: int = 0, finish: Callable = lambda: None):
+        """See `Streamed.train`."""
+        config = self._config
+        order = batches.epoch_order(
+            config.seed, epoch, self._sizes["train"], config.batch_size, config.data.drop_last
+        )
+        return self._dispatches("train", order[first:], self._train_rows)
+
+    def evaluate(self, split: str, crops: int = 1) -> Iterator[Batches]:
+        """See `Streamed.evaluate`."""
+        size = eval_batch_size(self._config, self._mesh.size)
+        order = batches.in_batches(np.arange(self._sizes[split]), size)
+        return self._dispatches(split, order, self._eval_rows)
+
+    def _dispatches(self, split: str, order: np.ndarray, rows: int) -> Iterator[Batches]:
+        """Cuts `order` (`[steps, batch]`) into pieces of `rows` steps, all of one shape."""
+        for start in range(0, len(order), rows):
+            piece = order[start : start + rows]
+            filled = np.full((rows, order.shape[1]), batches.PADDING, np.int32)
+            filled[: len(piece)] = piece
+            placed = self._place(filled, batch_sharded(self._mesh, axis=1))
+            yield Batches(*self._arrays[split], placed, np.int32(len(piece)))
+
+
+class Streamed:
+    """Pictures from files, of which each host reads the part of its devices."""
+
+    def __init__(self, config: ConfigDict, data: Dataset, mesh: Mesh):
+        self._config, self._data = config, data
+        self._sharding = batch_sharded(mesh, axis=1)
+        self._rows_sharding = batch_sharded(mesh)
+        self._devices = mesh.size
+        self._training, self._next_step = None, None
+        self._waited_before = 0.0
+
+    @property
+    def waited(self) -> float:
+        return self._waited_before + (self._training.waited if self._training else 0.0)
+
+    def example(self, split: str, crops: int = 1) -> Batches:
+        """Shapes, types and shardings of dispatches."""
+        size = self._batch_size(split, crops)
+
+        def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((1, size, *shape), dtype, sharding=self._sharding)
+
+        images = array(np.uint8, *self._shape(crops))
+        return Batches(images, array(np.int32), array(np.int32), np.int32(1))
+
+    def train(
+        self, epoch: int, first: int = 0, finish: Callable[[], None] = lambda: None
+    ) -> Iterator[Batches]:
+        """The dispatches of `epoch`, counted from 0; from the step `first` in it on.
+
+        Args:
+          finish: waits for the devices to have done what they were given.
+        """
+        config, examples = self._config, len(self._data.train)
+        steps = steps_per_epoch(config, examples)
+        step, stop = epoch * steps + first, (epoch + 1) * steps
+        if step != self._next_step:  # One stream does for all epochs.
+            self.close()
+            order = stream.Epochs(
+                config.seed, examples, config.batch_size, config.data.drop_last, steps
+            )
+            self._training = self._open("train", self._crop(), order, step, config.epochs * steps)
+            self._next_step = step
+        while self._next_step < stop:
+            found = self._training.get(finish)
+            self._next_step += 1
+            yield found
+
+    def evaluate(self, split: str, crops: int = 1) -> Iterator[Batches]:
+        """The dispatches of a pass over a split: each picture once, whole or as ten crops."""
+        size = self._batch_size(split, crops)
+        order = stream.OnePass(len(getattr(self._data, split)), size)
+        steps = math.ceil(order.examples / size)
+        crop = stream.Middle(self._data.crop, ten=crops == TEN)
+        passing = self._open(split, crop, order, 0, steps, crops)
+        try:
+            for _ in range(steps):
+                yield passing.get()
+        finally:
+            passing.close()
+
+    def close(self) -> None:
+        """Ends the stream of training."""
+        if self._training:
+            self._waited_before += self._training.waited
+            self._training.close()
+            self._training = None
+
+    def _open(self, split: str, crop, order, first: int, stop: int, crops: int = 1):
+        size, data = self._batch_size(split, crops), self._config.data
+        rows = local_rows(self._rows_sharding, size)
+        pictures = getattr(self._data, split)
+        source = stream.Source(pictures, crop, order, rows, self._shape(crops), first, stop)
+
+        def place(batch: stream.HostBatch) -> Batches:
+            arrays = batch.images, batch.labels, batch.indices
+            placed = (place_rows(array, rows, size, self._sharding) for array in arrays)
+            return Batches(*placed, np.int32(1))
+
+        return stream.Stream(source, place, data.workers, data.skip_broken)
+
+    def _crop(self):
+        config, crop = self._config, self._data.crop
+        if config.data.augment and config.data.random_crop == "resized":
+            return stream.RandomCrop(crop.size, config.seed)
+        return stream.Middle(crop)
+
+    def _shape(self, crops: int) -> tuple[int, ...]:
+        return (*(() if crops == 1 else (crops,)), *self._data.image_shape)
+
+    def _batch_size(self, split: str, crops: int) -> int:
+        if split == "train":
+            return self._config.batch_size
+        return eval_batch_size(self._config, self._devices, crops)

@@ -1,0 +1,136 @@
+"""Runs on pictures that are streamed: the same on any devices, processes, workers and restarts."""
+
+import json
+
+import pytest
+import small
+import small_imagenet
+
+from densenet_jax.errors import PREEMPTED_STATUS, InputError
+from densenet_jax.train.fit import fit
+from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.trainer import Trainer
+from experiments.cvpr2017 import recipes
+
+SCRIPT = "tests/train/stopped_run.py"
+# The recipe with a tiny network: 24 pictures are 3 batches of 8.
+RUN = {
+    **{"epochs": 3, "batch_size": 8, "eval_batch_size": 8, "learning_rate": 0.01},
+    **{"model.name": "densenet121", "model.block_config": (1, 1), "model.growth_rate": 4},
+    **{"model.stem_features": 4, "model.dropout_rate": 0.0},
+    **{
+        "data.name": "imagenet",
+        "data.holdout": 0,
+        "data.random_crop": "resized",
+        "data.flip": True,
+    },
+    **{"data.color_jitter": 0.4, "data.lighting": 0.1, "data.ten_crops": True},
+}
+
+
+@pytest.fixture(scope="module")
+def changes(tmp_path_factory):
+    """To the small config, for the recipe."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    train, validation = small_imagenet.train_pictures(), small_imagenet.validation_pictures()
+    small_imagenet.write_archives(folder, train, validation)
+    return RUN | {"data.directory": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def finished(changes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streamed") / "run"
+    fit(small.config(changes), folder)
+    return folder
+
+
+def test_the_small_run_follows_the_recipe(changes):
+    recipe, ours = recipes.imagenet("densenet121").data, small.config(changes).data
+    for key in ("augment", "random_crop", "flip", "color_jitter", "lighting", "ten_crops"):
+        assert ours[key] == recipe[key]
+
+
+def test_what_is_recorded(finished):
+    lines, result = RunDirectory(finished).metrics(), RunDirectory(finished).result()
+    assert [line["step"] for line in lines] == [3, 6, 9]
+    for line in lines:
+        assert 0 <= line["test_top5_error"] <= line["test_error"] <= 100
+        assert "broken_pictures" not in line
+    assert "test_error_10crop" in lines[-1] and "test_error_10crop" not in lines[0]
+    for key in ("test_top5_error", "test_error_10crop", "test_top5_error_10crop"):
+        assert result[key] == lines[-1][key]
+    assert 0 < result["input_wait_seconds"] < result["train_seconds"]
+
+
+@pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.slow)])
+def test_a_stopped_run_goes_on_with_the_same_pictures(tmp_path, changes, finished, step):
+    """With other workers, from the middle of an epoch and from its end."""
+    process = small.start(SCRIPT, tmp_path, step, json.dumps(changes))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == PREEMPTED_STATUS, errors
+    process = small.start(SCRIPT, tmp_path, 0, json.dumps(changes | {"data.workers": 2}))
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert f"going on from step {step}" in output
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_devices_and_processes_change_no_loss(tmp_path, changes, finished):
+    def flags(devices):
+        return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+    arguments = (0, json.dumps(changes))
+    coordinator = small.free_address()
+    processes = [small.start(SCRIPT, tmp_path / "eight", *arguments, **flags(8))] + [
+        small.start(SCRIPT, tmp_path / "two", *arguments, coordinator, process, **flags(4))
+        for process in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    expected = RunDirectory(finished).metrics()
+    for name in ("eight", "two"):
+        for line, other in zip(RunDirectory(tmp_path / name).metrics(), expected, strict=True):
+            assert line == pytest.approx(other, rel=1e-4)
+
+
+def test_broken_pictures_are_counted(tmp_path, changes):
+    folder = tmp_path / "imagenet"
+    train, validation = small_imagenet.train_pictures(), small_imagenet.validation_pictures()
+    for files in train.values():
+        name = next(iter(files))
+        files[name] = files[name][:500]
+    small_imagenet.write_folders(folder, train, validation)
+    wanted = changes | {"data.directory": str(folder), "epochs": 1}
+    with pytest.raises(InputError, match=r"_1000\.JPEG is damaged .* data\.skip_broken"):
+        fit(small.config(wanted), tmp_path / "run")
+    result = fit(small.config(wanted | {"data.skip_broken": True}), tmp_path / "run")
+    assert result["broken_pictures"] == 3 and not result["official_data"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"data.preprocessing": "gcn"}, "imagenet is not in memory: set data.preprocessing"),
+        ({"data.random_crop": "any"}, "data.random_crop is 'any': choose one of padded, resized"),
+        ({"data.color_jitter": 1.5}, "data.color_jitter is 1.5: it must be at most 1"),
+        ({"data.workers": -1}, "data.workers is -1: it must be at least 0"),
+        ({"label_smoothing": 0.1, "loss": "squared_hinge"}, "label_smoothing is for the loss"),
+    ],
+)
+def test_mistakes(changes, wrong, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Trainer(small.config(changes | wrong))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"data.random_crop": "resized"}, "'resized' is for pictures, not for digits"),
+        ({"data.lighting": 0.1}, "are for images of three colours"),
+    ],
+)
+def test_what_is_for_pictures_only(wrong, message):
+    with pytest.raises(InputError, match=message):
+        Trainer(small.config(wrong))
