@@ -3,7 +3,8 @@
     python -m launch.plan --config experiments/synthetic.py:densenet121 --target h100
 
 Compiles the real step for the target and reports memory, whether it fits, the largest batch that
-does, and costs, all of one device. Nothing is trained and no data are read. The compilers for GPU
+does, and costs, all of one device; and how many images a second its arithmetic and its memory would
+allow, which is as many as a stream of pictures need ever bring. Nothing is trained and no data are read. The compilers for GPU
 and TPU run on any machine, in an environment of their own if they are not installed in this one.
 The target `analytic` is none: nothing is compiled, and what can be counted is told at once.
 """
@@ -120,6 +121,8 @@ def _table(found: dict) -> str:
         ("operations*", _number(found["flops"], "FLOP")),
         ("memory traffic*", _number(found["bytes_accessed"], "bytes")),
         ("estimated cycles", _number(found["estimated_cycles"], "")),
+        ("at most, all chips*", _number(found["most_images_per_second"], "images/s")),
+        (f"at least, {found['epochs']} epochs*", _hours(found["least_hours"])),
         *(
             (f"exchanged: {kind}*", _number(exchanged, "bytes"))
             for kind, exchanged in (found["collective_bytes"] or {}).items()
@@ -144,6 +147,10 @@ def _analytic_table(found: dict) -> str:
         ),
     ]
     return "\n".join(f"{name:26}{value}" for name, value in rows)
+
+
+def _hours(hours: float | None) -> str:
+    return "-" if hours is None else f"{hours:,.1f} hours"
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -45,6 +45,9 @@ def plan(config: ConfigDict, target: Target) -> dict:
             compiled.cost_analysis() or {},
             compiled.as_text(),
         )
+    macs = count_macs(trainer.model_config, *trainer.data.image_shape[:2])
+    most = _most_images_per_second(config, target, macs, costs.get("bytes accessed"))
+    images = config.epochs * len(trainer.data.train)
     cycles = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     return {
         "model": config.model.name,
@@ -55,7 +58,7 @@ def plan(config: ConfigDict, target: Target) -> dict:
         "dtype": config.dtype,
         "remat": getattr(trainer.model_config, "remat", "none"),
         "params": trainer.params,
-        "macs": count_macs(trainer.model_config, *trainer.data.image_shape[:2]),
+        "macs": macs,
         "memory": memory,
         "memory_limit_bytes": _limit(target),
         "fits": memory is not None and memory["total_bytes"] <= _limit(target),
@@ -63,8 +66,27 @@ def plan(config: ConfigDict, target: Target) -> dict:
         "bytes_accessed": costs.get("bytes accessed"),
         "estimated_cycles": sum(cycles) or None,
         "collective_bytes": collective_bytes(text) if compiled else None,
+        "most_images_per_second": most,
+        "epochs": config.epochs,
+        "least_hours": most and images / most / 3600,
         "jax": jax.__version__,
     }
+
+
+def _most_images_per_second(
+    config: ConfigDict, target: Target, macs: int, bytes_accessed: float | None
+) -> float | None:
+    """What all chips together could train on, if nothing but arithmetic or memory took time.
+
+    A training step takes three times the operations of an inference.
+    """
+    if target.peak_flops is None or bytes_accessed is None:
+        return None
+    images = config.batch_size / target.chips
+    # Convolutions of float32 run as TF32 on a GPU, half as fast, and in bfloat16 on a TPU.
+    slower = 2 if config.dtype != "bfloat16" and target.platform == "cuda" else 1
+    seconds = max(6 * macs * images * slower / target.peak_flops, bytes_accessed / target.bandwidth)
+    return config.batch_size / seconds
 
 
 def analyse(config: ConfigDict) -> dict:

@@ -21,15 +21,18 @@ _GPUS = {
     "h100": ((9, 0), 132, 3_352_320_000_000, 50 * 2**20, 1.98, 84_929_347_584),
     "h200": ((9, 0), 132, 4_800_000_000_000, 50 * 2**20, 1.98, 150_754_820_096),
 }
-# Memory of a chip, cores of a chip that the name counts, and by chips the topology to compile for.
+# As their makers say, the most a chip can do in bfloat16, without sparsity: operations a second.
+_GPU_PEAKS = {"a100": 312e12, "h100": 989e12, "h200": 989e12}
+# Memory of a chip, cores of a chip that the name counts, by chips the topology to compile for, the
+# most a chip can do in bfloat16, operations a second, and bytes a second of its memory.
 # One chip is compiled as one of four, the smallest topology there is.
 _FLAT = {1: "2x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _DEEP = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
 _TPUS = {
-    "v4": (32 * GIB, 2, _DEEP),
-    "v5e": (16 * GIB, 1, _FLAT),
-    "v5p": (95 * GIB, 2, _DEEP),
-    "v6e": (32 * GIB, 1, _FLAT),
+    "v4": (32 * GIB, 2, _DEEP, 275e12, 1_228e9),
+    "v5e": (16 * GIB, 1, _FLAT, 197e12, 819e9),
+    "v5p": (95 * GIB, 2, _DEEP, 459e12, 2_765e9),
+    "v6e": (32 * GIB, 1, _FLAT, 918e12, 1_640e9),
 }
 
 # Environment variables that let a compiler run where its device is not, and what to install.
@@ -56,6 +59,8 @@ class Target:
       memory_bytes: of one chip; of the machine for a CPU.
       topology: what the compiler calls their arrangement.
       settings: options for the compiler.
+      peak_flops: the most a chip can do in bfloat16, operations a second; None: not known.
+      bandwidth: bytes a second of its memory; None: not known.
     """
 
     name: str
@@ -64,6 +69,8 @@ class Target:
     memory_bytes: int
     topology: str = ""
     settings: dict = dataclasses.field(default_factory=dict)
+    peak_flops: float | None = None
+    bandwidth: float | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -93,10 +100,11 @@ def target(name: str) -> Target:
     if kind in _GPUS and name.startswith(kind) and (count or "1").isdigit():
         return _gpu(name, kind, int(count or 1))
     if kind in _TPUS and name.startswith("tpu-") and count.isdigit():
-        memory, cores, topology = _TPUS[kind]
+        memory, cores, topology, peak, bandwidth = _TPUS[kind]
         chips = int(count) // cores
         if chips * cores == int(count) and chips in topology:
-            return Target(name, "tpu", chips, memory, f"{kind}:{topology[chips]}")
+            arranged = f"{kind}:{topology[chips]}"
+            return Target(name, "tpu", chips, memory, arranged, {}, peak, bandwidth)
     raise InputError(f"there is no target {name!r}: {suggest(name, (ANALYTIC, *NAMES))}")
 
 
@@ -105,7 +113,7 @@ NAMES = (
     *(f"{gpu}{chips}" for gpu in _GPUS for chips in ("", "-8")),
     *(
         f"tpu-{tpu}-{chips * cores}"
-        for tpu, (_, cores, topology) in _TPUS.items()
+        for tpu, (_, cores, topology, *_) in _TPUS.items()
         for chips in topology
     ),
 )
@@ -128,6 +136,5 @@ def _gpu(name: str, kind: str, chips: int) -> Target:
         dnn_version_info {{ major: 9 minor: 8 }}
         device_description_str: "{kind}"
     """
-    return Target(
-        name, "cuda", chips, memory, "", {"target_config": config, "topology": f"1x1x{chips}"}
-    )
+    settings = {"target_config": config, "topology": f"1x1x{chips}"}
+    return Target(name, "cuda", chips, memory, "", settings, _GPU_PEAKS[kind], bandwidth)

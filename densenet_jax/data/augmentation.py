@@ -12,10 +12,10 @@ import numpy as np
 # fb.resnet.torch's constants: of grey in red, green and blue; and the principal components of the
 # colours of ImageNet, in columns, with their standard deviations on a scale of 0 to 1.
 _GREY = np.array([0.299, 0.587, 0.114])
-_COMPONENTS = np.array(
+COMPONENTS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
-_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
+DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def change_colors(
         saturated = saturation * image + (1 - saturation) * grey
         contrasted = contrast * saturated + (1 - contrast) * grey.mean()
         factors = lighting * jax.random.normal(light_key, (3,), dtype)
-        light = (jnp.asarray(white * _COMPONENTS * _DEVIATIONS, dtype) * factors).sum(-1)
+        light = (jnp.asarray(white * COMPONENTS * DEVIATIONS, dtype) * factors).sum(-1)
         return brightness * contrasted + light
 
     return jax.vmap(one)(images, indices)

@@ -1,7 +1,6 @@
 """Writes ImageNet for fast reading: as TensorFlow Datasets would, but without TensorFlow."""
 
 import math
-import os
 import pathlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from densenet_jax.data import imagenet
 from densenet_jax.data.archives import naming
 from densenet_jax.data.encoded import Pictures
 from densenet_jax.data.pictures import decode
+from densenet_jax.data.stream import cores
 from densenet_jax.errors import InputError
 
 VERSION = "5.1.0"  # Of TFDS's set.
@@ -64,7 +64,7 @@ class Copy:
         """
         try:
             self._unfinished.mkdir(parents=True, exist_ok=True)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            with ThreadPoolExecutor(cores()) as pool:
                 for shard, broken in zip(
                     self._shards, pool.map(self._write, self._shards), strict=True
                 ):

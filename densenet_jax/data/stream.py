@@ -163,10 +163,14 @@ class Source:
                 logging.getLogger("densenet_jax").warning("passed over: %s", error)
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def default_workers() -> int:
     """Processes to decode with; none on a small host, where threads do as well."""
-    cores = os.cpu_count() or 1
-    return 0 if cores <= 4 else min(cores - 2, 32)
+    return 0 if cores() <= 4 else min(cores() - 2, 32)
 
 
 def batches(source: Source, workers: int | None) -> grain.DatasetIterator:
@@ -177,7 +181,7 @@ def batches(source: Source, workers: int | None) -> grain.DatasetIterator:
     """
     workers = default_workers() if workers is None else workers
     # Of what is made ahead, a worker holds one batch and makes another.
-    threads = 1 if workers else min(os.cpu_count() or 1, 16)
+    threads = 1 if workers else min(cores(), 16)
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     dataset = grain.MapDataset.source(source).to_iter_dataset(read_options)
     if workers:
@@ -234,7 +238,8 @@ class Stream:
         try:
             iterator = batches(self._source, workers)
             for position, batch in enumerate(iterator):
-                batch = HostBatch(*batch)
+                # Copied: arrays on a CPU may lie where a worker's memory is, which must be let go.
+                batch = HostBatch(*map(np.array, batch))
                 if (batch.broken != PADDING).any():
                     self._source.read_again(position, batch, self._skip_broken)
                 if not self._put(self._place(batch)):

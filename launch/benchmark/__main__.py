@@ -15,6 +15,11 @@ Each runs in a process of its own, compiles and warms up; then they go round. Th
 the median over rounds. On GPUs ask for some 50 steps a turn, or their start will be measured. On
 CPU the machine should be idle: a busy core slows PyTorch, whose threads wait for each other all the
 time, far more than JAX. The report tells if it was not.
+
+    python -m launch.benchmark input
+    python -m launch.benchmark predict
+
+measure the stream of pictures for training, and the classification of pictures; see their --help.
 """
 
 import argparse
@@ -30,15 +35,20 @@ from pathlib import Path
 from densenet_jax.errors import InputError, suggest
 from densenet_jax.train.record import PACKAGES
 from launch import command
+from launch.benchmark import input, predict
 from launch.benchmark.job import TORCHVISION_NETWORKS, Job
 from launch.benchmark.plot import plot_memory_and_time
 from launch.benchmark.turns import measure
 
+OTHERS = {"input": input, "predict": predict}
 PEERS = ("jax-naive", "torch", "torch-checkpointed", "torch-compiled", "torchvision")
 
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] and argv[0] in OTHERS:
+        OTHERS[argv[0]].main(argv[1:])
+        return
     args = _parser().parse_args(argv)
     names = ["ours", *_peers(args)]
     jobs = _jobs(args)

@@ -1,6 +1,6 @@
 """Measure `launch.predict` against the same loop in PyTorch and Pillow, turn by turn.
 
-    python -m launch.benchmark.predict --model densenet121
+    python -m launch.benchmark predict --model densenet121
 
 Both are whole commands, from their start to the last class: they read the same JPEGs in threads
 while the network works on those before, crop them by Pillow alike, and have the same random
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m launch.benchmark.predict",
+        prog="python -m launch.benchmark predict",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
