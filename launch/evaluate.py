@@ -3,7 +3,7 @@
     python -m launch.evaluate --workdir runs/quickstart
 
 evaluates the checkpoint of a run again, on the data of its config: prints the losses, and the
-errors in percent.
+errors in percent; with --crops 10 also those of ten crops of each picture.
 
     python -m launch.evaluate --weights densenet121.pth --model densenet121 --pictures imagenet/val
 
@@ -27,6 +27,7 @@ from densenet_jax.errors import InputError
 from densenet_jax.predict import logits
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.failures import telling_of_failures
+from densenet_jax.train.feed import TEN
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.trainer import Trainer
 from experiments import published
@@ -66,11 +67,15 @@ def _evaluate_run(args: argparse.Namespace) -> None:
     step = run.checkpoint_step(args.checkpoint)
     if args.data_directory:
         config.data.directory = args.data_directory
+    config.data.ten_crops = args.crops == TEN
     with telling_of_failures(run):
         trainer = Trainer(config)
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             state, _ = checkpoints.restore(trainer.initial_state, step)
-        print(json.dumps({"step": int(state.step), **trainer.evaluate(state)}))
+        errors = trainer.evaluate(state)
+        if config.data.ten_crops:
+            errors |= trainer.evaluate(state, TEN)
+        print(json.dumps({"step": int(state.step), **errors}))
 
 
 def _evaluate_weights(args: argparse.Namespace) -> None:

@@ -3,10 +3,11 @@
     python -m launch.plan --config experiments/synthetic.py:densenet121 --target h100
 
 Compiles the real step for the target and reports memory, whether it fits, the largest batch that
-does, and costs, all of one device; and how many images a second its arithmetic and its memory would
-allow, which is as many as a stream of pictures need ever bring. Nothing is trained and no data are read. The compilers for GPU
-and TPU run on any machine, in an environment of their own if they are not installed in this one.
-The target `analytic` is none: nothing is compiled, and what can be counted is told at once.
+does, and costs, all of one device; and how many images a second arithmetic and memory would allow,
+which is as many as a stream of pictures need ever bring. Nothing is trained and no data are read.
+The compilers for GPU and TPU run on any machine, in an environment of their own if they are not
+installed in this one. The target `analytic` is none: nothing is compiled, and what can be counted
+is told at once.
 """
 
 import argparse

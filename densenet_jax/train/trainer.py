@@ -65,6 +65,8 @@ class Trainer:
             raise InputError(
                 f"batch_size {config.batch_size} is larger than the training set of {examples}."
             )
+        if config.data.ten_crops and not self.data.streamed:
+            raise InputError(f"ten crops are of pictures, of which {config.data.name} has none.")
         self._mesh = data_mesh(config.batch_size, devices)
         self._place = place
         self.steps_per_epoch = steps_per_epoch(config, examples)

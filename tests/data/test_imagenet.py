@@ -1,13 +1,19 @@
 """ImageNet in all its forms: the same pictures, labels and order."""
 
+import os
 import shutil
 import sys
+from pathlib import Path
 
+import numpy as np
 import published_sets
 import pytest
 import small_imagenet
+from small_imagenet import CLASSES
 
-from densenet_jax.data import imagenet
+from densenet_jax.data import imagenet, sources
+from densenet_jax.data.pictures import decode
+from densenet_jax.errors import InputError
 from launch import prepare
 
 
@@ -49,3 +55,103 @@ def test_every_form_holds_the_same_in_the_same_order(copies, pictures, form):
     assert {e.file_name: (e.data, e.label) for e in read} == written
     assert {found["test"][i].file_name for i in range(len(found["test"]))} == set(validation)
     assert "tensorflow" not in sys.modules
+
+
+def test_labels_do_not_depend_on_what_is_there(copies):
+    """They are those of the whole set, in any form, though here are three classes to train on."""
+    dataset = sources.load("imagenet", str(copies / "folders"))
+    labels = {dataset.train[i].label for i in range(len(dataset.train))}
+    assert labels == {list(imagenet.classes()).index(name) for name in CLASSES}
+    assert dataset.num_classes == 1000 and dataset.image_shape == (224, 224, 3)
+
+
+def test_parts_are_those_of_tfds(copies):
+    """What is held out, and the first of the rest."""
+    whole = sources.load("imagenet", str(copies / "archives"))
+    dataset = sources.load("imagenet", str(copies / "tfrecord"), holdout=4, examples=6)
+    sizes = {"train": 6, "validation": 4, "test": 9}
+    assert {name: len(getattr(dataset, name)) for name in sizes} == sizes
+    assert [dataset.train[i] for i in range(6)] == [whole.train[i] for i in range(6)]
+    assert [dataset.validation[i] for i in range(4)] == [whole.train[20 + i] for i in range(4)]
+    assert not whole.official
+
+
+def test_stock_tfds_reads_what_was_prepared(copies, pictures):
+    import tensorflow_datasets as tfds
+
+    train = tfds.data_source(
+        "imagenet2012", split="train", data_dir=copies / "prepared", download=False
+    )
+    by_name = {data["file_name"].decode(): data for data in (train[i] for i in range(len(train)))}
+    name = CLASSES[2]
+    written = np.asarray(decode(pictures[0][name][f"{name}_1000.JPEG"]))
+    np.testing.assert_array_equal(by_name[f"{name}_1000.JPEG"]["image"], written)
+    assert (
+        train.dataset_info.features["label"].int2str(by_name[f"{name}_1000.JPEG"]["label"]) == name
+    )
+
+
+def refuses(message, folder):
+    with pytest.raises(InputError, match=message) as caught:
+        sources.load("imagenet", folder and str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_missing_is_named(copies, tmp_path):
+    refuses("imagenet needs data.directory: the folder with ILSVRC2012_img_train.tar and ", None)
+    refuses(
+        f"no ImageNet in {tmp_path}/nowhere: set data.directory to the folder", tmp_path / "nowhere"
+    )
+    train = shutil.copy(copies / "archives" / "ILSVRC2012_img_train.tar", tmp_path)
+    refuses(f"Cannot read {tmp_path}/ILSVRC2012_img_val.tar: No such file", tmp_path)
+    os.truncate(train, 300_000)
+    refuses(f"{train} is damaged", tmp_path)
+    Path(train).write_bytes(small_imagenet.tar({}))
+    refuses(f"{train} is damaged .*holds no pictures", tmp_path)
+    shutil.copytree(copies / "folders" / "train", tmp_path / "folders" / "train")
+    refuses(f"Missing {tmp_path}/folders/val/CLASS", tmp_path / "folders")
+    (tmp_path / "folders" / "train" / CLASSES[0]).rename(tmp_path / "folders" / "train" / "fish")
+    shutil.copytree(copies / "folders" / "val", tmp_path / "folders" / "val")
+    refuses(
+        "1 folders that are named after none of ImageNet's classes, such as fish",
+        tmp_path / "folders",
+    )
+
+
+def test_a_cut_copy_is_refused(copies, tmp_path):
+    shutil.copytree(copies / "tfrecord", tmp_path / "copy")
+    shard = next((tmp_path / "copy").glob("*/*/*train*-00001-of-00002"))
+    os.truncate(shard, shard.stat().st_size - 1000)
+    refuses("is cut short", tmp_path / "copy")
+
+
+def write_broken(folder, pictures):
+    """In folders, with one picture cut short."""
+    train, validation = pictures
+    train = {name: dict(files) for name, files in train.items()}
+    name = f"{CLASSES[1]}_1000.JPEG"
+    train[CLASSES[1]][name] = train[CLASSES[1]][name][:3000]
+    small_imagenet.write_folders(folder, train, validation)
+    return name
+
+
+def test_broken_pictures_are_not_copied(pictures, tmp_path, capsys, monkeypatch):
+    """Named and counted; sound files are kept for the next start."""
+    monkeypatch.setattr("densenet_jax.data.prepare.SHARD", 10)
+    name = write_broken(tmp_path / "in", pictures)
+    command = ["--data_directory", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    with pytest.raises(InputError, match=r"1 of 33 pictures cannot be read: .*--skip_broken"):
+        prepare.main(command)
+    assert name in capsys.readouterr().err
+    unfinished = tmp_path / "out" / "imagenet2012" / "5.1.0.incomplete"
+    kept = {path: path.stat().st_mtime_ns for path in unfinished.iterdir()}
+    # Three for training and one for validation, without the one that the picture belongs to.
+    assert len(kept) == 3 and not any(path.name.startswith(".") for path in kept)
+    prepare.main([*command, "--skip_broken"])
+    assert "holds 32 pictures" in capsys.readouterr().out
+    final = unfinished.with_name("5.1.0")
+    assert all((final / path.name).stat().st_mtime_ns == time for path, time in kept.items())
+    found = imagenet.find(tmp_path / "out")["train"]
+    assert len(found) == 23 and name not in {found[i].file_name for i in range(23)}
+    with pytest.raises(InputError, match="is there already"):
+        prepare.main(command)
