@@ -3,11 +3,11 @@
     python -m launch.plan --config experiments/synthetic.py:densenet121 --target h100
 
 Compiles the real step for the target and reports memory, whether it fits, the largest batch that
-does, and costs, all of one device; and how many images a second arithmetic and memory would allow,
-which is as many as a stream of pictures need ever bring. Nothing is trained and no data are read.
-The compilers for GPU and TPU run on any machine, in an environment of their own if they are not
-installed in this one. The target `analytic` is none: nothing is compiled, and what can be counted
-is told at once.
+does, and costs, all of one device; and how many images a second all devices could train on if only
+convolutions took time, so that no stream of pictures need bring more. Nothing is trained and no
+data are read. The compilers for GPU and TPU run on any machine, in an environment of their own if
+they are not installed in this one. The target `analytic` is none: nothing is compiled, and what can
+be counted is told at once.
 """
 
 import argparse
@@ -122,8 +122,8 @@ def _table(found: dict) -> str:
         ("operations*", _number(found["flops"], "FLOP")),
         ("memory traffic*", _number(found["bytes_accessed"], "bytes")),
         ("estimated cycles", _number(found["estimated_cycles"], "")),
-        ("at most, all chips*", _number(found["most_images_per_second"], "images/s")),
-        (f"at least, {found['epochs']} epochs*", _hours(found["least_hours"])),
+        ("at most, all chips", _number(found["most_images_per_second"], "images/s")),
+        (f"at least, {found['epochs']} epochs", _hours(found["least_hours"])),
         *(
             (f"exchanged: {kind}*", _number(exchanged, "bytes"))
             for kind, exchanged in (found["collective_bytes"] or {}).items()

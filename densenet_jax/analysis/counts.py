@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import types
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,36 @@ def count_macs(config: NetworkConfig, height: int, width: int) -> int:
 
     Counted as the papers do, who have a transition's convolution before its pooling.
     """
+    return _count(config, height, width).macs
+
+
+def count_touched(config: NetworkConfig, height: int, width: int) -> int:
+    """Numbers that convolutions and linear layers read and write for one image's logits.
+
+    Their weights apart, which a batch shares.
+    """
+    return _count(config, height, width).touched
+
+
+class _Counts(NamedTuple):
+    macs: int
+    touched: int
+
+    def __add__(self, other: "_Counts") -> "_Counts":
+        return _Counts(self.macs + other.macs, self.touched + other.touched)
+
+    def __mul__(self, times: int) -> "_Counts":
+        return _Counts(self.macs * times, self.touched * times)
+
+
+def _count(config: NetworkConfig, height: int, width: int) -> _Counts:
     if isinstance(config, DenseNetConfig):
         # Without dropout between them, ours convolves after pooling.
         config = dataclasses.replace(config, dropout_rate=0.5)
     graphdef, state = nnx.split(_abstract(config))
     images = jax.ShapeDtypeStruct((1, height, width, config.in_channels), jnp.float32)
     program = jax.make_jaxpr(lambda state, images: nnx.merge(graphdef, state)(images))
-    return _macs(program(state, images).jaxpr)
+    return _count_program(program(state, images).jaxpr)
 
 
 def activation_bytes(config: NetworkConfig, height: int, width: int, batch_size: int) -> int:
@@ -68,27 +92,28 @@ def _is_jaxpr(value) -> bool:
     return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
-def _macs(jaxpr) -> int:
+def _count_program(jaxpr) -> _Counts:
     """Of a program, its loops and calls included; of alternatives, one for each backend, one."""
-    total = 0
+    total = _Counts(0, 0)
     for equation in jaxpr.eqns:
         inner = [
-            _macs(getattr(leaf, "jaxpr", leaf))
+            _count_program(getattr(leaf, "jaxpr", leaf))
             for leaf in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
             if _is_jaxpr(leaf)
         ]
         name, params = equation.primitive.name, equation.params
         operands = [variable.aval.shape for variable in equation.invars]
-        if name == "conv_general_dilated":
-            out_axis = params["dimension_numbers"].rhs_spec[0]
-            per_output = math.prod(operands[1]) // operands[1][out_axis]
-            total += math.prod(equation.outvars[0].aval.shape) * per_output
-        elif name == "dot_general":
-            contracted = params["dimension_numbers"][0][0]
-            per_output = math.prod(operands[0][axis] for axis in contracted)
-            total += math.prod(equation.outvars[0].aval.shape) * per_output
+        if name in ("conv_general_dilated", "dot_general"):
+            if name == "dot_general":
+                axes = params["dimension_numbers"][0][0]
+                per_output = math.prod(operands[0][axis] for axis in axes)
+            else:
+                out_axis = params["dimension_numbers"].rhs_spec[0]
+                per_output = math.prod(operands[1]) // operands[1][out_axis]
+            outputs = math.prod(equation.outvars[0].aval.shape)
+            total += _Counts(outputs * per_output, outputs + math.prod(operands[0]))
         elif name == "cond":
             total += max(inner)
         else:
-            total += sum(inner) * params.get("length", 1)
+            total += sum(inner, _Counts(0, 0)) * params.get("length", 1)
     return total

@@ -9,11 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from densenet_jax.analysis.counts import activation_bytes, count_macs, count_params
+from densenet_jax.analysis.counts import (
+    activation_bytes,
+    count_macs,
+    count_params,
+    count_touched,
+)
 from densenet_jax.analysis.targets import ANALYTIC, Target
 from densenet_jax.data import sources
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.models.catalog import model_config
+from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.config import check_config, model_settings
 from densenet_jax.train.trainer import Trainer, memory_bytes
 
@@ -46,7 +52,8 @@ def plan(config: ConfigDict, target: Target) -> dict:
             compiled.as_text(),
         )
     macs = count_macs(trainer.model_config, *trainer.data.image_shape[:2])
-    most = _most_images_per_second(config, target, macs, costs.get("bytes accessed"))
+    network = trainer.model_config
+    most = target.peak_flops and most_images_per_second(config, network, target)
     images = config.epochs * len(trainer.data.train)
     cycles = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     return {
@@ -73,20 +80,19 @@ def plan(config: ConfigDict, target: Target) -> dict:
     }
 
 
-def _most_images_per_second(
-    config: ConfigDict, target: Target, macs: int, bytes_accessed: float | None
-) -> float | None:
-    """What all chips together could train on, if nothing but arithmetic or memory took time.
+def most_images_per_second(config: ConfigDict, network: NetworkConfig, target: Target) -> float:
+    """What all chips could train on, if only convolutions took time, and ran as fast as can be.
 
-    A training step takes three times the operations of an inference.
+    A training step has them three times: forward, and for the gradients of inputs and of weights.
+    Each time either the arithmetic or reading and writing takes longer.
     """
-    if target.peak_flops is None or bytes_accessed is None:
-        return None
-    images = config.batch_size / target.chips
+    height, width, _ = sources.image_shape(config.data.name, config.data.image_size)
     # Convolutions of float32 run as TF32 on a GPU, half as fast, and in bfloat16 on a TPU.
     slower = 2 if config.dtype != "bfloat16" and target.platform == "cuda" else 1
-    seconds = max(6 * macs * images * slower / target.peak_flops, bytes_accessed / target.bandwidth)
-    return config.batch_size / seconds
+    arithmetic = 2 * count_macs(network, height, width) * slower / target.peak_flops
+    size = jnp.dtype(config.dtype).itemsize
+    memory = count_touched(network, height, width) * size / target.bandwidth
+    return target.chips / (3 * max(arithmetic, memory))
 
 
 def analyse(config: ConfigDict) -> dict:

@@ -6,7 +6,7 @@ from flax import nnx
 from jax._src.ad_checkpoint import saved_residuals
 
 import densenet_jax as dj
-from densenet_jax.analysis.counts import activation_bytes
+from densenet_jax.analysis.counts import activation_bytes, count_touched
 from densenet_jax.models.catalog import model_config
 
 
@@ -41,3 +41,19 @@ def test_every_family_is_counted():
     for name in ("preresnet20", "wrn10_2", "nin", "highway19", "rdnet_tiny"):
         config = model_config(name)
         assert activation_bytes(config, 32, 32, 2) > 2 * 32 * 32 * 4, name
+
+
+def test_touched_are_inputs_and_outputs():
+    """Stem 3x3 to 8 maps, one plain layer 3x3 to 4, a classifier of ten; images of 16 x 16."""
+    settings = dict(block_config=(1,), growth_rate=4, bottleneck=0, stem_features=8)
+    config = model_config("densenet_bc_k12_d22", **settings)
+    assert count_touched(config, 16, 16) == 256 * ((3 + 8) + (8 + 4)) + (12 + 10)
+
+
+def test_touched_count_every_repetition_of_a_loop():
+    """ResNets compile equal blocks once."""
+
+    def touched(blocks):
+        return count_touched(model_config("resnet50", block_config=(blocks,) * 4), 224, 224)
+
+    assert touched(3) - touched(2) == touched(4) - touched(3) > 0

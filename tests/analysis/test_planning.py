@@ -5,8 +5,11 @@ import pytest
 import small
 
 from densenet_jax.analysis import targets
-from densenet_jax.analysis.plan import collective_bytes, max_batch, plan
+from densenet_jax.analysis.counts import count_macs, count_touched
+from densenet_jax.analysis.plan import collective_bytes, max_batch, most_images_per_second, plan
 from densenet_jax.errors import InputError
+from densenet_jax.models.catalog import model_config
+from experiments.cvpr2017 import recipes
 
 PLAIN = small.PLAIN | {"data.holdout": 0}
 
@@ -24,6 +27,29 @@ def test_a_step_is_planned_without_data():
     assert memory["total_bytes"] < found["memory_limit_bytes"] and found["fits"]
     assert found["flops"] > 2 * 64 * found["macs"]
     assert set(found["collective_bytes"].values()) == {0} and found["estimated_cycles"] is None
+
+
+def test_imagenet_is_planned_for_without_pictures():
+    config = recipes.imagenet("densenet121")
+    changes = {"block_config": (1,), "growth_rate": 4, "stem_features": 8, "bn_group_size": 0}
+    config.update_from_flattened_dict({f"model.{k}": v for k, v in changes.items()})
+    config.batch_size = 4
+    found = plan(config, targets.target("cpu"))
+    # A batch, which the set is not in memory with: 3 bytes a pixel, and float32 in the step.
+    assert 4 * 3 * 224**2 < found["memory"]["argument_bytes"] < 8 * 3 * 224**2
+    assert found["most_images_per_second"] is None, "the CPU's limits are not known"
+
+
+def test_no_more_images_than_arithmetic_or_memory_allow():
+    config = recipes.imagenet("densenet121")
+    config.dtype = "bfloat16"
+    network = model_config("densenet121", num_classes=1000)
+    calculating = targets.Target("", "tpu", 4, 1, peak_flops=1e12, bandwidth=1e15)
+    reading = targets.Target("", "tpu", 4, 1, peak_flops=1e18, bandwidth=1e12)
+    of_arithmetic = most_images_per_second(config, network, calculating)
+    assert of_arithmetic == pytest.approx(4 * 1e12 / (6 * count_macs(network, 224, 224)))
+    of_memory = most_images_per_second(config, network, reading)
+    assert of_memory == pytest.approx(4 * 1e12 / (3 * 2 * count_touched(network, 224, 224)))
 
 
 def test_the_largest_batch_fits_and_a_somewhat_larger_one_does_not():

@@ -78,7 +78,7 @@ def test_says_what_to_install(name, extra, monkeypatch, tmp_path, capsys):
         (("--target", "h1000"), "did you mean 'h100'"),
         (("--target", "analytical"), "did you mean 'analytic'"),
         (("--target", "analytic", "--config.model.depth=11"), "depth"),
-        (("--target", "analytic", "--config.data.name=imagenet"), "synthetic_imagenet"),
+        (("--target", "analytic", "--config.data.name=folder"), "set data.name to imagenet"),
         (("--config.model.depth=11",), "depth"),
         (("--target", "cpu", "--config.batch_size=0"), "batch_size is 0"),
         (("--config.data.name=cifar11",), "did you mean 'cifar"),
