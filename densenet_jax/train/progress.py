@@ -58,7 +58,7 @@ class Reporter:
                 text += f"  {split} error {line[f'{split}_error']:.2f} %"
         text += f"  learning rate {line['learning_rate']:.3g}  {self._rate():,.0f} images/s"
         if waited > 0.01:
-            text += f"  {waited:.0%} of it waiting for data"
+            text += f"  {100 * waited:.0f} % of the time waiting for data"
         if "broken_pictures" in line:
             text += f"  {line['broken_pictures']} broken pictures"
         left = (self._steps - line["step"]) * self._batch_size / self._rate()

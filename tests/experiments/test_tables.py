@@ -12,7 +12,9 @@ import pytest
 import small
 from PIL import Image
 
+from densenet_jax.analysis import targets
 from densenet_jax.analysis.counts import count_macs, count_params
+from densenet_jax.analysis.plan import most_images_per_second
 from densenet_jax.data import sources
 from densenet_jax.data.facts import FACTS
 from densenet_jax.data.preprocessing import preprocess
@@ -122,6 +124,8 @@ def test_heads_tell_the_truth(path):
             f"top-5 {errors['top5']:.2f} / {errors['top5_10crop']:.2f}." in text
         )
         costs = {"": default}
+        h100, tpu = (most_images(default, name) for name in ("h100", "tpu-v5e-8"))
+        assert f"at most: {h100} images/s on an H100 in bfloat16, {tpu} on a TPU v5e-8." in text
     else:
         facts = published.TABLE2[row]
         counted = facts.counted
@@ -153,6 +157,12 @@ def training_flop(config) -> float:
     side = FACTS[config.data.name].image_shape[0]
     macs = count_macs(network(config), side, side)
     return 6 * macs * config.epochs * training_images(config)
+
+
+def most_images(config, name) -> str:
+    config.dtype = "bfloat16"
+    most = most_images_per_second(config, network(config), targets.target(name))
+    return f"{round(most, -2):,.0f}"
 
 
 @pytest.fixture(scope="module")

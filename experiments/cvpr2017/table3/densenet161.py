@@ -4,8 +4,8 @@ python -m launch.train --config experiments/cvpr2017/table3/densenet161.py \
     --workdir runs/densenet161 --config.data.directory=DIR
 
 Published validation error in %, single crop / 10 crop: top-1 22.33 / 20.85, top-5 6.15 / 5.30.
-Training, computed: 5.9e18 FLOP (100 epochs of 1,281,167 images). See `recipes.imagenet` for what
-is missing yet.
+Training, computed: 5.9e18 FLOP (100 epochs of 1,281,167 images). To be fed with, at
+most: 14,200 images/s on an H100 in bfloat16, 27,800 on a TPU v5e-8.
 """
 
 from experiments.cvpr2017 import recipes
