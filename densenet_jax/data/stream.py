@@ -4,6 +4,7 @@ Grain is asked for whole batches, each a function of the step alone. So the numb
 hosts changes nothing, and a stream can begin at any step.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -25,7 +26,7 @@ from densenet_jax.data.pictures import CentralCrop, decode
 from densenet_jax.data.random_crop import random_crop
 from densenet_jax.errors import InputError
 
-_CROP = 1  # Apart from the seeds of orders, which end earlier.
+_CROP = 1  # Ends the seeds of crops: else that of example 0 would be that of the order.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,15 +237,14 @@ class Stream:
 
     def _fill(self, workers: int | None) -> None:
         try:
-            iterator = batches(self._source, workers)
-            for position, batch in enumerate(iterator):
-                # Copied: arrays on a CPU may lie where a worker's memory is, which must be let go.
-                batch = HostBatch(*map(np.array, batch))
-                if (batch.broken != PADDING).any():
-                    self._source.read_again(position, batch, self._skip_broken)
-                if not self._put(self._place(batch)):
-                    break
-            iterator.close()
+            with contextlib.closing(batches(self._source, workers)) as made:
+                for position, batch in enumerate(made):
+                    # Copied: arrays on a CPU may lie in a worker's memory, which must be let go.
+                    batch = HostBatch(*map(np.array, batch))
+                    if (batch.broken != PADDING).any():
+                        self._source.read_again(position, batch, self._skip_broken)
+                    if not self._put(self._place(batch)):
+                        break
         except BaseException as error:
             self._put(error)
 

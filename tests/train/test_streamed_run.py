@@ -11,6 +11,7 @@ from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.trainer import Trainer
 from experiments.cvpr2017 import recipes
+from launch import evaluate
 
 SCRIPT = "tests/train/stopped_run.py"
 # The recipe with a tiny network: 24 pictures are 3 batches of 8.
@@ -60,6 +61,14 @@ def test_what_is_recorded(finished):
     for key in ("test_top5_error", "test_error_10crop", "test_top5_error_10crop"):
         assert result[key] == lines[-1][key]
     assert 0 < result["input_wait_seconds"] < result["train_seconds"]
+
+
+def test_a_run_is_evaluated_on_ten_crops_again(finished, capsys):
+    evaluate.main(["--workdir", str(finished), "--crops=10"])
+    found, result = json.loads(capsys.readouterr().out), RunDirectory(finished).result()
+    for key in ("test_error", "test_top5_error", "test_error_10crop", "test_top5_error_10crop"):
+        assert found[key] == result[key]
+    assert found["test_loss"] == pytest.approx(result["test_loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.slow)])
@@ -129,6 +138,7 @@ def test_mistakes(changes, wrong, message):
     [
         ({"data.random_crop": "resized"}, "'resized' is for pictures, not for digits"),
         ({"data.lighting": 0.1}, "are for images of three colours"),
+        ({"data.ten_crops": True}, "ten crops are of pictures, of which digits has none"),
     ],
 )
 def test_what_is_for_pictures_only(wrong, message):
