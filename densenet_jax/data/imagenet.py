@@ -5,7 +5,6 @@ Whatever the form, its pictures come in the same order: that of TensorFlow Datas
 
 import importlib.resources
 import pathlib
-import re
 import tarfile
 from collections.abc import Iterator, Sequence
 
@@ -82,6 +81,9 @@ def _train_members(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
 def _train_labels(names: Sequence[str]) -> np.ndarray:
     """Of pictures such as n01440764_10026.JPEG."""
     label_of = _labels_by_identifier()
+    for name in names:
+        if name.split("_")[0] not in label_of:
+            raise ValueError(f"{name} is named after none of ImageNet's classes")
     return np.array([label_of[name.split("_")[0]] for name in names], np.int32)
 
 
@@ -90,8 +92,11 @@ def _validation_labels(names: Sequence[str]) -> np.ndarray:
     package = importlib.resources.files("tensorflow_datasets")
     listed = package.joinpath("datasets/imagenet2012/validation_labels.txt").read_text().split()
     label_of = _labels_by_identifier()
-    numbers = [int(re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", name)[1]) for name in names]
-    return np.array([label_of[listed[number - 1]] for number in numbers], np.int32)
+    identifiers = {f"ILSVRC2012_val_{i + 1:08d}.JPEG": name for i, name in enumerate(listed)}
+    for name in names:
+        if name not in identifiers:
+            raise ValueError(f"{name} is none of ImageNet's validation pictures")
+    return np.array([label_of[identifiers[name]] for name in names], np.int32)
 
 
 def _in_folders(folder: pathlib.Path) -> dict[str, Pieces]:
