@@ -1,6 +1,7 @@
 r"""Plain DenseNet against C, B and BC of as many parameters, L=22: 10,000 images, 3 epochs.
 
-python -m launch.sweep --sweep experiments/fashion_mnist/variants.py --workdir runs/variants --on local
+python -m launch.sweep --sweep experiments/fashion_mnist/variants.py --workdir runs/variants \
+    --on local
 
 Parameters: plain k=4 41,314; C k=6 41,374; B k=8 43,114; BC k=9 40,404. Two seeds each.
 """
