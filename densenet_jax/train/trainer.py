@@ -124,6 +124,10 @@ class Trainer:
         state = TrainState(step, params, batch_stats, opt_state)
         return learner, self._place(state, replicated(self._mesh))
 
+    def untrained(self) -> nnx.Module:
+        """The network in its initial state."""
+        return self._learner.model(self.initial_state)
+
     def initialize(self, source: str) -> None:
         """Lets training begin with the weights at `source`, see `trained.start_from`."""
         state = self.initial_state

@@ -16,10 +16,12 @@ the median over rounds. On GPUs ask for some 50 steps a turn, or their start wil
 CPU the machine should be idle: a busy core slows PyTorch, whose threads wait for each other all the
 time, far more than JAX. The report tells if it was not.
 
+    python -m launch.benchmark accuracy
     python -m launch.benchmark input
     python -m launch.benchmark predict
 
-measure the stream of pictures for training, and the classification of pictures; see their --help.
+measure training until an accuracy is reached, the stream of pictures for training, and the
+classification of pictures; see their --help.
 """
 
 import argparse
@@ -35,12 +37,12 @@ from pathlib import Path
 from densenet_jax.errors import InputError, suggest
 from densenet_jax.train.record import PACKAGES
 from launch import command
-from launch.benchmark import input, predict
+from launch.benchmark import accuracy, input, predict
 from launch.benchmark.job import TORCHVISION_NETWORKS, Job
 from launch.benchmark.plot import plot_memory_and_time
 from launch.benchmark.turns import measure
 
-OTHERS = {"input": input, "predict": predict}
+OTHERS = {"accuracy": accuracy, "input": input, "predict": predict}
 PEERS = ("jax-naive", "torch", "torch-checkpointed", "torch-compiled", "torchvision")
 
 

@@ -1,11 +1,16 @@
 """DenseNet in PyTorch: the peer to measure against. Modules have torchvision's names."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from densenet_jax.models.densenet import DenseNetConfig
+if TYPE_CHECKING:  # Training in PyTorch need not import JAX.
+    from densenet_jax.models.densenet import DenseNetConfig
 
 
 class DenseLayer(nn.Module):

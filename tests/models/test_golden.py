@@ -77,7 +77,7 @@ def test_twelve_steps_of_sgd():
         optimizer = sgd(step_schedule(0.1, (6,)), momentum=0.9, weight_decay=1e-4)
         learner = Learner(
             graphdef=graphdef, other={}, optimizer=optimizer, seed=0, mean=(), std=(),
-            dtype=jnp.float64, augment=False, crop_padding=0, padding_mode="zeros", flip=False,
+            dtype=jnp.float64, augmentation=None, label_smoothing=0.0,
             loss="cross_entropy", companion_weight=lambda step: 0,
         )  # fmt: skip
         state = TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
