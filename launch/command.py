@@ -25,6 +25,7 @@ from densenet_jax.errors import PREEMPTED_STATUS, InputError, Preempted, RunErro
 from densenet_jax.models.catalog import FAMILIES
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.config import base_config, flatten
+from densenet_jax.train.record import RunDirectory
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "densenet_jax" / "xla"
 
@@ -118,7 +119,8 @@ def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argpar
             "--config",
             required=True,
             metavar="FILE.py[:ARG]",
-            help="an experiment; any of its keys can be set with --config.KEY=VALUE",
+            help="an experiment, or the folder of a run to do again; any key can be set with "
+            "--config.KEY=VALUE",
         )
     return described
 
@@ -197,12 +199,15 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
     """The config of an experiment.
 
     Args:
-      spec: path of a file that defines `get_config(arg=None)`, and optionally `:ARG`.
+      spec: path of a file that defines `get_config(arg=None)`, and optionally `:ARG`; or of a run
+        directory, whose config it is then.
       overrides: as typed, `["--config.model.growth_rate=24", ...]`.
 
     Raises:
       InputError: no such file, a wrong ARG, an unknown key or a value of the wrong type.
     """
+    if Path(spec).is_dir():
+        return override(RunDirectory(spec).config(), overrides)
     path, _, arg = spec.partition(":")
     module = load_module(path)
     if arg and not inspect.signature(module.get_config).parameters:

@@ -10,15 +10,17 @@ point only if it followed the paper's protocol on the official data; seed, remat
 was saved may differ. Other runs are listed below a table; in a figure they have panels of their
 own. Figures have the numbers of the journal paper; `figures` draws all, and a contact sheet.
 `sweep` tells what came of any runs that differ in some keys of their configs, and `profile` how
-each layer of each run's network is used and taught.
+each layer of each run's network is used and taught. `results` is the table of a record of runs,
+such as experiments/results, with a figure for each folder in it; --readme puts it into a file.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 from densenet_jax.errors import InputError
 from launch import command
-from launch.report import heat_map, memory, panels, profile, sweep, tables
+from launch.report import heat_map, memory, panels, profile, results, sweep, tables
 from launch.report.contact_sheet import contact_sheet
 from launch.report.figures import FIGURES
 from launch.report.plot import plot_table
@@ -31,25 +33,30 @@ def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     parser.add_argument(
         "name",
-        choices=[*tables.TABLES, *_FIGURES, "figures", "sweep", "profile"],
+        choices=[*tables.TABLES, *_FIGURES, "figures", "sweep", "profile", "results"],
         help="what to report",
     )
     parser.add_argument("--runs", type=Path, help="folder of run directories; none: published only")
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="of results: to be renewed")
     args = parser.parse_args(argv)
     runs, unfinished = find_runs(args.runs) if args.runs else ([], [])
     try:
-        summary = _report(args.name, runs, args.runs, args.out)
+        summary = _report(args, runs)
     except OSError as error:
         raise InputError(f"cannot write to {error.filename}: {error.strerror}.") from error
     print(f"{summary}, {len(unfinished)} unfinished. Written to {args.out}")
 
 
-def _report(name: str, runs: list[Run], folder: Path | None, out: Path) -> str:
-    if name in ("sweep", "profile"):
+def _report(args: argparse.Namespace, runs: list[Run]) -> str:
+    name, folder, out = args.name, args.runs, args.out
+    if name in ("sweep", "profile", "results"):
         if not runs:
             raise InputError("no run is finished yet: see launch.sweep --status.")
-        print((sweep if name == "sweep" else profile).write(runs, out))
+        if name == "results":
+            print(results.write(runs, folder, out, args.readme))
+        else:
+            print((sweep if name == "sweep" else profile).write(runs, out))
         return f"{len(runs)} runs finished"
     out.mkdir(parents=True, exist_ok=True)
     if name in tables.TABLES:
