@@ -125,7 +125,8 @@ def _published(run: Run) -> tuple[str, str]:
 
 @functools.cache
 def _experiment(model: str) -> ConfigDict:
-    return command.load_config(str(_EXPERIMENTS / f"{model}.py"))
+    file = f"wide_resnet.py:{model}" if model.startswith("wrn") else f"{model}.py"
+    return command.load_config(str(_EXPERIMENTS / file))
 
 
 def _hardware(run: Run) -> str:

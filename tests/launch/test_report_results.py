@@ -1,0 +1,105 @@
+"""`python -m launch.report results`: the record, and the README's table of it."""
+
+import json
+
+import pytest
+import small
+
+from densenet_jax.errors import InputError
+from densenet_jax.train.config import check_config
+from launch import command
+from launch.report import __main__ as launch_report
+from launch.report import results
+from launch.report.runs import find_runs
+
+RECORD = small.ROOT / "experiments" / "results"
+FASHION_MNIST = small.ROOT / "experiments" / "fashion_mnist"
+
+
+def stored():
+    return find_runs(RECORD)[0]
+
+
+def test_the_readme_has_the_table_of_the_record():
+    readme = small.ROOT / "README.md"
+    table = results.markdown(results.records(stored(), RECORD))
+    assert results.replaced(readme.read_text(), table, readme) == readme.read_text()
+
+
+@pytest.mark.parametrize("path", [run.path for run in stored()], ids=lambda path: path.name)
+def test_what_is_recorded_can_be_run_again(path):
+    """By its folder; and it is whole, and small, and tells nothing of the machine's folders."""
+    config = command.load_config(str(path))
+    check_config(config)
+    files = {file.name: file.read_text() for file in path.iterdir()}
+    assert files.keys() == {"config.json", "environment.json", "metrics.jsonl", "result.json"}
+    assert sum(map(len, files.values())) < 50_000
+    last = json.loads(files["metrics.jsonl"].splitlines()[-1])
+    assert last["epoch"] == config.epochs
+    assert last["test_error"] == json.loads(files["result.json"])["test_error"]
+    environment = json.loads(files["environment.json"])
+    assert "dirty" not in environment["git_revision"]
+    assert not any(argument.split("=")[-1].startswith("/") for argument in environment["command"])
+
+
+def load(name):
+    return command.load_config(str(FASHION_MNIST / f"{name}.py"))
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Two seeds of a published row by its protocol, one with fewer epochs, and another network."""
+    root = tmp_path / "record"
+    row = "densenet_bc_k12_d100"
+    small.finish(root / "row" / "0", 4.5, load(row), params=768_730)
+    small.finish(root / "row" / "1", 4.7, load(row), params=768_730, seed=1)
+    small.finish(root / "row" / "short", 9.0, load(row), params=768_730, epochs=3)
+    small.finish(root / "other", 12.0, load("densenet_bc_k12_d22"), params=71_254)
+    return root
+
+
+def test_the_table(record, tmp_path, capsys):
+    launch_report.main(["results", "--runs", str(record), "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert (tmp_path / "out" / "results.md").read_text() in printed
+    rows = [
+        dict(zip(results._COLUMNS, map(str.strip, line.strip("|").split("|")), strict=True))
+        for line in printed.splitlines()
+        if line.startswith("| ") and "| ---" not in line
+    ][1:]
+    assert [(row["record"], row["test error %"], row["seeds"]) for row in rows] == [
+        ("other", "12.00", "1"),
+        ("row", "4.60 ± 0.14", "2"),
+        ("row", "9.00", "1"),
+    ]
+    assert [row["published %"] for row in rows] == ["none", "4.6", "4.6"]
+    assert [row["protocol"] for row in rows] == [
+        "none published",
+        "as published",
+        "epochs 3 instead of 300",
+    ]
+    assert all(row["hardware"].startswith("CPU of ") for row in rows)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("results.md", "results.csv", "other", "row")
+    }
+    assert (tmp_path / "out" / "row" / "sweep.png").exists()
+
+
+def test_the_readme_is_renewed(record, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    flags = ["--runs", str(record), "--out", str(tmp_path / "out"), "--readme", str(readme)]
+    launch_report.main(["results", *flags])
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "4.60 ± 0.14" in text
+    launch_report.main(["results", *flags])
+    assert readme.read_text() == text
+    readme.write_text("no marks")
+    with pytest.raises(InputError, match="has no place for the table"):
+        launch_report.main(["results", *flags])
+
+
+def test_a_run_is_done_again_by_its_folder(record):
+    again = command.load_config(str(record / "row" / "1"), ["--config.epochs=2"])
+    assert (again.model.name, again.seed, again.epochs) == ("densenet_bc_k12_d100", 1, 2)
