@@ -12,7 +12,6 @@ compiled, as whoever trains a network a second time. The machine should be idle.
 
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -115,7 +114,6 @@ def _reach(test_error: float, arguments: list[str], workdir: Path) -> dict:
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
-        env=os.environ | {"OMP_WAIT_POLICY": "passive"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
