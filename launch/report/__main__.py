@@ -12,6 +12,7 @@ own. Figures have the numbers of the journal paper; `figures` draws all, and a c
 `sweep` tells what came of any runs that differ in some keys of their configs, and `profile` how
 each layer of each run's network is used and taught. `results` is the table of a record of runs,
 such as experiments/results, with a figure for each folder in it; --readme puts it into a file.
+`keep` adds runs to a record: copies their configs, environments, curves and results to --out.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     parser.add_argument(
         "name",
-        choices=[*tables.TABLES, *_FIGURES, "figures", "sweep", "profile", "results"],
+        choices=[*tables.TABLES, *_FIGURES, "figures", "sweep", "profile", "results", "keep"],
         help="what to report",
     )
     parser.add_argument("--runs", type=Path, help="folder of run directories; none: published only")
@@ -50,11 +51,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def _report(args: argparse.Namespace, runs: list[Run]) -> str:
     name, folder, out = args.name, args.runs, args.out
-    if name in ("sweep", "profile", "results"):
+    if name in ("sweep", "profile", "results", "keep"):
         if not runs:
             raise InputError("no run is finished yet: see launch.sweep --status.")
         if name == "results":
             print(results.write(runs, folder, out, args.readme))
+        elif name == "keep":
+            results.keep(runs, folder, out)
         else:
             print((sweep if name == "sweep" else profile).write(runs, out))
         return f"{len(runs)} runs finished"

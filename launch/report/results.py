@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from launch.report.runs import Measured, Run, by_seed, differences, network_of, 
 from launch.report.tables import aligned
 
 BEGIN, END = "<!-- results: written by launch.report -->", "<!-- end of results -->"
+_KEPT = ("config.json", "metrics.jsonl", "result.json")  # And environment.json.
 _EXPERIMENTS = Path(published.__file__).parent / "fashion_mnist"
 _COLUMNS = (
     *("record", "network", "parameters", "data", "epochs", "seeds"),
@@ -55,6 +57,23 @@ def write(runs: list[Run], root: Path, out: Path, readme: Path | None) -> str:
         same = [run for record in found if record.folder == folder for run in record.runs]
         sweep.write(same, out / folder)
     return text
+
+
+def keep(runs: list[Run], root: Path, out: Path) -> None:
+    """Copies what is small of `runs`, which are in `root`, to `out`, for a record.
+
+    Of folders that their commands name, only the last part of the name is kept.
+    """
+    for run in runs:
+        folder = out / run.path.relative_to(root)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _KEPT:
+            shutil.copyfile(run.path / name, folder / name)
+        environment = json.loads((run.path / "environment.json").read_text())
+        environment["command"] = [
+            Path(word).name if word.startswith("/") else word for word in environment["command"]
+        ]
+        (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
 
 
 def records(runs: list[Run], root: Path) -> list[Record]:

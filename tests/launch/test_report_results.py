@@ -103,3 +103,17 @@ def test_the_readme_is_renewed(record, tmp_path):
 def test_a_run_is_done_again_by_its_folder(record):
     again = command.load_config(str(record / "row" / "1"), ["--config.epochs=2"])
     assert (again.model.name, again.seed, again.epochs) == ("densenet_bc_k12_d100", 1, 2)
+
+
+def test_runs_are_kept_without_what_is_large(finished_run, tmp_path):
+    out = tmp_path / "record" / "small"
+    launch_report.main(["keep", "--runs", str(finished_run.parent), "--out", str(out)])
+    kept = {path.name: path for path in (out / "run").iterdir()}
+    assert kept.keys() == {"config.json", "environment.json", "metrics.jsonl", "result.json"}
+    for name in ("config.json", "metrics.jsonl", "result.json"):
+        assert kept[name].read_bytes() == (finished_run / name).read_bytes()
+    original = json.loads((finished_run / "environment.json").read_text())
+    environment = json.loads(kept["environment.json"].read_text())
+    assert not any(word.startswith("/") for word in environment["command"])
+    assert environment | {"command": None} == original | {"command": None}
+    assert command.load_config(str(out / "run")).epochs == 4
