@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from densenet_jax.data.stream import cores
 from densenet_jax.errors import InputError
 from densenet_jax.train.config import base_config, flatten
 
@@ -206,6 +207,7 @@ def environment() -> dict:
         "devices": [device.device_kind for device in devices],
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
+        "usable_cores": cores(),
         "git_revision": _git_revision(),
     }
 

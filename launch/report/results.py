@@ -152,5 +152,6 @@ def _hardware(run: Run) -> str:
     found = json.loads((run.path / "environment.json").read_text())
     devices = found["devices"]
     if found["backend"] == "cpu":
-        return f"CPU of {found['cpu_count']} cores"
+        used = found.get("usable_cores")  # Older runs do not tell.
+        return f"{f'{used} of ' if used else ''}{found['cpu_count']} CPU cores"
     return f"{len(devices)} x {devices[0]}"
