@@ -84,7 +84,8 @@ def most_images_per_second(config: ConfigDict, network: NetworkConfig, target: T
     """What all chips could train on, if only convolutions took time, and ran as fast as can be.
 
     A training step has them three times: forward, and for the gradients of inputs and of weights.
-    Each time either the arithmetic or reading and writing takes longer.
+    Each time either the arithmetic takes longer, or reading the input from memory and writing the
+    output to it, which is taken for granted: no convolution is fused with the next.
     """
     height, width, _ = sources.image_shape(config.data.name, config.data.image_size)
     # Convolutions of float32 run as TF32 on a GPU, half as fast, and in bfloat16 on a TPU.

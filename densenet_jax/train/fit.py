@@ -67,7 +67,7 @@ def _fit(trainer: Trainer, run: RunDirectory, preemption: Preemption) -> dict:
     lines = run.metrics()
     line = lines[-1] if config.report == "last_epoch" else best_epoch(lines)
     images = config.epochs * _examples(trainer)
-    broken = sum(line.get("broken_pictures", 0) for line in lines)
+    broken = any(key.endswith("broken_pictures") for line in lines for key in line)
     return {
         **{key: value for key, value in line.items() if key not in ("step", "epoch")},
         "reported_epoch": line["epoch"],

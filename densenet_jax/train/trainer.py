@@ -130,8 +130,7 @@ class Trainer:
 
     def initialize(self, source: str) -> None:
         """Lets training begin with the weights at `source`, see `trained.start_from`."""
-        state = self.initial_state
-        model = self._learner.model(state)
+        state, model = self.initial_state, self.untrained()
         start_from(model, source)
         params, batch_stats = (
             nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat)
@@ -198,7 +197,8 @@ class Trainer:
     def evaluate(self, state: TrainState, crops: int = 1) -> dict[str, float]:
         """`test_loss`, a mean, and `test_error`, in percent; on every test example exactly once.
 
-        Of pictures, `test_top5_error` as well. If images are held out for validation,
+        Of pictures, `test_top5_error` as well, and `test_broken_pictures` if some were passed over:
+        errors are of the others. If images are held out for validation,
         `validation_loss` and so on.
 
         Args:
@@ -216,8 +216,10 @@ class Trainer:
             if self.data.streamed:
                 errors, examples = map(float, jax.device_get((sums.top5_errors, sums.examples)))
                 values[f"{split}_top5_error"] = 100 * errors / examples
+                if broken := len(getattr(self.data, split)) - int(examples):
+                    values[f"{split}_broken_pictures"] = broken
         if crops == TEN:
-            return {f"{key}_10crop": x for key, x in values.items() if key != "test_loss"}
+            return {f"{key}_10crop": x for key, x in values.items() if key.endswith("_error")}
         return values
 
 

@@ -109,12 +109,16 @@ def test_broken_pictures_are_counted(tmp_path, changes):
     for files in train.values():
         name = next(iter(files))
         files[name] = files[name][:500]
+    last = next(reversed(validation))
+    validation[last] = validation[last][:500]
     small_imagenet.write_folders(folder, train, validation)
     wanted = changes | {"data.directory": str(folder), "epochs": 1}
     with pytest.raises(InputError, match=r"_1000\.JPEG is damaged .* data\.skip_broken"):
         fit(small.config(wanted), tmp_path / "run")
     result = fit(small.config(wanted | {"data.skip_broken": True}), tmp_path / "run")
-    assert result["broken_pictures"] == 3 and not result["official_data"]
+    assert result["broken_pictures"] == 3 and result["test_broken_pictures"] == 1
+    assert result["test_error"] in [100 * wrong / 8 for wrong in range(9)], "of eight, not of nine"
+    assert not result["official_data"]
 
 
 @pytest.mark.parametrize(
