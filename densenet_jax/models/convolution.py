@@ -1,10 +1,10 @@
 """How a convolution is computed: feature maps `[N, C, H, W]`, kernels `[height, width, in, out]`.
 
 The compilers for GPU and TPU choose the layout of a convolution themselves. On CPU a training step
-is fastest if each convolution of stride 1 is a matrix product for each image, before or after
-shifted copies: with channels before positions all that surrounds it (concatenation, normalisation,
-statistics) runs over long contiguous rows. Without gradients XLA's own convolutions are faster.
-What was measured is in launch/benchmark/NOTES.md.
+is fastest if each convolution of stride 1 is a matrix product for each image (one for all images,
+if they have few positions), before or after shifted copies: with channels before positions all that
+surrounds it (concatenation, normalisation, statistics) runs over long contiguous rows. Without
+gradients XLA's own convolutions are faster. What was measured is in launch/benchmark/NOTES.md.
 """
 
 import functools
@@ -74,10 +74,14 @@ def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def product(weights: jax.Array, x: jax.Array) -> jax.Array:
     """`[out, in]` weights times the channels of `[N, in, H, W]`."""
+    outputs = len(weights)
+    if _few_positions(x):
+        y = (weights @ _columns(x)).reshape(outputs, len(x), *x.shape[2:])
+        return y.swapaxes(0, 1)
     # A copy for each image keeps the result in place; XLA would transpose that of one product.
     # The barrier keeps a transposition of the weights out of the copying.
-    copies = jnp.broadcast_to(lax.optimization_barrier(weights), (x.shape[0], *weights.shape))
-    return (copies @ _rows(x)).reshape(x.shape[0], -1, *x.shape[2:])
+    copies = jnp.broadcast_to(lax.optimization_barrier(weights), (len(x), *weights.shape))
+    return (copies @ _rows(x)).reshape(len(x), outputs, *x.shape[2:])
 
 
 def _product_forward(weights, x):
@@ -86,15 +90,29 @@ def _product_forward(weights, x):
 
 def _product_backward(residuals, g):
     weights, x = residuals
-    return jnp.einsum("nop,nip->noi", _rows(g), _rows(x)).sum(0), product(weights.T, g)
+    if _few_positions(x):
+        of_weights = _columns(g) @ _columns(x).T
+    else:
+        of_weights = jnp.einsum("nop,nip->noi", _rows(g), _rows(x)).sum(0)
+    return of_weights, product(weights.T, g)
 
 
 product.defvjp(_product_forward, _product_backward)
 
 
+def _few_positions(x: jax.Array) -> bool:
+    """Whether one product for all images beats one for each, transpositions included."""
+    return x.shape[2] * x.shape[3] <= 16
+
+
 def _rows(x: jax.Array) -> jax.Array:
     """`[N, C, H, W]` as `[N, C, H W]`."""
     return x.reshape(*x.shape[:2], -1)
+
+
+def _columns(x: jax.Array) -> jax.Array:
+    """`[N, C, H, W]` as `[C, N H W]`."""
+    return x.swapaxes(0, 1).reshape(x.shape[1], -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
