@@ -177,8 +177,12 @@ def event_log(run: RunDirectory, first_step: int) -> Iterator[Callable[[dict], N
 
         @functools.cache
         def writer():
-            from tensorboardX import SummaryWriter  # Takes long: after the first epoch.
+            # It would import PyTorch, if that is installed, for nothing and seconds.
+            absent = sys.modules.setdefault("torch", None) is None
+            from tensorboardX import SummaryWriter
 
+            if absent:
+                del sys.modules["torch"]
             opened = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1)
             stack.callback(close, opened)
             return opened
