@@ -39,8 +39,8 @@ def main() -> None:
         (_images(data[f"{split}_images"], job).to(device), _labels(data, split).to(device))
         for split in ("train", "test")
     )
-    args.workdir.mkdir(parents=True)
-    rates = iter(data["rates"].tolist())
+    args.workdir.mkdir(parents=True)  # Training begins.
+    rates, best = iter(data["rates"].tolist()), float("inf")
     for epoch, order in enumerate(torch.from_numpy(data["orders"]).to(device), start=1):
         network.train()
         for indices in order:
@@ -53,6 +53,10 @@ def main() -> None:
         line = {"epoch": epoch, "test_error": _error(network, *test, job["eval_batch_size"])}
         with (args.workdir / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if line["test_error"] < best:
+            best = line["test_error"]
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(state, args.workdir / "best.pt")
 
 
 def _images(images: np.ndarray, job: dict) -> torch.Tensor:
