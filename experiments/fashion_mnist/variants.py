@@ -3,7 +3,7 @@ r"""Plain DenseNet against C, B and BC of as many parameters, L=22: 10,000 image
 python -m launch.sweep --sweep experiments/fashion_mnist/variants.py --workdir runs/variants \
     --on local
 
-Parameters: plain k=4 41,314; C k=6 41,374; B k=8 43,114; BC k=9 40,404. Two seeds each.
+Parameters: plain k=4 41,314; C k=6 41,374; B k=8 43,114; BC k=9 40,404. Five seeds each.
 """
 
 from experiments.sweeps import forms
@@ -19,6 +19,6 @@ def get_hyper(hyper):
     return hyper.product(
         [
             hyper.sweep("config.model.name", NETWORKS),
-            hyper.sweep("config.seed", [0, 1]),
+            hyper.sweep("config.seed", range(5)),
         ]
     )
