@@ -177,7 +177,7 @@ def event_log(run: RunDirectory, first_step: int) -> Iterator[Callable[[dict], N
 
         @functools.cache
         def writer():
-            # It would import PyTorch, if that is installed, for nothing and seconds.
+            # It imports PyTorch, if that is installed, which takes seconds and is of no use here.
             absent = sys.modules.setdefault("torch", None) is None
             from tensorboardX import SummaryWriter
 
