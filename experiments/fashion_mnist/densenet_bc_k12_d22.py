@@ -3,8 +3,8 @@
 python -m launch.train --config experiments/fashion_mnist/densenet_bc_k12_d22.py --workdir runs/fm
 
 Not augmented: a network this small does not overfit soon. With `--config.epochs=3` the test error
-was 9.42 % after a quarter of an hour on two busy CPU cores (11.10 % with
-`--config.data.augment=True`).
+was 9.42 % (11.10 % with `--config.data.augment=True`), with 12 epochs 7.00 % (see
+experiments/results/fashion_mnist).
 """
 
 from densenet_jax.train.config import base_config

@@ -38,9 +38,12 @@ def main(argv: list[str] | None = None) -> None:
         help="what to report",
     )
     parser.add_argument("--runs", type=Path, help="folder of run directories; none: published only")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write to")
+    parser.add_argument("--out", type=Path, help="folder to write to (report; keep needs one)")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="of results: to be renewed")
     args = parser.parse_args(argv)
+    if args.name == "keep" and not args.out:
+        raise InputError("keep needs --out, such as experiments/results/NAME.")
+    args.out = args.out or Path("report")
     runs, unfinished = find_runs(args.runs) if args.runs else ([], [])
     try:
         summary = _report(args, runs)

@@ -101,6 +101,14 @@ def test_the_readme_is_renewed(record, tmp_path):
         launch_report.main(["results", *flags])
 
 
+def test_where_it_is_written_to_by_default(record, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    launch_report.main(["results", "--runs", str(record)])
+    assert (tmp_path / "report" / "results.md").exists()
+    with pytest.raises(InputError, match="keep needs --out"):
+        launch_report.main(["keep", "--runs", str(record)])
+
+
 def test_a_run_is_done_again_by_its_folder(record):
     again = command.load_config(str(record / "row" / "1"), ["--config.epochs=2"])
     assert (again.model.name, again.seed, again.epochs) == ("densenet_bc_k12_d100", 1, 2)
