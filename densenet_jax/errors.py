@@ -11,6 +11,13 @@ class InputError(ValueError):
     """
 
 
+class UnsupportedFile(ValueError):
+    """A sound file of a kind that is not read.
+
+    Its message completes a sentence that begins with the name of the file.
+    """
+
+
 class RunError(RuntimeError):
     """A run that cannot go on, told in one sentence. Commands exit with status 3."""
 

@@ -16,19 +16,25 @@ from flax import nnx
 from PIL import Image
 
 from densenet_jax.data import imagenet
-from densenet_jax.data.pictures import CentralCrop, load
+from densenet_jax.data.archives import naming
+from densenet_jax.data.pictures import MAX_PIXELS, CentralCrop, convert, from_array, load
 from densenet_jax.errors import InputError
+from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.rdnet import RDNetConfig
+from densenet_jax.models.resnet import ResNetConfig
+from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.weight_files import HUB
 
-# A file, a picture that is open, or uint8 [H, W] or [H, W, 3].
+# A file, an open picture, or an array as `data.pictures.from_array` takes it.
 Picture = str | Path | Image.Image | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What a network wants to be done to a picture. The default is torchvision's for ImageNet.
+    """Prepares a picture for a network. The default is torchvision's for ImageNet.
 
     Attributes:
-      crop: what is cut out of it.
+      crop: cuts the image out of the picture.
       mean, std: of each channel, on a scale of 0 to 255: subtracted, and divided by.
     """
 
@@ -38,27 +44,49 @@ class Preprocessing:
 
 
 TORCHVISION = Preprocessing()
-# timm's name for a recipe: what its weights want.
-_OF_TIMM = {
-    "tv_in1k": Preprocessing(CentralCrop(interpolation="bicubic")),
-    "ra_in1k": Preprocessing(CentralCrop(303, 288, "bicubic")),
+# Crops of timm's weights, by family and by the recipe in the name of the weights.
+_TIMM_CROPS = {
+    DenseNetConfig: {
+        "tv_in1k": CentralCrop(interpolation="bicubic"),
+        "ra_in1k": CentralCrop(303, 288, "bicubic"),
+    },
+    ResNetConfig: {"tv_in1k": CentralCrop()},
+    RDNetConfig: {
+        "ft_in1k_384": CentralCrop(384, 384, "bicubic"),
+        "": CentralCrop(248, 224, "bicubic"),  # 224 / 0.9
+    },
 }
 
 
-def preprocessing_of(source: str) -> Preprocessing:
-    """What the weights at `source`, a file or `hf:REPOSITORY`, want, by their name."""
-    for recipe, preprocessing in _OF_TIMM.items():
+def preprocessing_of(source: str, config: NetworkConfig) -> Preprocessing:
+    """Returns the preprocessing of published weights, by family and by the name of the recipe.
+
+    Args:
+      source: a file of weights, or `hf:REPOSITORY`.
+      config: of the network.
+
+    Raises InputError if none is known.
+    """
+    for recipe, crop in _TIMM_CROPS.get(type(config), {}).items():
         if recipe in source:
-            return preprocessing
-    return TORCHVISION
+            return Preprocessing(crop)
+    if getattr(config, "stem", None) == "imagenet" and not source.startswith(HUB):
+        return TORCHVISION
+    raise InputError(
+        f"the preprocessing of {source!r} is not known: give --resize, --crop and --interpolation, "
+        "and --mean and --std if they are not ImageNet's"
+    )
 
 
 def preprocessing_of_run(description: dict) -> Preprocessing:
-    """What the network of a run wants, by its model.json. InputError if no picture can have it."""
+    """Returns the preprocessing of a run, by its model.json.
+
+    Raises InputError if it depends on the whole training set, as whitening does.
+    """
     if description["preprocessing"] != "standardize":
         raise InputError(
-            f"this network learnt from images after {description['preprocessing']}, which pictures "
-            "by themselves cannot be given."
+            f"this network was trained with data.preprocessing {description['preprocessing']!r}, "
+            "which cannot be applied to single pictures"
         )
     crop = CentralCrop(**description["crop"])
     return Preprocessing(crop, tuple(description["mean"]), tuple(description["std"]))
@@ -80,11 +108,11 @@ def predict(
     classes: Sequence[str] | None = None,
     **options,
 ) -> Iterator[list[Prediction] | None]:
-    """The `top` most probable classes of each picture, the most probable first.
+    """Yields the `top` most probable classes of each picture, the most probable first.
 
     Args:
       classes: their names; None: ImageNet's, if there are 1000, or else numbers.
-      **options: of `logits`.
+      **options: see `logits`.
     """
     classes = classes or _class_names(model.config.num_classes)
     top = min(top, model.config.num_classes)
@@ -100,22 +128,24 @@ def logits(
     crops: int = 1,
     batch_size: int = 32,
     on_error: Callable[[int, InputError], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[np.ndarray | None]:
-    """The logits `[classes]` of each picture.
+    """Yields the logits `[classes]` of each picture.
 
-    Pictures are read, in threads, while the network works on those before them.
+    Threads read pictures while the network works on those before them.
 
     Args:
-      crops: 1, the middle; or 10, the mean over it, the corners and their mirror images.
+      crops: 1, the centre; or 10, the mean over it, the corners and their mirror images.
       batch_size: pictures that the network sees at a time.
-      on_error: is told of a picture that cannot be read, by its number, which then has None; if
-        not given, that is raised.
+      on_error: called with the number of a picture that cannot be read, for which None is yielded;
+        None: raise the error.
+      max_pixels: pixels of the largest file that is decoded.
     """
     if crops not in (1, 10):
         raise InputError(f"crops is {crops}: 1 or 10.")
     mode = "L" if model.config.in_channels == 1 else "RGB"
     crop = preprocessing.crop if crops == 1 else preprocessing.crop.ten
-    read = functools.partial(_read, mode=mode, crop=crop)
+    read = functools.partial(_read, mode=mode, crop=crop, max_pixels=max_pixels)
     graphdef, state = nnx.split(model)
     wide = model.config.param_dtype
     mean, std = (jnp.asarray(x, wide) for x in (preprocessing.mean, preprocessing.std))
@@ -141,20 +171,27 @@ def logits(
 
 
 def _submit(pool, read, todo, count: int) -> list[tuple[int, Future]]:
-    return [(number, pool.submit(read, picture)) for number, picture in islice(todo, count)]
+    return [(number, pool.submit(read, number, picture)) for number, picture in islice(todo, count)]
 
 
-def _read(picture: Picture, mode: str, crop: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def _read(
+    number: int,
+    picture: Picture,
+    mode: str,
+    crop: Callable[[Image.Image], np.ndarray],
+    max_pixels: int,
+) -> np.ndarray:
     if isinstance(picture, str | Path):
-        return crop(load(Path(picture), mode, upright=True))
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
-    return crop(picture.convert(mode))
+        return crop(load(Path(picture), mode, max_pixels))
+    with naming(f"picture {number}"):
+        if not isinstance(picture, Image.Image):
+            picture = from_array(np.asarray(picture))
+        return crop(convert(picture, mode))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(graphdef, state, images, mean, std):
-    """Logits of uint8 `[N, H, W, C]`, or their means of `[N, crops, H, W, C]`."""
+    """Returns logits of uint8 `[N, H, W, C]`, or their means of `[N, crops, H, W, C]`."""
     normalized = (images.reshape(-1, *images.shape[-3:]) - mean) / std
     values = nnx.merge(graphdef, state)(normalized, train=False)
     return values.reshape(len(images), -1, values.shape[-1]).mean(1)

@@ -8,9 +8,9 @@ errors in percent; with --crops 10 also those of ten crops of each picture.
     python -m launch.evaluate --weights densenet121.pth --model densenet121 --pictures imagenet/val
 
 counts the errors of any weights on any pictures: a folder, or its `val`, that holds a folder for
-each class, CLASS/picture.jpg. Those of ImageNet's classes are named n01440764 and so on, and some
-may be missing; those of a run as when it was trained; others by number, 0 and so on, or as you
-like, if all are there in the alphabetical order of labels.
+each class, CLASS/picture.jpg. Class folders are named as in the training of a run, or n01440764 and
+so on for ImageNet; some may be missing. For other weights labels follow the folder names sorted as
+text, as in training, so that the folders of all classes must be there; a folder may be empty.
 
 Changes nothing.
 """
@@ -18,6 +18,7 @@ Changes nothing.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +82,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
 def _evaluate_weights(args: argparse.Namespace) -> None:
     command.keep_memory()
     known = network.read(args)
-    count = known.model.config.num_classes
-    classes = known.classes or (list(imagenet.classes()) if count == 1000 else count)
+    classes, label_order = _classes(known, is_run=Path(args.weights).is_dir())
     paths, labels = folders.labelled(args.pictures, classes)
     found = network.look_at(known, paths, logits, args)
     report = {
@@ -90,6 +90,7 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
         "pictures": sum(values is not None for values in found),
         "broken": sum(values is None for values in found),
         "classes": len(np.unique(labels)),
+        "label_order": label_order,
         "crops": args.crops,
         "crop": known.preprocessing.crop.size,
         "top1_error": _error(found, labels, 1),
@@ -98,9 +99,21 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
     print(json.dumps(report) if args.json else _as_text(report, args.model))
 
 
+def _classes(known: network.Network, is_run: bool) -> tuple[Sequence[str] | int, str]:
+    """Returns the names of the class folders, or only their number; and what orders the labels."""
+    count = known.model.config.num_classes
+    if known.classes:
+        return known.classes, "class names of the run"
+    if count == 1000:
+        return list(imagenet.classes()), "ImageNet's identifiers"
+    if is_run:
+        return [str(label) for label in range(count)], "numbers from 0, as the run has no names"
+    return count, "folder names sorted as text"
+
+
 def _error(found: list[np.ndarray | None], labels: np.ndarray, top: int) -> float:
-    """In percent: how often the right class is not among the `top` that score most."""
-    # Of equal scores none is preferred: the right one comes last, as it does if it is no number.
+    """Returns how often the right class is not among the `top` that score most, in percent."""
+    # Ties and NaN count as errors.
     missed = [
         (~(values < values[label])).sum() > top
         for values, label in zip(found, labels, strict=True)
@@ -110,11 +123,11 @@ def _error(found: list[np.ndarray | None], labels: np.ndarray, top: int) -> floa
 
 
 def _as_text(report: dict, model: str | None) -> str:
-    broken = f", {report['broken']} broken ones passed over" if report["broken"] else ""
+    broken = f", {report['broken']} unreadable skipped" if report["broken"] else ""
     crops = "1 crop" if report["crops"] == 1 else f"{report['crops']} crops"
     lines = [
         f"{report['weights']}: {report['pictures']:,} pictures of {report['classes']:,} classes"
-        f"{broken}; {crops} of {report['crop']} pixels",
+        f"{broken}; {crops} of {report['crop']} pixels; labels: {report['label_order']}",
         f"{'error in %':46} top-1  top-5",
         _line("measured", report["top1_error"], report["top5_error"]),
     ]

@@ -1,7 +1,8 @@
-"""Which trained network a command is to use: flags, and what comes of them."""
+"""Flags that choose a trained network and its preprocessing, and the network that they choose."""
 
 import argparse
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,14 +13,26 @@ from rich.console import Console
 from rich.progress import track
 
 from densenet_jax import weights
+from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import create_model
-from densenet_jax.predict import Preprocessing, preprocessing_of, preprocessing_of_run
+from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.predict import (
+    TORCHVISION,
+    Preprocessing,
+    preprocessing_of,
+    preprocessing_of_run,
+)
 from densenet_jax.train import trained
 
 
 class Network(NamedTuple):
-    """A network, what it wants to be done to pictures, and the names of its classes, if known."""
+    """A trained network.
+
+    Attributes:
+      classes: their names, in the order of labels; None if unknown.
+      preprocessing: prepares pictures for it.
+    """
 
     model: nnx.Module
     preprocessing: Preprocessing
@@ -40,14 +53,20 @@ def add_flags(described: argparse.ArgumentParser, required: bool = True) -> None
     group.add_argument(
         "--num_classes", type=int, default=1000, help="of a file's network (%(default)s)"
     )
-    group = described.add_argument_group("preprocessing", "By default as the weights' name tells.")
+    group = described.add_argument_group(
+        "preprocessing", "The default follows from the run, or from the name of published weights."
+    )
     group.add_argument("--resize", type=int, metavar="PIXELS", help="of the short side, before")
-    group.add_argument("--crop", type=int, metavar="PIXELS", help="side of the square cut out")
+    group.add_argument("--crop", type=int, metavar="PIXELS", help="side of the central square")
     group.add_argument("--interpolation", choices=("bilinear", "bicubic"))
+    for name, what in (("mean", "subtracted"), ("std", "divided by")):
+        group.add_argument(
+            f"--{name}", type=float, nargs="+", metavar="X", help=f"a channel, of 0 to 255; {what}"
+        )
 
 
 def add_look_flags(described) -> None:
-    """Adds the flags that `look_at` reads, to a parser or a group."""
+    """Adds the flags that `look_at` reads to a parser or a group."""
     described.add_argument(
         "--crops",
         type=int,
@@ -56,47 +75,90 @@ def add_look_flags(described) -> None:
         help="of each picture: the middle, or also the corners and mirror images (%(default)s)",
     )
     described.add_argument("--batch_size", type=int, default=32, help="(%(default)s)")
+    add_max_pixels(described)
+
+
+def add_max_pixels(described) -> None:
+    """Adds the flag of the largest picture to a parser or a group."""
+    described.add_argument(
+        "--max_pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="pixels of the largest picture that is decoded (%(default)s)",
+    )
 
 
 def read(args: argparse.Namespace) -> Network:
     """Raises InputError if there are no such weights, or if they are of another network."""
     if args.num_classes < 1:
         raise InputError(f"--num_classes is {args.num_classes}: it must be at least 1.")
-    found = _of_run(args) if Path(args.weights).is_dir() else _of_file(args)
-    given = {"resize": args.resize, "size": args.crop, "interpolation": args.interpolation}
-    given = {name: value for name, value in given.items() if value is not None}
-    crop = dataclasses.replace(found.preprocessing.crop, **given)
-    return found._replace(preprocessing=dataclasses.replace(found.preprocessing, crop=crop))
+    if Path(args.weights).is_dir():
+        return _of_run(args)
+    if not args.model:
+        raise InputError("a file of weights needs the --model that they are of: densenet121.")
+    model = create_model(args.model, num_classes=args.num_classes, rngs=nnx.Rngs(0))
+    preprocessing = _with_flags(_published(args, model.config), args, model.config.in_channels)
+    weights.load_torch(model, args.weights)
+    return Network(model, preprocessing, None)
 
 
 def _of_run(args: argparse.Namespace) -> Network:
     if args.model:
         raise InputError(f"{args.weights} is a run directory, which knows its --model.")
     model, description = trained.load(args.weights)
-    return Network(model, preprocessing_of_run(description), description["classes"])
+    preprocessing = preprocessing_of_run(description)
+    channels = model.config.in_channels
+    return Network(model, _with_flags(preprocessing, args, channels), description["classes"])
 
 
-def _of_file(args: argparse.Namespace) -> Network:
-    if not args.model:
-        raise InputError("a file of weights needs the --model that they are of: densenet121.")
-    model = create_model(args.model, num_classes=args.num_classes, rngs=nnx.Rngs(0))
-    weights.load_torch(model, args.weights)
-    return Network(model, preprocessing_of(args.weights), None)
+def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing:
+    """Returns the preprocessing of a file; ImageNet's, of which flags then change the crop."""
+    try:
+        return preprocessing_of(args.weights, config)
+    except InputError:
+        if not (args.resize and args.crop):
+            raise
+    if not (args.mean and args.std):
+        sentence = "%s: mean and deviation are taken to be ImageNet's; else set --mean and --std"
+        logging.getLogger("densenet_jax").warning(sentence, args.weights)
+    return TORCHVISION
+
+
+def _with_flags(
+    preprocessing: Preprocessing, args: argparse.Namespace, channels: int
+) -> Preprocessing:
+    """Returns `preprocessing`, changed by the flags that are given."""
+    given = {"resize": args.resize, "size": args.crop, "interpolation": args.interpolation}
+    given = {name: value for name, value in given.items() if value is not None}
+    changes = {"crop": dataclasses.replace(preprocessing.crop, **given)}
+    changes |= {name: tuple(getattr(args, name) or ()) for name in ("mean", "std")}
+    changed = dataclasses.replace(
+        preprocessing, **{name: value for name, value in changes.items() if value}
+    )
+    for name, values in (("mean", changed.mean), ("std", changed.std)):
+        if len(values) != channels or (name == "std" and min(values) <= 0):
+            raise InputError(
+                f"the {name} of the {channels} channels is {values}: set --{name} to a number for "
+                f"each channel{', above 0' if name == 'std' else ''}"
+            )
+    return changed
 
 
 def look_at(
     found: Network, paths: Sequence[Path], look: Callable, args: argparse.Namespace, **options
 ) -> list:
-    """What `look`, of `densenet_jax.predict`, sees in pictures, None in a broken one.
+    """Returns what `look`, of `densenet_jax.predict`, yields for pictures; None for a broken one.
 
     Shows progress. Raises InputError if all are broken.
     """
 
     def on_error(number: int, error: InputError) -> None:
-        print(f"passed over: {error}", file=sys.stderr)
+        print(f"skipped: {error}", file=sys.stderr)
 
-    if args.batch_size < 1:
-        raise InputError(f"--batch_size is {args.batch_size}: it must be at least 1.")
+    for name in ("batch_size", "max_pixels"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
     seen = look(
         found.model,
         paths,
@@ -104,6 +166,7 @@ def look_at(
         crops=args.crops,
         batch_size=min(args.batch_size, len(paths)),
         on_error=on_error,
+        max_pixels=args.max_pixels,
         **options,
     )
     console, results = Console(stderr=True), []

@@ -1,11 +1,11 @@
-"""Say what is in pictures.
+"""Classify pictures.
 
     python -m launch.predict cat.jpg dogs/ 'holiday/*.png' --model densenet121 --weights FILE
 
     python -m launch.predict cat.jpg --weights runs/pets
 
-Pictures that cannot be read are reported and passed over. Of a folder all pictures are taken, those
-of its folders as well.
+Pictures that cannot be read are reported and skipped. A folder stands for all pictures in it and in
+its folders. Pixels are taken as stored: the EXIF orientation is ignored, as in training.
 """
 
 import glob
@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from densenet_jax.data.pictures import ENDINGS
+from densenet_jax.data import folders
 from densenet_jax.errors import InputError
 from densenet_jax.predict import Prediction, predict
 from launch import command, network
@@ -44,25 +44,21 @@ def main(argv: list[str] | None = None) -> None:
     if args.plot:
         from densenet_jax.analysis.gallery import plot_predictions  # matplotlib, needed only now.
 
-        plot_predictions(results, Path(args.plot))
+        plot_predictions(results, Path(args.plot), args.max_pixels)
 
 
 def _paths(given: list[str]) -> list[Path]:
     paths = []
     for text in given:
-        if Path(text).is_dir():
-            inside = [
-                path for path in sorted(Path(text).rglob("*")) if path.suffix.lower() in ENDINGS
-            ]
-            if not inside:
-                raise InputError(f"{text} holds no pictures ({', '.join(ENDINGS)}).")
-            paths += inside
-        elif Path(text).exists():
-            paths.append(Path(text))
-        elif matching := sorted(glob.glob(text, recursive=True)):  # noqa: PTH207 (may be absolute)
-            paths += map(Path, matching)
-        else:
+        # Of absolute patterns too, which pathlib's glob refuses.
+        matching = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207
+        if not matching:
             raise InputError(f"there is no picture {text}.")
+        for path in map(Path, matching):
+            found = folders.below(path) if path.is_dir() else [path]
+            if not found:
+                raise InputError(f"{path} holds no pictures.")
+            paths += found
     return paths
 
 

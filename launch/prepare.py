@@ -17,7 +17,7 @@ from rich.progress import track
 
 from densenet_jax.data import imagenet
 from densenet_jax.data.prepare import Copy
-from launch import command
+from launch import command, network
 
 _SILENCE = 60  # Seconds after which a line says how far it is, where there is no bar.
 
@@ -29,8 +29,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--skip_broken", action="store_true", help="leave out pictures that cannot be decoded"
     )
+    network.add_max_pixels(parser)
     args = parser.parse_args(argv)
-    copy = Copy(imagenet.find(args.data_directory), args.out, args.skip_broken)
+    parts = imagenet.find(args.data_directory)
+    copy = Copy(parts, args.out, args.skip_broken, args.max_pixels)
     try:
         _follow(copy)
     finally:

@@ -77,6 +77,7 @@ def write_folders(folder, train, validation):
 
 def _write(folder, files):
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".DS_Store").write_bytes(b"")
     for name, data in files.items():
         (folder / name).write_bytes(data)
 
@@ -92,9 +93,13 @@ def tar(files):
 
 
 def write_archives(folder, train, validation):
-    """Their members in no order."""
+    """Writes their members in no order, beside files that macOS adds."""
     folder.mkdir(parents=True, exist_ok=True)
-    classes = {f"{name}.tar": tar(dict(reversed(files.items()))) for name, files in train.items()}
+    classes = {
+        f"{name}.tar": tar({"._a.JPEG": b"", **dict(reversed(files.items()))})
+        for name, files in train.items()
+    }
+    classes["._a.tar"] = b""
     (folder / "ILSVRC2012_img_train.tar").write_bytes(tar(dict(reversed(classes.items()))))
     shuffled = sorted(validation.items(), key=lambda item: item[0][::-1])
     (folder / "ILSVRC2012_img_val.tar").write_bytes(tar(dict(shuffled)))

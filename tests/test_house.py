@@ -40,7 +40,12 @@ ALLOWED = {
         "densenet_jax.torch_names",
         "densenet_jax.weight_files",
     },
-    "densenet_jax.predict": {"densenet_jax.errors", "densenet_jax.data"},
+    "densenet_jax.predict": {
+        "densenet_jax.errors",
+        "densenet_jax.models",
+        "densenet_jax.data",
+        "densenet_jax.weight_files",
+    },
     "experiments": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.train"},
 }
 

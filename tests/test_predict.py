@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits, load_sample_images
 import densenet_jax as dj
 from densenet_jax import weight_files
 from densenet_jax.data.pictures import CentralCrop
+from densenet_jax.models.catalog import model_config
 from densenet_jax.predict import Preprocessing, preprocessing_of
 from densenet_jax.train import trained
 from launch import command
@@ -100,15 +101,51 @@ def test_class_names_are_imagenets(network, photographs):
 
 
 @pytest.mark.parametrize(
-    "source, crop",
+    "source, name, crop",
     [
-        ("densenet121-a639ec97.pth", CentralCrop(256, 224, "bilinear")),
-        ("hf:timm/densenet121.tv_in1k", CentralCrop(256, 224, "bicubic")),
-        ("hf:timm/densenet121.ra_in1k", CentralCrop(303, 288, "bicubic")),
+        ("densenet121-a639ec97.pth", "densenet121", CentralCrop(256, 224, "bilinear")),
+        ("hf:timm/densenet121.tv_in1k", "densenet121", CentralCrop(256, 224, "bicubic")),
+        ("hf:timm/densenet121.ra_in1k", "densenet121", CentralCrop(303, 288, "bicubic")),
+        ("hf:timm/resnet50.tv_in1k", "resnet50", CentralCrop(256, 224, "bilinear")),
+        ("rdnet_tiny.safetensors", "rdnet_tiny", CentralCrop(248, 224, "bicubic")),
+        ("hf:naver-ai/rdnet_large.nv_in1k", "rdnet_large", CentralCrop(248, 224, "bicubic")),
+        (
+            "hf:naver-ai/rdnet_large.nv_in1k_ft_in1k_384",
+            "rdnet_large",
+            CentralCrop(384, 384, "bicubic"),
+        ),
     ],
 )
-def test_weights_come_with_their_preprocessing(source, crop):
-    assert preprocessing_of(source).crop == crop
+def test_published_weights_come_with_their_preprocessing(source, name, crop):
+    assert preprocessing_of(source, model_config(name)) == Preprocessing(crop)
+
+
+@pytest.mark.parametrize(
+    "source, name",
+    [
+        ("densenet.pth", "densenet_bc_k12_d100"),  # Not a network for ImageNet.
+        ("nin.pth", "nin"),
+        ("hf:timm/resnet50.a1_in1k", "resnet50"),  # A recipe with another crop.
+    ],
+)
+def test_unknown_preprocessing_is_an_error(source, name):
+    with pytest.raises(dj.InputError, match="give --resize, --crop and --interpolation"):
+        preprocessing_of(source, model_config(name))
+
+
+def test_mean_and_deviation_are_flags(capsys, weights, photographs, network, caplog):
+    argv = [photographs[0], "--json", "--top=1"]
+    status, output, _ = run(capsys, *argv, weights=weights)
+    assert status == 0 and "are taken to be ImageNet's" in caplog.text
+    status, changed, _ = run(capsys, *argv, "--std", "1", "2", "3", "--mean", "4", "5", "6",
+                             weights=weights)  # fmt: skip
+    preprocessing = Preprocessing(CentralCrop(40, 32), (4.0, 5.0, 6.0), (1.0, 2.0, 3.0))
+    (expected,) = dj.predict(network, photographs[:1], preprocessing=preprocessing, top=1)
+    (entry,) = json.loads(changed)
+    assert status == 0 and changed != output
+    (found,) = entry["predictions"]
+    assert found["label"] == expected[0].label
+    assert found["probability"] == pytest.approx(expected[0].probability, rel=1e-5)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -130,10 +167,14 @@ def run(capsys, *arguments, weights=None, model=NAME):
     return command.run(launch_predict.main, argv), *capsys.readouterr()
 
 
-def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, network):
+def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, network, caplog):
     (tmp_path / "notes.txt").write_text("no picture")
+    for name in ("folder.jpg", ".ipynb_checkpoints", "__MACOSX"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "._china.jpg").write_bytes(b"no picture")
     status, output, errors = run(capsys, tmp_path, "--json", "--top=2", weights=weights)
     assert (status, errors) == (0, "")
+    assert f"{tmp_path}: skipped 1 .txt, 3 hidden or system file" in caplog.text
     found = json.loads(output)
     assert [entry["image"] for entry in found] == list(map(str, photographs))
     expected = list(dj.predict(network, photographs, preprocessing=SMALL, top=2))
@@ -143,13 +184,16 @@ def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, network):
     status, output, _ = run(capsys, tmp_path / "*" / "*.png", "--top=1", weights=weights)
     assert status == 0
     assert re.fullmatch(rf"{photographs[1]}\n +\d\.\d\d%  [\w ]+\n", output)
+    # A pattern may match a folder.
+    status, output, _ = run(capsys, tmp_path / "deep*", "--top=1", weights=weights)
+    assert status == 0 and output.startswith(f"{photographs[1]}\n")
 
 
-def test_broken_pictures_are_passed_over(capsys, weights, photographs, tmp_path):
+def test_broken_pictures_are_skipped(capsys, weights, photographs, tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     status, output, errors = run(capsys, tmp_path, weights=weights)
     assert status == 0 and output.count(".jpg") == 1
-    assert errors.startswith(f"passed over: {tmp_path / 'empty.jpg'}") and errors.count("\n") == 1
+    assert errors.startswith(f"skipped: {tmp_path / 'empty.jpg'}") and errors.count("\n") == 1
     status, output, errors = run(capsys, tmp_path / "empty.jpg", weights=weights)
     assert status == 2 and errors.endswith("error: none of the pictures can be read.\n")
 
@@ -218,6 +262,10 @@ def test_wrong_weights(capsys, weights, photographs, tmp_path, kind, words):
         (["nowhere.jpg"], "there is no picture nowhere.jpg"),
         (["--top=0"], "--top is 0"),
         (["--crop=64"], "a crop of 64 pixels"),
+        (["--crop=32", "--max_pixels=0"], "--max_pixels is 0"),
+        (["--crop=32", "--mean=1"], "the mean of the 3 channels is (1.0,): set --mean"),
+        (["--crop=32", "--std", "1", "0", "1"], "set --std to a number for each channel, above 0"),
+        ([], "the preprocessing of"),
     ],
 )
 def test_mistakes(capsys, weights, photographs, arguments, words):

@@ -6,14 +6,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from densenet_jax.analysis.style import save
-from densenet_jax.data.pictures import load
+from densenet_jax.data.pictures import MAX_PIXELS, load
 from densenet_jax.predict import Prediction
 
 _COLUMNS = 4
 _INCHES = 3.0
 
 
-def plot_predictions(results: list[tuple[Path, list[Prediction]]], path: Path) -> None:
+def plot_predictions(
+    results: list[tuple[Path, list[Prediction]]], path: Path, max_pixels: int = MAX_PIXELS
+) -> None:
     """Draws each picture above the bars of its classes, to `path`."""
     columns = min(_COLUMNS, len(results))
     rows = math.ceil(len(results) / columns)
@@ -27,7 +29,7 @@ def plot_predictions(results: list[tuple[Path, list[Prediction]]], path: Path) -
     for i, (source, predictions) in enumerate(results):
         row, column = divmod(i, columns)
         picture, bars = axes[2 * row][column], axes[2 * row + 1][column]
-        picture.imshow(load(source, upright=True))
+        picture.imshow(load(source, max_pixels=max_pixels))
         picture.set_title(source.name, fontsize=9)
         bars.set_axis_on()
         places = range(len(predictions), 0, -1)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, UnsupportedFile
 
 ORIGINS = {
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -96,6 +96,8 @@ def naming(source):
         yield
     except (InputError, ImportError, MemoryError):
         raise
+    except UnsupportedFile as error:
+        raise InputError(f"{source} {error}") from error
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             path = error.filename or source

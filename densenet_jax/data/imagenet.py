@@ -42,8 +42,8 @@ def find(folder: pathlib.Path) -> dict[str, Pictures]:
         return {part: tfds_copy.pictures(copy, split) for part, split in SPLITS.items()}
     if any((folder / archive).exists() for archive in ARCHIVES.values()):
         parts = {part: _in_archive(folder, part) for part in SPLITS}
-    elif (folder / "train").is_dir():
-        parts = _in_folders(folder)
+    elif part_folders := folders.divided(folder):
+        parts = {part: _in_folders(folder, path) for part, path in part_folders.items()}
     else:
         raise InputError(f"there is no ImageNet in {folder}: set data.directory to {LAYOUT}.")
     return {part: pictures.in_stored_order(SPLITS[part]) for part, pictures in parts.items()}
@@ -67,8 +67,9 @@ def _members(path: pathlib.Path, start: int = 0) -> Iterator[tuple[str, int, int
         file.seek(start)
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                if member.isfile():
-                    yield pathlib.PurePath(member.name).name, member.offset_data, member.size
+                name = pathlib.PurePath(member.name).name
+                if member.isfile() and not folders.is_system_file(name):
+                    yield name, member.offset_data, member.size
 
 
 def _train_members(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
@@ -99,15 +100,14 @@ def _validation_labels(names: Sequence[str]) -> np.ndarray:
     return np.array([label_of[identifiers[name]] for name in names], np.int32)
 
 
-def _in_folders(folder: pathlib.Path) -> dict[str, Pieces]:
-    files, label_of = folders.divided(folder), _labels_by_identifier()
-    names = {file.parent.name for part in files.values() for file in part}
-    if strangers := sorted(names - label_of.keys()):
+def _in_folders(folder: pathlib.Path, part_folder: pathlib.Path) -> Pieces:
+    found, label_of = folders.class_folders(part_folder), _labels_by_identifier()
+    if strangers := [name for name in found if found[name] and name not in label_of]:
         raise InputError(
-            f"{folder} has {len(strangers)} folders that are named after none of ImageNet's "
-            f"classes, such as {strangers[0]}: they are named as in n01440764."
+            f"{part_folder} has folders that are named after none of ImageNet's classes, such as "
+            f"{strangers[0]} ({len(strangers)} in all): the names are n01440764 and so on."
         )
-    return {part: folders.pieces(folder, found, label_of) for part, found in files.items()}
+    return folders.pieces(folder, found, label_of)
 
 
 def _labels_by_identifier() -> dict[str, int]:

@@ -1,28 +1,51 @@
-"""A picture in a file, and the middle of it."""
+"""Decodes pictures by one rule for all uses, and crops the centre out of them.
+
+Pixels are taken as Pillow decodes them. The EXIF orientation that cameras write beside the pixels
+is ignored, as it is by torchvision's loaders and by the papers' Torch code, so that training,
+evaluation and prediction see the same pixels, whether they get a path, a PIL picture or an array.
+(Pillow itself turns TIFF and AVIF files upright.)
+"""
 
 import dataclasses
+import functools
 import io
 import pathlib
-import warnings
+import threading
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from densenet_jax.data.archives import naming
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, UnsupportedFile
 
-SIDE = 224  # Of what ImageNet's networks see, in pixels.
-ENDINGS = (".jpeg", ".jpg", ".png")
+SIDE = 224  # Side of the images of ImageNet's networks, in pixels.
+# Pixels of the largest picture that is decoded by default: more is refused by Pillow's own default,
+# too. Decoding takes 3 bytes a pixel or more.
+MAX_PIXELS = 178_956_970
+
+# Formats of which Pillow reads no pixels, or only with the help of another program.
+_WITHOUT_PIXELS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_opening = threading.Lock()
+
+
+@functools.cache
+def endings() -> frozenset[str]:
+    """Returns the endings of picture files that Pillow reads, such as ".webp"."""
+    Image.init()
+    readable = Image.OPEN.keys() | {"MPO"}  # The JPEG reader opens MPO files.
+    return frozenset(
+        ending for ending, kind in Image.EXTENSION.items() if kind in readable - _WITHOUT_PIXELS
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class CentralCrop:
-    """Makes `[size, size, channels]` of the middle of a picture; as torchvision does, by Pillow.
+    """Crops `[size, size, channels]` from the centre of a picture, exactly as torchvision does.
 
     Attributes:
-      resize: length of the picture's short side before the middle is cut out, in pixels.
-      size: of what is cut out, in pixels.
-      interpolation: "bilinear" or "bicubic".
+      resize: length of the picture's short side before the crop, in pixels.
+      size: side of the crop, in pixels.
+      interpolation: "bilinear" or "bicubic", by Pillow.
     """
 
     resize: int = 256
@@ -39,12 +62,12 @@ class CentralCrop:
             )
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
-        """uint8; a picture in grey has one channel, others three."""
+        """Returns the crop as uint8; a picture in grey has one channel, others three."""
         resized = self._resized(picture)
         return self._cut(resized, *self._middle(resized))
 
     def ten(self, picture: Image.Image) -> np.ndarray:
-        """`[10, size, size, channels]`: corners and middle, and those of the mirror image."""
+        """Returns `[10, size, size, channels]`: corners and centre, also of the mirror image."""
         resized = self._resized(picture)
         right, bottom = (side - self.size for side in resized.size)
         places = [(0, 0), (right, 0), (0, bottom), (right, bottom), self._middle(resized)]
@@ -65,30 +88,77 @@ class CentralCrop:
         return np.asarray(cropped).reshape(self.size, self.size, -1)
 
 
-def load(path: pathlib.Path, mode: str = "RGB", upright: bool = False) -> Image.Image:
-    """A picture in three colours (`RGB`) or in grey (`L`).
+def load(path: pathlib.Path, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads the picture at `path` in three colours (`RGB`) or in grey (`L`).
 
-    Args:
-      upright: turn it as its EXIF data say that the camera was held.
-
-    Raises:
-      InputError: it is missing, damaged, or too large to be one.
+    Raises InputError if it is missing, damaged, or has more than `max_pixels` pixels.
     """
     with naming(path):
-        return _opened(path, mode, upright)
+        return _decode(path, mode, max_pixels)
 
 
-def decode(data: bytes) -> Image.Image:
-    """As `load` does, from the bytes of a file. Raises whatever Pillow does if it cannot."""
-    return _opened(io.BytesIO(data), "RGB", upright=False)
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes the bytes of a picture file in three colours. Raises what Pillow raises."""
+    return _decode(io.BytesIO(data), "RGB", max_pixels)
 
 
-def _opened(source: pathlib.Path | io.BytesIO, mode: str, upright: bool) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(source) as picture:
-            if upright:
-                picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith("I"):  # 16 bits, of which Pillow would keep the low ones.
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            return picture.convert(mode)
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raises UnsupportedFile if a picture has more than `max_pixels` pixels."""
+    if width * height > max_pixels:
+        raise UnsupportedFile(
+            f"has {width * height:,} pixels, more than the limit of {max_pixels:,}: make it "
+            "smaller, or raise the limit (data.max_pixels in a config, --max_pixels elsewhere)"
+        )
+
+
+def convert(picture: Image.Image, mode: str) -> Image.Image:
+    """Returns `picture` with 8 bits a channel, in three colours (`RGB`) or in grey (`L`).
+
+    Raises UnsupportedFile if the range of its pixel values is not known.
+    """
+    if picture.mode == "F":
+        raise UnsupportedFile("has floating-point pixels: convert it to 8 or 16 bits a channel")
+    if picture.mode.startswith("I"):  # Pillow would keep the low 8 of 16 bits.
+        values = np.asarray(picture)
+        low, high = values.min(), values.max()
+        if picture.mode == "I" and (low < 0 or not 255 < high < 2**16):
+            raise UnsupportedFile(
+                f"has 32-bit pixels from {low} to {high}: convert it to 8 or 16 bits a channel"
+            )
+        picture = Image.fromarray((values >> 8).astype(np.uint8))
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # Straight to RGB, Pillow warns; the colours are equal.
+    return picture.convert(mode)
+
+
+def from_array(array: np.ndarray) -> Image.Image:
+    """Returns the picture in uint8 or uint16 `[H, W]` or `[H, W, channels]`.
+
+    Of uint16 the high 8 bits are kept, as of a 16-bit file. Raises InputError for another array.
+    """
+    channels = array.shape[2] if array.ndim == 3 else 1
+    fits = array.ndim in (2, 3) and channels in (1, 3, 4) and array.size
+    if array.dtype not in (np.uint8, np.uint16) or not fits:
+        raise InputError(
+            f"a picture is a {array.dtype} array of shape {array.shape}: give uint8 (0 to 255) or "
+            "uint16 of shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+        )
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    return Image.fromarray(array.reshape(array.shape[:2]) if channels == 1 else array)
+
+
+def _decode(source: pathlib.Path | io.BytesIO, mode: str, max_pixels: int) -> Image.Image:
+    with open_lazily(source) as picture:
+        check_pixels(*picture.size, max_pixels)
+        return convert(picture, mode)
+
+
+def open_lazily(source: pathlib.Path | io.BytesIO) -> Image.Image:
+    """Reads the header of a picture of any size; of too many pixels, Pillow warns or raises."""
+    with _opening:  # The limit is a global.
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

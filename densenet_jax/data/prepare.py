@@ -11,7 +11,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from densenet_jax.data import imagenet
 from densenet_jax.data.archives import naming
 from densenet_jax.data.encoded import Pictures
-from densenet_jax.data.pictures import decode
+from densenet_jax.data.pictures import MAX_PIXELS, decode
 from densenet_jax.data.stream import cores
 from densenet_jax.errors import InputError
 
@@ -36,6 +36,7 @@ class Copy:
     Args:
       parts: "train" and "test".
       skip_broken: leave out pictures that cannot be decoded.
+      max_pixels: pixels of the largest picture that is decoded.
 
     Attributes:
       pictures: how many there are.
@@ -44,9 +45,15 @@ class Copy:
       broken: what is wrong with pictures that cannot be decoded; a sentence for each.
     """
 
-    def __init__(self, parts: dict[str, Pictures], folder: pathlib.Path, skip_broken: bool = False):
+    def __init__(
+        self,
+        parts: dict[str, Pictures],
+        folder: pathlib.Path,
+        skip_broken: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ):
         self._splits = {imagenet.SPLITS[part]: pictures for part, pictures in parts.items()}
-        self._skip_broken = skip_broken
+        self._skip_broken, self._max_pixels = skip_broken, max_pixels
         self._final = folder / imagenet.TFDS_NAME / VERSION
         self._unfinished = self._final.with_name(f"{VERSION}.incomplete")
         self._features = _features()
@@ -102,7 +109,7 @@ class Copy:
             try:
                 with naming(pictures.name(index)):
                     encoded = pictures[index]
-                    decode(encoded.data)
+                    decode(encoded.data, self._max_pixels)
             except InputError as error:
                 broken.append(str(error))
                 continue

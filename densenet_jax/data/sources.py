@@ -183,7 +183,7 @@ def _facts_of(tree: folders.Tree, image_size: int) -> Facts:
         image_shape=(image_size, image_size, 3),
         crop=pictures.CentralCrop(image_size, image_size, "bicubic"),
         num_classes=len(tree.classes),
-        sizes={part: len(files) for part, files in tree.files.items()},
+        sizes={part: sum(map(len, found.values())) for part, found in tree.parts.items()},
         classes=tree.classes,
     )
 
@@ -208,8 +208,8 @@ def _read(
     if tree is not None:
         label_of = {name: label for label, name in enumerate(tree.classes)}
         return {
-            part: folders.pieces(tree.folder, files, label_of).in_stored_order(part)
-            for part, files in tree.files.items()
+            part: folders.pieces(tree.folder, found, label_of).in_stored_order(part)
+            for part, found in tree.parts.items()
         }
     if copy := tfds_copy.find(folder, "svhn_cropped" if name == "svhn" else name):
         return {part: _checked(facts, tfds_copy.read(copy, part)) for part in facts.sizes}

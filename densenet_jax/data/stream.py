@@ -22,7 +22,7 @@ from absl import flags
 from densenet_jax.data.archives import naming
 from densenet_jax.data.batches import PADDING, epoch_order, in_batches
 from densenet_jax.data.encoded import Pictures
-from densenet_jax.data.pictures import CentralCrop, decode
+from densenet_jax.data.pictures import MAX_PIXELS, CentralCrop, decode
 from densenet_jax.data.random_crop import random_crop
 from densenet_jax.errors import InputError
 
@@ -31,24 +31,27 @@ _CROP = 1  # Ends the seeds of crops: else that of example 0 would be that of th
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-    """A random box, a function of (seed, epoch, example)."""
+    """Crops a random box, a function of (seed, epoch, example)."""
 
     size: int
     seed: int
+    max_pixels: int = MAX_PIXELS
 
     def __call__(self, data: bytes, epoch: int, index: int) -> np.ndarray:
-        return random_crop(data, self.size, np.random.default_rng([self.seed, epoch, index, _CROP]))
+        random = np.random.default_rng([self.seed, epoch, index, _CROP])
+        return random_crop(data, self.size, random, self.max_pixels)
 
 
 @dataclasses.dataclass(frozen=True)
 class Middle:
-    """The middle, or ten crops."""
+    """Crops the centre of a picture, or ten crops."""
 
     crop: CentralCrop
     ten: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def __call__(self, data: bytes, epoch: int, index: int) -> np.ndarray:
-        picture = decode(data)
+        picture = decode(data, self.max_pixels)
         return self.crop.ten(picture) if self.ten else self.crop(picture)
 
 
@@ -159,9 +162,9 @@ class Source:
                 if not skip_broken:
                     sentence = str(error).removesuffix(".")
                     raise InputError(
-                        f"{sentence}; or pass over such pictures: data.skip_broken = True."
+                        f"{sentence}; or skip such pictures: data.skip_broken = True."
                     ) from error
-                logging.getLogger("densenet_jax").warning("passed over: %s", error)
+                logging.getLogger("densenet_jax").warning("skipped: %s", error)
 
 
 def cores() -> int:

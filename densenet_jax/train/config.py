@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
+from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import FAMILIES, model_config
 from densenet_jax.models.layers import check_groups
@@ -85,7 +86,9 @@ def base_config() -> ConfigDict:
     data.lighting (0.0)        deviation of random light along the principal components of colours
     data.ten_crops (False)     evaluate pictures by ten crops as well, at the end
     data.workers               processes that read pictures; 0: threads; unset: as suits the host
-    data.skip_broken (False)   go on without pictures that cannot be read
+    data.skip_broken (False)   skip pictures that cannot be read
+    data.max_pixels (178956970)
+                               pixels of the largest picture that is decoded
     """
     config = ConfigDict(
         dict(
@@ -132,6 +135,7 @@ def base_config() -> ConfigDict:
                 ten_crops=False,
                 workers=config_dict.placeholder(int),
                 skip_broken=False,
+                max_pixels=MAX_PIXELS,
             ),
         )
     )
@@ -193,7 +197,7 @@ def model_settings(config: ConfigDict) -> dict:
 def check_config(config: ConfigDict) -> None:
     """Raises InputError for what no data set and no device could make right."""
     for key in ("epochs", "batch_size", "eval_batch_size", "eval_every_epochs",
-                "checkpoint_every_epochs", "data.image_size"):  # fmt: skip
+                "checkpoint_every_epochs", "data.image_size", "data.max_pixels"):  # fmt: skip
         value = flatten(config)[key]
         if value < 1:
             raise InputError(f"{key} is {value}: it must be at least 1.")

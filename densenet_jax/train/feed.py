@@ -140,7 +140,8 @@ class Streamed:
         size = self._batch_size(split, crops)
         order = stream.OnePass(len(getattr(self._data, split)), size)
         steps = math.ceil(order.examples / size)
-        crop = stream.Middle(self._data.crop, ten=crops == TEN)
+        max_pixels = self._config.data.max_pixels
+        crop = stream.Middle(self._data.crop, ten=crops == TEN, max_pixels=max_pixels)
         passing = self._open(split, crop, order, 0, steps, crops)
         try:
             for _ in range(steps):
@@ -171,8 +172,8 @@ class Streamed:
     def _crop(self):
         config, crop = self._config, self._data.crop
         if config.data.augment and config.data.random_crop == "resized":
-            return stream.RandomCrop(crop.size, config.seed)
-        return stream.Middle(crop)
+            return stream.RandomCrop(crop.size, config.seed, config.data.max_pixels)
+        return stream.Middle(crop, max_pixels=config.data.max_pixels)
 
     def _shape(self, crops: int) -> tuple[int, ...]:
         return (*(() if crops == 1 else (crops,)), *self._data.image_shape)

@@ -28,7 +28,7 @@ PACKAGES = (
     *("grain", "simplejpeg", "opencv-python-headless", "pillow"),
 )
 # Where the data lie and who reads them is not what the run is: it may go on where it is otherwise.
-_NOT_COMPARED = ("data.directory", "data.workers", "data.skip_broken")
+_NOT_COMPARED = ("data.directory", "data.workers", "data.skip_broken", "data.max_pixels")
 
 
 class RunDirectory:

@@ -197,7 +197,7 @@ class Trainer:
     def evaluate(self, state: TrainState, crops: int = 1) -> dict[str, float]:
         """`test_loss`, a mean, and `test_error`, in percent; on every test example exactly once.
 
-        Of pictures, `test_top5_error` as well, and `test_broken_pictures` if some were passed over:
+        Of pictures, `test_top5_error` as well, and `test_broken_pictures` if some were skipped:
         errors are of the others. If images are held out for validation,
         `validation_loss` and so on.
 
@@ -235,7 +235,8 @@ def training_batch(config: ConfigDict, examples: int) -> Batch:
     dtype = model_settings(config)["dtype"]
     if data.streamed:
         chosen = [data.train[i] for i in range(min(examples, len(data.train)))]
-        images = np.stack([data.crop(decode(encoded.data)) for encoded in chosen])
+        pictures = [decode(encoded.data, config.data.max_pixels) for encoded in chosen]
+        images = np.stack([data.crop(picture) for picture in pictures])
         labels = np.array([encoded.label for encoded in chosen])
     else:
         images, labels = data.train.images[:examples], data.train.labels[:examples]

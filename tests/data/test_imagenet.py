@@ -118,7 +118,7 @@ def test_what_is_missing_is_named(copies, tmp_path):
     (tmp_path / "folders" / "train" / CLASSES[0]).rename(tmp_path / "folders" / "train" / "fish")
     shutil.copytree(copies / "folders" / "val", tmp_path / "folders" / "val")
     refuses(
-        "1 folders that are named after none of ImageNet's classes, such as fish",
+        r"named after none of ImageNet's classes, such as fish \(1 in all\)",
         tmp_path / "folders",
     )
 
@@ -160,3 +160,12 @@ def test_broken_pictures_are_not_copied(pictures, tmp_path, capsys, monkeypatch)
     assert len(found) == 23 and name not in {found[i].file_name for i in range(23)}
     with pytest.raises(InputError, match="is there already"):
         prepare.main(command)
+
+
+def test_pictures_over_the_limit_are_named_and_not_damaged(copies, tmp_path, capsys):
+    command = ["--data_directory", str(copies / "archives"), "--out", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="4 of 33 pictures cannot be read"):
+        prepare.main([*command, "--max_pixels=800000"])
+    errors = capsys.readouterr().err.splitlines()
+    words = "has 900,000 pixels, more than the limit of 800,000: make it smaller, or raise"
+    assert len(errors) == 4 and all(words in line for line in errors)

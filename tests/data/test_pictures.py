@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from densenet_jax.data import pictures
+from densenet_jax.data.random_crop import draw_box, random_crop
 from densenet_jax.errors import InputError
 
 
@@ -53,19 +54,78 @@ def test_sixteen_bits_of_grey(tmp_path):
     values = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
     Image.fromarray(values).save(path)
     np.testing.assert_array_equal(np.asarray(pictures.load(path, "L")), values >> 8)
+    path = tmp_path / "picture.pgm"
+    path.write_bytes(b"P5 256 256 65535\n" + values.astype(">u2").tobytes())
+    np.testing.assert_array_equal(np.asarray(pictures.load(path, "L")), values >> 8)
 
 
-def test_a_camera_held_upright(tmp_path):
-    """EXIF's orientation 6: the first row is the right side."""
-    path, stored = tmp_path / "picture.jpg", gradient(64, 32)
+def test_transparent_palettes_are_read_without_a_warning(tmp_path):
+    path = tmp_path / "picture.png"
+    palette = gradient(64, 64).quantize(16)
+    palette.save(path, transparency=bytes(range(16)))
+    np.testing.assert_array_equal(
+        np.asarray(pictures.load(path)), np.asarray(palette.convert("RGB"))
+    )
+
+
+@pytest.mark.parametrize(
+    "pixels, words",
+    [
+        (np.ones((4, 4), np.float32), "has floating-point pixels: convert it"),
+        (np.full((4, 4), 100_000, np.int32), "has 32-bit pixels from 100000 to 100000: convert it"),
+        (np.full((4, 4), 200, np.int32), "has 32-bit pixels from 200 to 200: convert it"),
+    ],
+)
+def test_pixels_of_unknown_range_are_refused(tmp_path, pixels, words):
+    path = tmp_path / "picture.tif"
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(InputError, match=f"{path} {words}"):
+        pictures.load(path)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif"])
+def test_pixels_are_those_of_torchvisions_loader(tmp_path, ending, orientation):
+    """Its loader opens a picture with Pillow and converts it: EXIF's orientation does nothing.
+
+    Pillow turns TIFFs itself.
+    """
+    path, stored = tmp_path / f"picture{ending}", gradient(64, 32)
     exif = Image.Exif()
-    exif[0x0112] = 6
-    stored.save(path, exif=exif, quality=95)
-    assert pictures.load(path).size == (64, 32)
-    upright = pictures.load(path, upright=True)
-    assert upright.size == (32, 64)
-    turned = np.rot90(np.asarray(pictures.load(path)), -1)
-    np.testing.assert_array_equal(np.asarray(upright), turned)
+    exif[0x0112] = orientation
+    stored.save(path, exif=exif)
+    expected = np.asarray(Image.open(path).convert("RGB"))
+    assert expected.shape[0] == (64 if ending == ".tif" and orientation > 4 else 32)
+    np.testing.assert_array_equal(np.asarray(pictures.load(path)), expected)
+    np.testing.assert_array_equal(np.asarray(pictures.decode(path.read_bytes())), expected)
+    # The box that a seed draws, out of these pixels.
+    box = draw_box(np.random.default_rng(3), *expected.shape[1::-1])
+    crop = random_crop(path.read_bytes(), 32, np.random.default_rng(3)).astype(float)
+    part = Image.fromarray(expected).crop(
+        (box.left, box.top, box.left + box.width, box.top + box.height)
+    )
+    assert abs(crop - np.asarray(part.resize((32, 32), Image.Resampling.BICUBIC))).mean() < 6
+
+
+def test_large_pictures_have_a_limit_with_a_sentence_of_its_own(tmp_path):
+    """108 megapixels, as some telephones take, are read; more than the limit is not damage."""
+    path, limit = tmp_path / "picture.jpg", Image.MAX_IMAGE_PIXELS
+    Image.new("L", (12_000, 9_000), 77).save(path)
+    data = path.read_bytes()
+    read = (
+        lambda **options: pictures.load(path, **options),
+        lambda **options: pictures.decode(data, **options),
+        lambda **options: random_crop(data, 32, np.random.default_rng(0), **options),
+    )
+    for reader in read:
+        assert set(np.unique(np.asarray(reader()))) == {77}
+        with pytest.raises(
+            ValueError, match="has 108,000,000 pixels, more than the limit of 1,000:"
+        ):
+            reader(max_pixels=1000)
+    with pytest.raises(InputError, match=f"{path} has 108.* make it smaller, or raise the limit"):
+        pictures.load(path, max_pixels=1000)
+    assert limit == Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize("settings", [dict(resize=200), dict(size=0), dict(interpolation="cubic")])

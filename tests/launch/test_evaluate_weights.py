@@ -8,8 +8,9 @@ import small
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from densenet_jax.data import imagenet
+from densenet_jax.data import folders, imagenet
 from densenet_jax.data.pictures import CentralCrop
+from densenet_jax.errors import InputError
 from densenet_jax.predict import Preprocessing, logits
 from densenet_jax.train import trained
 from launch import command, evaluate
@@ -62,8 +63,9 @@ def test_broken_pictures_do_not_count(capsys, weights, folder):
     path, _ = folder
     next(path.iterdir()).joinpath("broken.jpg").write_bytes(b"\xff\xd8\xff")
     status, output, errors = run(capsys, weights, path, f"--model={NAME}")
-    assert status == 0 and errors.count("passed over") == 1
-    assert "6 pictures of 6 classes, 1 broken ones passed over; 1 crop of 32 pixels" in output
+    assert status == 0 and errors.count("skipped: ") == 1
+    assert "6 pictures of 6 classes, 1 unreadable skipped; 1 crop of 32 pixels" in output
+    assert "; labels: ImageNet's identifiers" in output
     assert "66.67  33.33" in output and "published" not in output
 
 
@@ -76,6 +78,7 @@ def test_broken_pictures_do_not_count(capsys, weights, folder):
 )
 def test_published_errors_are_beside(crops, expected):
     report = dict(weights="w.pth", pictures=9, broken=0, classes=9, crops=crops, crop=224)
+    report["label_order"] = "ImageNet's identifiers"
     text = evaluate._as_text(report | dict(top1_error=1.0, top5_error=0.0), "densenet121")
     position = text.index("published, of the 50,000 pictures")
     for words in expected:
@@ -100,6 +103,7 @@ def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
     assert command.run(evaluate.main, [*argv, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["pictures"], report["classes"]) == (np.isin(labels, (1, 4, 7)).sum(), 3)
+    assert report["label_order"] == "numbers from 0, as the run has no names"
     model = trained.load(finished_run).model
     scores = np.asarray(model((digits.images[::5, ..., None].astype(np.float32) - 4.88) / 6.02))
     wrong = (scores.argmax(1) != labels)[np.isin(labels, (1, 4, 7))]
@@ -122,7 +126,10 @@ def test_mistakes(capsys, weights, folder, arguments, words):
 
 @pytest.mark.parametrize(
     "names, words",
-    [(["cat"], "1 folders that are named after none"), ([], "Missing")],
+    [
+        (["cat"], "named after none of the network's classes, such as cat (1 in all)"),
+        ([], "Missing"),
+    ],
 )
 def test_folders_that_are_no_classes(capsys, weights, tmp_path, names, words):
     for name in names:
@@ -130,6 +137,28 @@ def test_folders_that_are_no_classes(capsys, weights, tmp_path, names, words):
         next(pictures()).save(tmp_path / name / "picture.png")
     status, _, errors = run(capsys, weights, tmp_path, f"--model={NAME}")
     assert status == 2 and words in errors
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("removed", [None, "12", "3"])
+def test_labels_of_numbered_folders_follow_the_text_as_in_training(tmp_path, first, removed):
+    names = [str(number) for number in range(first, first + 13)]
+    for name in names:
+        (tmp_path / name).mkdir()
+        if name != removed:
+            next(pictures()).resize((8, 8)).save(tmp_path / name / "picture.png")
+    paths, labels = folders.labelled(tmp_path, len(names))
+    assert {path.parent.name: label for path, label in zip(paths, labels, strict=True)} == {
+        name: label for label, name in enumerate(sorted(names)) if name != removed
+    }
+    if removed is not None:
+        (tmp_path / removed).rmdir()
+        with pytest.raises(
+            InputError, match="has 12 class folders, but the network has 13 classes"
+        ):
+            folders.labelled(tmp_path, len(names))
+        found, labels = folders.labelled(tmp_path, sorted(names))
+        assert len(found) == 12 and labels.max() == 12
 
 
 def test_one_of_two_ways(capsys):

@@ -119,6 +119,10 @@ def test_broken_pictures_are_counted(tmp_path, changes):
     assert result["broken_pictures"] == 3 and result["test_broken_pictures"] == 1
     assert result["test_error"] in [100 * wrong / 8 for wrong in range(9)], "of eight, not of nine"
     assert not result["official_data"]
+    # The largest of each of three classes, and one for testing, are over this limit.
+    wanted |= {"data.skip_broken": True, "data.max_pixels": 800_000}
+    result = fit(small.config(wanted), tmp_path / "limited")
+    assert result["broken_pictures"] == 6 and result["test_broken_pictures"] == 2
 
 
 @pytest.mark.parametrize(
@@ -128,6 +132,7 @@ def test_broken_pictures_are_counted(tmp_path, changes):
         ({"data.random_crop": "any"}, "data.random_crop is 'any': choose one of padded, resized"),
         ({"data.color_jitter": 1.5}, "data.color_jitter is 1.5: it must be at most 1"),
         ({"data.workers": -1}, "data.workers is -1: it must be at least 0"),
+        ({"data.max_pixels": 0}, "data.max_pixels is 0: it must be at least 1"),
         ({"label_smoothing": 0.1, "loss": "squared_hinge"}, "label_smoothing is for the loss"),
     ],
 )

@@ -1,0 +1,150 @@
+"""One rule for the pixels of a picture, whichever way it reaches a network."""
+
+import json
+
+import numpy as np
+import pytest
+import small
+from flax import nnx
+from PIL import Image
+
+import densenet_jax as dj
+from densenet_jax.data.pictures import CentralCrop
+from densenet_jax.predict import Preprocessing
+from densenet_jax.train import trained
+from densenet_jax.train.fit import fit
+from launch import command, evaluate
+from launch import predict as launch_predict
+
+SIDE = 16
+ENDINGS = [".jpg", ".png", ".webp", ".tif"]
+CLASSES = ["across", "upright"]  # Which way the stripes of the decoded pixels run.
+RUN = {
+    **{"epochs": 3, "batch_size": 8, "eval_batch_size": 8, "learning_rate": 0.1},
+    **{"model.growth_rate": 8, "model.dropout_rate": 0.0},
+    **{"data.name": "folder", "data.holdout": 0, "data.augment": False, "data.image_size": SIDE},
+}
+
+
+def striped(name, random):
+    """Noisy stripes across, or upright."""
+    stripes = np.where(np.arange(SIDE) // 2 % 2, 40, 200)
+    pixels = stripes[:, None] + random.integers(-30, 31, (SIDE, SIDE))
+    return np.repeat((pixels if name == "across" else pixels.T)[..., None], 3, 2).astype(np.uint8)
+
+
+def save(pixels, path, orientation):
+    """Saves a picture that Pillow decodes to `pixels`: it turns TIFFs by their orientation."""
+    picture = Image.fromarray(pixels)
+    if path.suffix == ".tif" and orientation >= 5:
+        picture = picture.transpose(Image.Transpose.TRANSPOSE)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, exif=exif)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """To train on, pictures of every orientation and format; to test on, others."""
+    random, folder = np.random.default_rng(0), tmp_path_factory.mktemp("stripes")
+    for part in ("train", "val"):
+        for name in CLASSES:
+            for orientation in range(1, 9):
+                for ending in ENDINGS:
+                    path = folder / part / name / f"{orientation}{ending}"
+                    save(striped(name, random), path, orientation)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    fit(small.config(RUN | {"data.directory": str(folder)}), workdir)
+    return workdir
+
+
+def test_evaluation_is_the_same_through_both_doors(run, folder, capsys):
+    assert command.run(evaluate.main, ["--workdir", str(run), "--compile_cache=off"]) == 0
+    assert json.loads(capsys.readouterr().out)["test_error"] == 0
+    argv = ["--weights", str(run), "--pictures", str(folder), "--json", "--compile_cache=off"]
+    assert command.run(evaluate.main, argv) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["pictures"], report["broken"], report["top1_error"]) == (64, 0, 0)
+
+
+def test_predictions_of_paths_pictures_and_arrays_are_the_classes(run, folder, capsys):
+    paths = sorted((folder / "val").rglob("*.*"))
+    argv = [str(folder / "val"), "--weights", str(run), "--json", "--compile_cache=off"]
+    assert command.run(launch_predict.main, argv) == 0
+    found = [entry["predictions"] for entry in json.loads(capsys.readouterr().out)]
+    assert [predictions[0]["name"] for predictions in found] == [path.parent.name for path in paths]
+    model, _ = trained.load(run)
+    look = dict(preprocessing=Preprocessing(CentralCrop(SIDE, SIDE, "bicubic")), classes=CLASSES)
+    for forms in (paths, opened(paths), map(np.asarray, opened(paths))):
+        again = [[p._asdict() for p in some] for some in dj.predict(model, forms, **look)]
+        assert again == found
+
+
+def opened(paths):
+    """Yields PIL pictures, and closes each after its use."""
+    for path in paths:
+        with Image.open(path) as picture:
+            picture.load()
+            yield picture
+
+
+def files():
+    """Pictures of every mode and depth: the ending of the file, what is saved, and options."""
+    y, x = np.mgrid[:48, :48].astype(np.uint8)
+    color = Image.fromarray(np.stack([5 * x, 5 * y, 2 * x + 2 * y], axis=-1))
+    grey, transparent = color.convert("L"), color.copy()
+    transparent.putalpha(grey)
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    yield from ((ending, color, {}) for ending in (".jpg", ".bmp", ".gif", ".ppm", ".tga", ".jp2"))
+    yield from ((ending, grey, {}) for ending in (".jpg", ".png", ".webp", ".tif", ".pgm"))
+    yield from ((ending, deep, {}) for ending in (".png", ".tif", ".jp2"))
+    yield from ((ending, transparent, {}) for ending in (".png", ".webp", ".tif"))
+    yield ".jpg", color.convert("CMYK"), {}
+    yield ".png", transparent.convert("LA"), {}
+    yield ".png", color.quantize(64), {}
+    yield ".png", color.quantize(64), {"transparency": bytes(range(64))}
+    yield ".png", color.convert("1"), {}
+    yield ".jpg", color, {"progressive": True, "quality": 95}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_files_of_every_mode_are_read_alike_as_paths_pictures_and_arrays(tmp_path, mode):
+    paths = []
+    for i, (ending, picture, options) in enumerate(files()):
+        paths.append(tmp_path / f"{i:02}{ending}")
+        picture.save(paths[-1], **options)
+    assert len(paths) > 20
+    direct = ("RGB", "L", "I;16")
+    arrays = [np.asarray(p if p.mode in direct else p.convert("RGBA")) for p in opened(paths)]
+    arrays = [array[..., None] if array.ndim == 2 else array for array in arrays]
+    channels = {"RGB": {}, "L": {"in_channels": 1}}[mode]
+    network = dj.create_model(small.CLASSIFIER, num_classes=9, rngs=nnx.Rngs(0), **channels)
+    preprocessing = Preprocessing(CentralCrop(40, 32), *[(99.0,) * len(mode)] * 2)
+    found = [
+        [list(dj.predict(network, [form], preprocessing=preprocessing)) for form in forms]
+        for forms in (paths, opened(paths), arrays)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    "picture, words",
+    [
+        (np.zeros((40, 40, 3), np.float32), "float32 array of shape (40, 40, 3): give uint8"),
+        (np.zeros((40, 40, 2), np.uint8), "uint8 array of shape (40, 40, 2)"),
+        (np.zeros((0, 40), np.uint8), "uint8 array of shape (0, 40)"),
+        (np.zeros((1, 40, 40, 3), np.uint8), "uint8 array of shape (1, 40, 40, 3)"),
+        (None, "object array of shape ()"),
+        (Image.fromarray(np.zeros((40, 40), np.float32)), "picture 0 has floating-point pixels"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_a_sentence(network, picture, words):
+    with pytest.raises(dj.InputError) as caught:
+        list(dj.predict(network, [picture]))
+    assert words in str(caught.value)
