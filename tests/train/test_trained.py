@@ -146,9 +146,13 @@ def test_transfer_beats_training_from_scratch(tmp_path):
     assert transferred < scratch - 5
 
 
-def test_the_stem_can_be_frozen(finished_run, tmp_path, network):
-    frozen = {"learning_rate_multipliers": (("^conv0/", 0.0),), "epochs": 1}
+def test_a_multiplier_of_0_keeps_weights_but_not_running_statistics(
+    finished_run, tmp_path, network
+):
+    frozen = {"learning_rate_multipliers": (("^(conv0|norm5)/", 0.0),), "epochs": 1}
     fit(small.config(frozen | {"init_from": str(finished_run)}), tmp_path / "run")
     ours = dj.weights.to_torch(trained.load(tmp_path / "run").model)
-    for name, before in dj.weights.to_torch(network.model).items():
-        assert np.array_equal(ours[name], before) == (name == "features.conv0.weight"), name
+    before = dj.weights.to_torch(network.model)
+    kept = {name for name, array in before.items() if np.array_equal(ours[name], array)}
+    assert kept == {"features.conv0.weight", "features.norm5.weight", "features.norm5.bias"}
+    assert {"features.norm5.running_mean", "features.norm5.running_var"} < before.keys()
