@@ -20,6 +20,7 @@ import numpy as np
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # The first pickle in a file of torch.save before 1.6.
 _SAVE_STATE_DICT = "save model.state_dict() with torch.save instead"
+_BIG_ENDIAN = ("its numbers are big-endian", "save it on a little-endian machine")
 # Where training scripts put a state dict, the preferred one first: averaged weights come last.
 _PLACES = (
     *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module"),
@@ -152,7 +153,7 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
         pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") == b"big":
-            raise Unreadable("its numbers are big-endian", "save it on a little-endian machine")
+            raise Unreadable(*_BIG_ENDIAN)
         found = _Unpickler(io.BytesIO(archive.read(pickled))).load()
         # Cached, because many tensors may share a storage.
         content = functools.cache(lambda key: archive.read(f"{root}data/{key}"))
@@ -167,8 +168,9 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
     file = io.BytesIO(path.read_bytes())
     if _Unpickler(file).load() != _LEGACY_MAGIC:
         raise Unreadable("it is a pickle that torch.save did not write", _SAVE_STATE_DICT)
-    for _ in ("version of the format", "machine"):
-        _Unpickler(file).load()
+    _version, machine = _Unpickler(file).load(), _Unpickler(file).load()
+    if not machine["little_endian"]:
+        raise Unreadable(*_BIG_ENDIAN)
     unpickler = _Unpickler(file)
     found = unpickler.load()
     contents = {}
@@ -195,7 +197,8 @@ def _arrays(path: Path, found: object, content: Callable) -> dict[str, np.ndarra
     tensors = {name: value for name, value in state_dict.items() if _is_named_tensor(name, value)}
     if ignored := [str(name) for name in state_dict if name not in tensors]:
         logging.getLogger("densenet_jax").warning(
-            "%s: ignored what is not a named tensor: %s", path, ", ".join(ignored)
+            "%s: ignored entries that are not named tensors (%d): %s",
+            *(path, len(ignored), ", ".join(ignored[:8])),
         )
     return {name: _array(name, tensor, content) for name, tensor in tensors.items()}
 

@@ -371,4 +371,4 @@ def test_what_was_not_read_is_logged(tensors, caplog, tmp_path):
     assert read_and_not.endswith(
         "read the weights under state_dict, not those under state_dict_ema"
     )
-    assert ignored.endswith("ignored what is not a named tensor: op_threshs")
+    assert ignored.endswith("ignored entries that are not named tensors (1): op_threshs")

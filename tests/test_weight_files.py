@@ -65,21 +65,35 @@ def torch_file(path, shape=(2, 3), strides=(3, 1), beside=b"N"):
 def test_files_of_pytorch_are_read_without_pytorch(tmp_path, caplog):
     found = weight_files.read(torch_file(tmp_path / "a.pth"))
     assert_equal(found, {"a": np.arange(6, dtype=np.float32).reshape(2, 3)})
-    assert "ignored what is not a named tensor: b" in caplog.text
+    assert "ignored entries that are not named tensors (1): b" in caplog.text
     found = weight_files.read(torch_file(tmp_path / "a.pth", (3, 2), (1, 3)))
     np.testing.assert_array_equal(found["a"], np.arange(6).reshape(2, 3).T)
 
 
-def test_a_view_of_a_storage_in_an_old_file(tmp_path):
-    """PyTorch 0.3 described 4 numbers from the second on like this, and had no version 2 yet."""
+def old_file(path, little_endian=True):
+    """Writes a file of PyTorch 0.3: a view of 6 numbers from the second on, without version 2."""
     view = b"X\x01\x00\x00\x00vK\x01K\x04\x87tQ"
     content = REBUILD % b"_rebuild_tensor" + STORAGE + view + b"K\x01K\x03\x85K\x01\x85tRu."
-    header = map(pickle.dumps, (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    machine = {"little_endian": little_endian}
+    header = map(pickle.dumps, (0x1950A86A20F9469CFC6C, 1001, machine))
     storages = pickle.dumps(["0"]) + (6).to_bytes(8, "little")
-    numbers = np.arange(6, dtype=np.float32)
-    path = tmp_path / "a.pth"
-    path.write_bytes(b"".join(header) + content + storages + numbers.tobytes())
-    assert_equal(weight_files.read(path), {"a": numbers[2:5]})
+    numbers = np.arange(6, dtype=np.float32).tobytes()
+    path.write_bytes(b"".join(header) + content + storages + numbers)
+    return path
+
+
+def test_a_view_of_a_storage_in_an_old_file(tmp_path):
+    found = weight_files.read(old_file(tmp_path / "a.pth"))
+    assert_equal(found, {"a": np.array([2, 3, 4], np.float32)})
+
+
+def test_big_endian_numbers_are_refused(tmp_path):
+    files = [old_file(tmp_path / "old.pth", little_endian=False), torch_file(tmp_path / "a.pth")]
+    with zipfile.ZipFile(files[1], "a") as archive:
+        archive.writestr("archive/byteorder", "big")
+    for path in files:
+        with pytest.raises(dj.InputError, match="its numbers are big-endian"):
+            weight_files.read(path)
 
 
 @pytest.mark.parametrize(
