@@ -1,11 +1,13 @@
-"""What PyTorch's libraries call the parameters of a network.
+"""Translates between the names of parameters here and in PyTorch's libraries.
 
-Ours are translated to torchvision's names, which are timm's too; RDNet's to timm's. What others
-call them is translated to those.
+Names here are translated to torchvision's, which are timm's too, and an RDNet's to timm's. Names of
+other libraries are translated to torchvision's or timm's as well.
 """
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 from flax import nnx
@@ -14,34 +16,72 @@ from densenet_jax.errors import InputError
 from densenet_jax.models.rdnet import RDNet
 from densenet_jax.models.resnet import ResNet
 
+# How the names of a classifier begin in various libraries.
+HEADS = ("classifier.", "fc.", "head.", "last_linear.")
+
 
 class Naming(NamedTuple):
-    """How the parameters of a family are named.
+    """The naming of a family's parameters.
 
     Attributes:
-      of_ours: the name for the path of one of ours, `stages.0.first.norm.weight`, and of the number
-        of the block in its stage, if it has one.
-      of_others: the name for that of another library.
-      head: how names of the classifier begin.
+      of_ours: returns the name for a path here, `stages.0.first.norm.weight`, and for the number of
+        the block in its stage, if it has one.
+      of_others: returns the name for another library's name.
+      head: the beginning of the classifier's names.
     """
 
     of_ours: Callable[[str, int], str]
     of_others: Callable[[str], str]
     head: str
 
+    def translate(self, names: Collection[str], wanted: Collection[str]) -> dict[str, str]:
+        """Returns the translation of each of a file's `names`.
+
+        Wrappers put a prefix before all names, such as `module.`, or before those of the backbone.
+        The prefix that leaves most of the `wanted` names is dropped, wherever it or a parent of it
+        stands. Raises InputError if two names have the same translation.
+        """
+        votes = Counter(
+            prefix
+            for name in names
+            for prefix in _prefixes(name)
+            if self.of_others(name.removeprefix(prefix)) in wanted
+        )
+        prefix = max(votes, key=lambda prefix: (votes[prefix], -len(prefix)), default="")
+        longest_first = list(_prefixes(prefix))[::-1]
+        translations = {
+            name: self.of_others(name.removeprefix(next(filter(name.startswith, longest_first))))
+            for name in names
+        }
+        originals = {translation: name for name, translation in translations.items()}
+        for name, translation in translations.items():
+            if originals[translation] != name:
+                raise InputError(
+                    f"these weights have two arrays for {translation}, {name} and "
+                    f"{originals[translation]}: remove one"
+                )
+        return translations
+
 
 def naming(model: nnx.Module) -> Naming:
-    """Raises InputError for a network whose parameters nobody has named."""
-    if getattr(model, "norm5", None):  # Whatever has the parts of a DenseNet, as a peer's may.
+    """Returns the naming for `model`; raises InputError if its family has no PyTorch names."""
+    # Recognised by its parts, because other implementations of DenseNet are compared with ours.
+    if getattr(model, "norm5", None):
         return Naming(_densenet, _densenet_of_others, "classifier.")
     if isinstance(model, ResNet) and not model.config.pre_activation:
         return Naming(_resnet, _resnet_of_others, "fc.")
     if isinstance(model, RDNet):
         return Naming(_rdnet, _rdnet_of_others, "head.fc.")
     raise InputError(
-        f"a {type(model).__name__} like this has no PyTorch names: DenseNets have, RDNets, and "
-        "ResNets without pre-activation."
+        f"this {type(model).__name__} has no PyTorch names: use a DenseNet, an RDNet or a ResNet "
+        "without pre-activation"
     )
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """Returns "", "a." and "a.b." for "a.b.c"."""
+    *parents, _ = name.split(".")
+    return accumulate(parents, "{}{}.".format, initial="")
 
 
 def _substitute(name: str, rules: list[tuple[str, str | Callable]]) -> str:
@@ -69,9 +109,7 @@ def _densenet_of_others(name: str) -> str:
     return _substitute(
         name,
         [
-            # torch.nn.DataParallel.
-            (r"^module\.", ""),
-            # torchvision before 0.4, whose files are still around.
+            # torchvision before 0.4, whose files are still in use.
             (r"(denselayer\d+)\.(norm|conv)\.([12])\.", r"\1.\2\3."),
             # The memory-efficient implementation.
             (r"^features\.norm_final\.", "features.norm5."),
@@ -106,7 +144,7 @@ def _resnet(name: str, block: int) -> str:
 
 
 def _resnet_of_others(name: str) -> str:
-    return _substitute(name, [(r"^module\.", ""), (r"^backbone\.", ""), (r"^head\.fc\.", "fc.")])
+    return _substitute(name, [(r"^head\.fc\.", "fc.")])
 
 
 def _rdnet(name: str, block: int) -> str:
@@ -115,7 +153,7 @@ def _rdnet(name: str, block: int) -> str:
         [
             (r"^stem\.", "stem.0."),
             (r"^stem_norm\.", "stem.1."),
-            # A stage begins with its transition, but for the first.
+            # All stages but the first begin with their transition.
             (r"^stages\.0\.", "dense_stages.0.0.dense_block"),
             (r"^stages\.(\d+)\.", r"dense_stages.\1.2.dense_block"),
             (r"^transitions\.(\d+)\.norm", _counted_from_one("dense_stages.{}.0")),
@@ -133,5 +171,5 @@ def _rdnet(name: str, block: int) -> str:
 
 
 def _rdnet_of_others(name: str) -> str:
-    # The authors' own files.
-    return _substitute(name, [(r"^module\.", ""), (r"^stem\.stem\.", "stem.")])
+    # Files of RDNet's authors.
+    return _substitute(name, [(r"^stem\.stem\.", "stem.")])

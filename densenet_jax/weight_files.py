@@ -1,60 +1,83 @@
-"""Files of weights: read as numbers only, whatever else they hold."""
+"""Reads and writes files of weights. Code in a file never runs."""
 
 import importlib.util
+import re
 import socket
+import textwrap
 import urllib.parse
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from densenet_jax import torch_files
 from densenet_jax.errors import InputError
+from densenet_jax.torch_files import Unreadable
 
 HUB = "hf:"
-_LIBRARIES = {".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".bin": "torch"}
-_SECONDS = 5  # To wait for the hub's first answer.
+_HUB_TIMEOUT_SECONDS = 5  # For the hub's first answer.
+_LONGEST_REASON = 200  # Characters of a reason in a message; the rest is cut off.
+_USE = "use a .safetensors file or a state dict from torch.save"
+# How other files begin, what they are, and what the user can do.
+_OTHER_FILES = {
+    b"version https://git-lfs": ("it is a Git LFS pointer", "run `git lfs pull`"),
+    b"<": ("it is a web page", "download the file itself"),
+    b"\x89HDF": ("it is an HDF5 file", _USE),
+    b"\x93NUMPY": ("it is a NumPy array", _USE),
+    b"\x1f\x8b": ("it is compressed", "unpack it"),
+    b"BZh": ("it is compressed", "unpack it"),
+    b"\xfd7zXZ": ("it is compressed", "unpack it"),
+}
+# A part of the names in other zip archives.
+_OTHER_ARCHIVES = {
+    "/constants.pkl": (
+        "it is a TorchScript archive",
+        "save the state_dict() of torch.jit.load(FILE) with torch.save instead",
+    ),
+    ".npy": ("it is an archive of NumPy arrays", "write them with safetensors.numpy.save_file"),
+}
 
 
 def read(source: str | Path) -> dict[str, np.ndarray]:
-    """The arrays in a file, by name.
+    """Returns the arrays in a file, by name.
 
-    Code in a file is not run. Arrays of a type that NumPy has not come as float32.
+    The content of the file decides how it is read, not its name. See `torch_files` for why code in
+    a file does not run. Entries that are not tensors are ignored with a logged warning.
 
     Args:
-      source: a `.safetensors` file; one that PyTorch wrote (`.pth`, `.pt`, `.bin`), of a state
-        dict, perhaps under the name `state_dict` or `model`; or `hf:REPOSITORY` for
-        `model.safetensors` of that repository of the Hugging Face hub, from the local cache or
-        else downloaded.
+      source: a safetensors file; a file of `torch.save` that holds a state dict, alone or in a
+        training checkpoint; or `hf:REPOSITORY` for `model.safetensors` of that repository of the
+        Hugging Face hub, from the local cache or else downloaded.
 
     Raises:
-      InputError: no such file; it is damaged, or holds anything but arrays; the hub cannot be
-        reached; or the library that reads it is not installed.
+      InputError: there is no such file, it holds no weights that can be read, the hub cannot be
+        reached, or the library that reads the file is not installed.
     """
     path = _from_hub(str(source)) if str(source).startswith(HUB) else Path(source)
-    if path.suffix not in _LIBRARIES:
-        raise InputError(f"{path}: weights are read from {', '.join(_LIBRARIES)} files.")
     if not path.is_file():
-        raise InputError(f"there is no weights file {path}.")
-    library = _LIBRARIES[path.suffix]
-    _need(library, path)
+        raise InputError(f"there is no weights file {path}")
     try:
-        return _read_safetensors(path) if library == "safetensors" else _read_torch(path)
-    # What parsers answer to a damaged file is of every kind.
+        return _read(path)
+    except InputError:
+        raise
+    # Parsers raise exceptions of every kind for a damaged file.
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        reason = "it is cut off" if isinstance(error, EOFError) else _reason(error)
+        remedy = error.remedy if isinstance(error, Unreadable) else "download it again"
         raise InputError(
-            f"{path} holds no weights that can be read ({reason}): get it anew."
+            f"{path} holds no weights that can be read ({reason}): {remedy}"
         ) from error
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a `.safetensors` file that is there whole or not at all."""
+    """Writes a safetensors file, whole or not at all."""
     _need("safetensors", path)
     from safetensors.numpy import save
 
     unfinished = path.with_name(f".{path.name}.new")
-    # The library writes memory as it lies, without looking at strides. Files that it opens itself
-    # nobody else may read.
+    # safetensors ignores strides, so arrays must be contiguous. Files that it opens itself are
+    # readable for their owner only, so this function writes the bytes.
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     unfinished.write_bytes(content)
     unfinished.replace(path)
@@ -62,7 +85,13 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _need(library: str, what: object) -> None:
     if importlib.util.find_spec(library) is None:
-        raise InputError(f"{what} needs {library}: `pip install {library}`.")
+        raise InputError(f"{what} needs {library}: `pip install {library}`")
+
+
+def _reason(error: Exception) -> str:
+    """Returns the message of `error` as a part of a sentence, without control characters."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f]", "", str(error))
+    return textwrap.shorten(text or type(error).__name__, _LONGEST_REASON, placeholder=" ...")
 
 
 def _from_hub(source: str) -> Path:
@@ -74,42 +103,57 @@ def _from_hub(source: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(repository, name, local_files_only=True))
     except HFValidationError as error:
-        raise InputError(f"{source} names no repository: {error}") from error
+        raise InputError(f"{source} names no repository: {_reason(error)}") from error
     except LocalEntryNotFoundError:
         pass
-    # The library would try for half a minute.
+    # The library retries for half a minute, so a short connection test comes first.
     hub = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
     try:
-        socket.create_connection((hub.hostname, hub.port or 443), _SECONDS).close()
+        socket.create_connection((hub.hostname, hub.port or 443), _HUB_TIMEOUT_SECONDS).close()
         return Path(huggingface_hub.hf_hub_download(repository, name))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"{source} is not in the local cache, and {hub.hostname} does not give it ({reason}): "
-            "download its model.safetensors elsewhere and name the file."
+            f"{source} is not in the local cache, and {hub.hostname} does not give it "
+            f"({_reason(error)}): download its model.safetensors elsewhere and name the file"
         ) from error
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file:
+        start = file.read(512)
+    # Safetensors: 8 bytes with the length of a JSON header, then the header.
+    if start[8:9] == b"{":
+        _need("safetensors", path)
+        from safetensors.numpy import load_file
 
-    return load_file(path)
+        return load_file(path)
+    if start.startswith(b"PK"):
+        return _read_zip(path)
+    if start.startswith(b"\x80"):
+        return torch_files.read_legacy(path)
+    if not start:
+        raise Unreadable("it is empty")
+    for beginning, reason_and_remedy in _OTHER_FILES.items():
+        if start.lstrip().startswith(beginning):
+            raise Unreadable(*reason_and_remedy)
+    if start[257:262] == b"ustar":
+        raise Unreadable("it is a tar archive", "unpack it")
+    # The version of ONNX, then the name of the program that wrote the file.
+    if start[:1] == b"\x08" and start[2:3] == b"\x12":
+        raise Unreadable("it is an ONNX file", _USE)
+    raise Unreadable(f"it begins with {start[:16]!r}", _USE)
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    import torch
-
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    for name in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-    if not isinstance(found, dict) or not all(map(torch.is_tensor, found.values())):
-        raise ValueError("it is no dict of tensors")
-    return {name: _as_numpy(tensor.detach()) for name, tensor in found.items()}
-
-
-def _as_numpy(tensor) -> np.ndarray:
+def _read_zip(path: Path) -> dict[str, np.ndarray]:
     try:
-        return tensor.numpy()
-    except TypeError:  # bfloat16, for one.
-        return tensor.float().numpy()
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise Unreadable("it is a zip archive that is cut off") from error
+    for ending, reason_and_remedy in _OTHER_ARCHIVES.items():
+        if any(name.endswith(ending) for name in names):
+            raise Unreadable(*reason_and_remedy)
+    if any(name.endswith("/data.pkl") for name in names):
+        return torch_files.read_zip(path)
+    inside = ", ".join(names[:3]) or "nothing"
+    raise Unreadable(f"it is a zip archive of {inside}", "unpack it and name the file with weights")

@@ -1,5 +1,6 @@
-"""Weights under PyTorch's names and in PyTorch's layouts, in and out; see `torch_names`."""
+"""Loads and returns weights under PyTorch's names and in PyTorch's layouts; see `torch_names`."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from flax import nnx
 
 from densenet_jax import weight_files
 from densenet_jax.errors import InputError
-from densenet_jax.torch_names import naming
+from densenet_jax.torch_names import HEADS, naming
 
 _LEAVES = {
     "kernel": "weight",
@@ -19,8 +20,9 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# PyTorch counts batches beside each BatchNorm; nothing here depends on that.
+# PyTorch counts batches beside each BatchNorm. No network here needs the count.
 _IGNORED = "num_batches_tracked"
+_SHOWN = 3  # Names of each kind in an error message; the others are counted.
 
 
 def load_torch(
@@ -28,49 +30,60 @@ def load_torch(
 ) -> None:
     """Sets all parameters and running statistics of `model` from `source`.
 
+    Arrays whose names have no dot belong to no layer, such as the `op_threshs` of torchxrayvision.
+    They are ignored with a logged warning.
+
     Args:
-      model: a DenseNet, an RDNet, or a ResNet without pre-activation; changed in place, or not at
-        all on an error.
+      model: a DenseNet, an RDNet, or a ResNet without pre-activation; changed in place, and not
+        changed at all after an error.
       source: PyTorch name to array in PyTorch's layout (convolutions OIHW, linear out x in); or a
         file of them, or `hf:REPOSITORY`, see `weight_files.read`. Names are those of torchvision,
-        old and new, of timm, of mmpretrain, or of the memory-efficient PyTorch DenseNet.
-      head: whether to set the classifier; if not, that of `source` may be for other classes; None:
-        if it is for as many.
+        old and new, of timm, of mmpretrain, or of the memory-efficient PyTorch DenseNet, after any
+        common prefix such as `module.`.
+      head: whether to set the classifier. False: the classifier of `source` may have any shape.
+        None: sets it if `source` has all of its arrays in the right shapes, and otherwise logs a
+        warning with the reason.
 
     Raises:
-      InputError: names are missing or left over, or shapes differ; the sentence lists them. Or the
-        file cannot be read, or nobody has named the parameters of such a network in PyTorch.
+      InputError: names are missing or unexpected, shapes differ, or values are NaN or infinite; the
+        message lists them. Or the file cannot be read, or the network has no PyTorch names.
     """
-    if isinstance(source, str | Path):
-        source = weight_files.read(source)
+    of = "these weights" if isinstance(source, Mapping) else f"the weights in {source}"
+    arrays = source if isinstance(source, Mapping) else weight_files.read(source)
     names = naming(model)
-    given = {
-        names.of_others(name): np.asarray(array)
-        for name, array in source.items()
-        if not name.endswith(_IGNORED)
-    }
     expected = {name: array.shape for name, array in to_torch(model).items()}
+    translations = names.translate(
+        [name for name in arrays if not name.endswith(_IGNORED)], expected
+    )
+    given = {ours: np.asarray(arrays[theirs]) for theirs, ours in translations.items()}
+    if without_layer := [name for name in given if "." not in name and name not in expected]:
+        given = {name: array for name, array in given.items() if name not in without_layer}
+        _warn("%s: ignored %s, which belong to no layer", of, _few(without_layer))
     if head is None:
-        head = all(
-            given[n].shape == expected[n]
-            for n in expected
-            if n in given and n.startswith(names.head)
-        )
+        of_head = {n: shape for n, shape in expected.items() if n.startswith(names.head)}
+        given_head = {n: array for n, array in given.items() if n in of_head}
+        problems = _problems(given_head, of_head, {})
+        head = not problems
+        if problems:
+            _warn("%s: the classifier stays new: %s", of, problems)
     if not head:
-        given, expected = (
-            {name: value for name, value in named.items() if not name.startswith(names.head)}
-            for named in (given, expected)
+        expected = {n: shape for n, shape in expected.items() if not n.startswith(names.head)}
+        given = {n: a for n, a in given.items() if n in expected or not n.startswith(HEADS)}
+    originals = {ours: theirs for theirs, ours in translations.items()}
+    if problems := _problems(given, expected, originals):
+        raise InputError(
+            f"{of} are not this network's: {problems}: choose the model and its num_classes to fit"
         )
-    _check(given, expected)
+    refuse_not_finite(of, given)
     for variable, torch_names, is_stack in _named_variables(model):
         if torch_names[0] in expected:
-            arrays = [_from_torch(given[name]) for name in torch_names]
-            array = np.stack(arrays) if is_stack else arrays[0]
+            layers = [_from_torch(given[name]) for name in torch_names]
+            array = np.stack(layers) if is_stack else layers[0]
             variable[...] = jax.device_put(array.astype(variable.dtype))
 
 
 def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
-    """All parameters and running statistics of `model`, by PyTorch name, in PyTorch's layouts.
+    """Returns all parameters and running statistics of `model`, in PyTorch's names and layouts.
 
     Works as well on a model merged from gradients. Raises InputError for a network that has no
     PyTorch names.
@@ -82,21 +95,48 @@ def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _check(given: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]]) -> None:
-    problems = [f"missing {name} {expected[name]}" for name in expected if name not in given]
-    problems += [f"unexpected {name} {given[name].shape}" for name in given if name not in expected]
-    problems += [
+def refuse_not_finite(of: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError if an array has a NaN or infinite value; `of` begins the message."""
+    if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise InputError(
+            f"{of} have NaN or infinite values in {len(wrong)} of {len(arrays)} arrays, "
+            f"{_few(wrong)}: use an earlier checkpoint"
+        )
+
+
+def _problems(
+    given: dict[str, np.ndarray],
+    expected: dict[str, tuple[int, ...]],
+    originals: dict[str, str],
+) -> str:
+    """Returns how `given` differs from `expected`, or "".
+
+    Unexpected arrays have the names in `originals`, so that the user finds them in the file.
+    """
+    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in given]
+    unexpected = [
+        f"{originals[name]} {array.shape}" for name, array in given.items() if name not in expected
+    ]
+    different = [
         f"{name} has shape {given[name].shape} instead of {shape}"
         for name, shape in expected.items()
         if name in given and given[name].shape != shape
     ]
-    if problems:
-        more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise InputError(f"these weights are not this network's: {'; '.join(problems[:8])}{more}.")
+    found = {"missing ": missing, "unexpected ": unexpected, "": different}
+    return "; ".join(kind + _few(names) for kind, names in found.items() if names)
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _warn(message: str, *arguments: str) -> None:
+    logging.getLogger("densenet_jax").warning(message, *arguments)
 
 
 class _NamedVariable(NamedTuple):
-    """A variable, and its name in PyTorch; or, of a stack of blocks, one for each block."""
+    """A variable and its names in PyTorch: one for each block of a stack, else a single one."""
 
     variable: nnx.Variable
     names: list[str]
@@ -109,7 +149,7 @@ def _named_variables(model: nnx.Module) -> list[_NamedVariable]:
         *parents, leaf = map(str, path)
         name = ".".join([*parents, _LEAVES.get(leaf, leaf)])
         is_stack = "rest" in parents
-        # The first block of a stage is told apart, see `models.resnet.Stage`.
+        # The first block of a stage is not in the stack, see `models.resnet.Stage`.
         blocks = range(1, 1 + variable.shape[0]) if is_stack else [0]
         torch_names = [names.of_ours(name, block) for block in blocks]
         named.append(_NamedVariable(variable, torch_names, is_stack))

@@ -33,7 +33,8 @@ ALLOWED = {
         "densenet_jax.train",
         "densenet_jax.predict",
     },
-    "densenet_jax.weight_files": {"densenet_jax.errors"},
+    "densenet_jax.torch_files": set(),
+    "densenet_jax.weight_files": {"densenet_jax.errors", "densenet_jax.torch_files"},
     "densenet_jax.torch_names": {"densenet_jax.errors", "densenet_jax.models"},
     "densenet_jax.weights": {
         "densenet_jax.errors",

@@ -1,4 +1,6 @@
-"""PyTorch-named weights in and out."""
+"""Loading and returning weights under PyTorch's names."""
+
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,12 @@ import torch_keys
 from flax import nnx
 
 import densenet_jax as dj
+
+FAMILIES = {
+    "densenet": ("densenet_bc_k12_d10", dict(growth_rate=4), "classifier."),
+    "resnet": ("resnet50", dict(block_config=(2, 2), widths=(8, 16)), "fc."),
+    "rdnet": ("rdnet_tiny", dict(stage_growth_rates=(8, 8, 8), downsampling=(1,)), "head.fc."),
+}
 
 
 def model(seed=0, **overrides):
@@ -81,14 +89,7 @@ def test_names_of_other_libraries(rename):
         np.testing.assert_array_equal(array, expected[name])
 
 
-@pytest.mark.parametrize(
-    "name, overrides, head",
-    [
-        ("densenet_bc_k12_d10", dict(growth_rate=4), "classifier."),
-        ("resnet50", dict(block_config=(2, 2), widths=(8, 16)), "fc."),
-        ("rdnet_tiny", dict(stage_growth_rates=(8, 8, 8), downsampling=(1,)), "head.fc."),
-    ],
-)
+@pytest.mark.parametrize("name, overrides, head", FAMILIES.values(), ids=FAMILIES)
 def test_all_but_the_head(name, overrides, head):
     """For other classes: the head stays as it was."""
     source = dj.create_model(name, num_classes=7, rngs=nnx.Rngs(0), **overrides)
@@ -100,6 +101,170 @@ def test_all_but_the_head(name, overrides, head):
     for key, array in dj.weights.to_torch(target).items():
         expected = before if key.startswith(head) else given
         np.testing.assert_array_equal(array, expected[key])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefixes(family):
+    name, overrides, head = FAMILIES[family]
+    source, target = (dj.create_model(name, rngs=nnx.Rngs(i), **overrides) for i in range(2))
+    arrays = dj.weights.to_torch(source)
+    zeros = {key: np.zeros_like(array) for key, array in arrays.items()}
+    renamings = [
+        *("_orig_mod.", "model.", "net.", "module.module.", "module.densenet121.", "encoder."),
+        lambda key: key if key.startswith(head) else f"backbone.{key}",
+        lambda key: f"module.{key}" if key.startswith(head) else f"module.backbone.{key}",
+    ]
+    for rename in renamings:
+        if isinstance(rename, str):
+            rename = (rename + "{}").format
+        dj.weights.load_torch(target, zeros)
+        dj.weights.load_torch(target, {rename(key): array for key, array in arrays.items()})
+        for key, array in dj.weights.to_torch(target).items():
+            np.testing.assert_array_equal(array, arrays[key])
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [torch_keys.as_older_torchvision, torch_keys.as_memory_efficient, torch_keys.as_mmpretrain],
+)
+def test_prefixes_of_other_libraries_names(rename):
+    overrides = dict(stem="imagenet", block_config=(2, 1))
+    source, target = model(0, **overrides), model(1, **overrides)
+    arrays = dj.weights.to_torch(source)
+    dj.weights.load_torch(target, {f"model.{rename(key)}": a for key, a in arrays.items()})
+    for key, array in dj.weights.to_torch(target).items():
+        np.testing.assert_array_equal(array, arrays[key])
+
+
+def test_a_resnet_of_mmpretrain():
+    name, overrides, _ = FAMILIES["resnet"]
+    source, target = (dj.create_model(name, rngs=nnx.Rngs(i), **overrides) for i in range(2))
+    arrays = dj.weights.to_torch(source)
+    renamed = {
+        key.replace("fc.", "head.fc.") if key.startswith("fc.") else f"backbone.{key}": array
+        for key, array in arrays.items()
+    }
+    dj.weights.load_torch(target, renamed)
+    for key, array in dj.weights.to_torch(target).items():
+        np.testing.assert_array_equal(array, arrays[key])
+
+
+def test_names_in_a_file_and_names_wanted_are_shown():
+    network = model()
+    arrays = dj.weights.to_torch(network)
+    strange = {f"blocks.{key[::-1]}": array for key, array in arrays.items()}
+    with pytest.raises(dj.InputError) as caught:
+        dj.weights.load_torch(network, strange)
+    missing, unexpected = str(caught.value).split("; ")
+    assert missing.startswith("these weights are not this network's: missing features.")
+    assert missing.endswith(f" and {len(arrays) - 3} more")
+    assert unexpected.startswith("unexpected blocks.")
+    assert f" and {len(arrays) - 3} more: choose the model" in unexpected
+
+
+def test_unexpected_arrays_have_their_names_in_the_file():
+    network = model()
+    arrays = {f"module.{key}": array for key, array in dj.weights.to_torch(network).items()}
+    arrays["module.projection.weight"] = np.ones(3)
+    with pytest.raises(dj.InputError, match=r"unexpected module\.projection\.weight \(3,\)"):
+        dj.weights.load_torch(network, arrays)
+
+
+def test_two_arrays_for_one_parameter():
+    network = model()
+    arrays = dj.weights.to_torch(network)
+    twice = {f"module.{key}": array for key, array in arrays.items()}
+    twice["classifier.bias"] = np.ones(10)
+    with pytest.raises(
+        dj.InputError, match=r"classifier\.bias, module\.classifier\.bias and class"
+    ):
+        dj.weights.load_torch(network, twice)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_arrays_of_no_layer_are_ignored(prefix, caplog):
+    """torchxrayvision's thresholds, of which some are NaN, and a counter of averages."""
+    network = model()
+    arrays = {prefix + key: array for key, array in dj.weights.to_torch(network).items()}
+    arrays |= {f"{prefix}op_threshs": np.array([0.5, np.nan]), "n_averaged": np.array(3)}
+    dj.weights.load_torch(network, arrays)
+    (record,) = caplog.records
+    assert "ignored op_threshs, n_averaged, which belong to no layer" in record.getMessage()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "kind", ["absent", "no bias", "other classes", "Sequential", "other library"]
+)
+def test_a_new_head(family, kind, caplog):
+    """The head of a file is loaded whole or not at all, if the caller leaves that open."""
+    name, overrides, head = FAMILIES[family]
+    target = dj.create_model(name, num_classes=3, rngs=nnx.Rngs(1), **overrides)
+    before = dj.weights.to_torch(target)
+    given = {key: array + 1 for key, array in before.items()}
+    heads = {key: given.pop(key) for key in list(given) if key.startswith(head)}
+    weight, bias = heads[f"{head}weight"], heads[f"{head}bias"]
+    given |= {
+        "absent": {},
+        "no bias": {f"{head}weight": weight},
+        "other classes": {f"{head}weight": weight[:2], f"{head}bias": bias[:2]},
+        "Sequential": {f"{head}1.weight": weight, f"{head}1.bias": bias},
+        "other library": {"last_linear.weight": weight, "last_linear.bias": bias},
+    }[kind]
+    dj.weights.load_torch(target, given, head=None)
+    for key, array in dj.weights.to_torch(target).items():
+        np.testing.assert_array_equal(array, before[key] + (not key.startswith(head)))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "these weights: the classifier stays new: " in record.getMessage()
+    assert f"{head}bias" in record.getMessage()
+
+
+def test_a_head_that_fits_is_loaded(caplog):
+    target = model()
+    given = {key: array + 1 for key, array in dj.weights.to_torch(target).items()}
+    dj.weights.load_torch(target, given, head=None)
+    for key, array in dj.weights.to_torch(target).items():
+        np.testing.assert_array_equal(array, given[key])
+    assert not caplog.records
+
+
+def test_other_unexpected_names_are_refused_with_a_new_head():
+    target = model()
+    given = dj.weights.to_torch(target) | {"decoder.weight": np.ones(3)}
+    with pytest.raises(dj.InputError, match=r"unexpected decoder\.weight \(3,\)"):
+        dj.weights.load_torch(target, given, head=None)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+def test_values_that_are_not_finite_are_refused(value, dtype):
+    target = model()
+    before = dj.weights.to_torch(target)
+    given = {key: array.astype(dtype) for key, array in before.items()}
+    wrong = ["features.norm5.running_var", "classifier.weight"]
+    for name in wrong:
+        given[name] = np.array(given[name])
+        given[name].flat[-1] = value
+    with pytest.raises(
+        dj.InputError, match=r"NaN or infinite values in 2 of \d+ arrays, "
+    ) as caught:
+        dj.weights.load_torch(target, given)
+    assert all(name in str(caught.value) for name in wrong)
+    assert str(caught.value).endswith(": use an earlier checkpoint")
+    for key, array in dj.weights.to_torch(target).items():
+        np.testing.assert_array_equal(array, before[key])
+
+
+def test_all_nan_is_refused_but_not_in_a_head_that_is_left_out():
+    target = model()
+    given = {key: np.full_like(a, np.nan) for key, a in dj.weights.to_torch(target).items()}
+    with pytest.raises(
+        dj.InputError, match=f"in {len(given)} of {len(given)} arrays, .* more: use"
+    ):
+        dj.weights.load_torch(target, given)
+    given = dj.weights.to_torch(target) | {"classifier.bias": np.full(10, np.nan)}
+    dj.weights.load_torch(target, given, head=False)
 
 
 def test_names_of_an_rdnet_are_timms():

@@ -40,7 +40,9 @@ def base_config() -> ConfigDict:
                                what a drop multiplies it by
     learning_rate_multipliers ()
                                pairs of a regular expression and a factor, for parameters whose
-                               path ("convs/8/bias") has a part that matches
+                               path ("convs/8/bias") has a part that matches; 0 keeps the weights,
+                               but the running statistics of BatchNorm still follow the new
+                               pictures
     warmup_epochs (0.0)        train so long at the next rate first
     warmup_learning_rate (0.01)
     weight_decay (1e-4)        L2, on every parameter
@@ -51,7 +53,7 @@ def base_config() -> ConfigDict:
     companion_weight (0.001)   of the losses of companions, in a network that has them, at the start
     companion_fade (0.25)      fraction of the epochs after which that weight has fallen to 0
     init_from                  begin with the weights of this file (PyTorch's names), hf:REPOSITORY
-                               or run directory; a head for other classes is left out
+                               or run directory; a head that does not fit stays new
     seed (0)                   of initialisation, order, augmentation and dropout
     dtype ("float32")          of convolutions and feature maps: float32, bfloat16, float64
     eval_batch_size (250)      images a step of evaluation

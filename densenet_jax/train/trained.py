@@ -1,5 +1,6 @@
-"""Networks out of run directories, to be used or trained further."""
+"""Loads networks from run directories, for use or for further training."""
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,10 @@ _HEAD = "classifier"
 
 
 class Trained(NamedTuple):
-    """A network and what it learnt from.
+    """A trained network.
 
     Attributes:
-      model: with its parameters and running statistics.
+      model: the network with its parameters and running statistics.
       description: model.json of its run: `classes`, `crop`, `mean`, `std` and so on.
     """
 
@@ -28,11 +29,12 @@ class Trained(NamedTuple):
 
 
 def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
-    """The network of a run, with the weights of its "last" or its "best" checkpoint.
+    """Loads the network of a run, with the weights of its "last" or its "best" checkpoint.
 
-    `overrides` are of fields of its config that change no parameter: `dtype`, `remat`.
+    `overrides` may change fields of the network's config that change no parameter: `dtype`,
+    `remat`.
 
-    Raises InputError if there is no such run, or no whole checkpoint.
+    Raises InputError if there is no such run or no whole checkpoint.
     """
     run = RunDirectory(workdir)
     description = with_tuples(run.model())
@@ -56,13 +58,16 @@ def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
 
 
 def start_from(model: nnx.Module, source: str) -> None:
-    """Sets the parameters and running statistics of `model`; not a head for other classes.
+    """Sets the parameters and running statistics of `model`.
+
+    The classifier stays new if that of `source` has another shape. A logged warning tells so.
 
     Args:
       source: a run directory of the same network; or what `weights.load_torch` reads.
 
     Raises:
-      InputError: it cannot be read, or is of another network.
+      InputError: `source` cannot be read, belongs to another network, or has NaN or infinite
+        values.
     """
     if not Path(source).is_dir():
         weights.load_torch(model, source, head=None)
@@ -79,8 +84,14 @@ def start_from(model: nnx.Module, source: str) -> None:
     if others := [name for name in different if not name.startswith(_HEAD)]:
         raise InputError(
             f"{source} is of another network: {len(others)} parameters and statistics differ, "
-            f"such as {', '.join(others[:3])}."
+            f"such as {', '.join(others[:3])}"
         )
-    for path, variable in ours.items():
-        if path[0] != _HEAD or not different:
-            variable[...] = theirs[path][...].astype(variable.dtype)
+    if different:
+        logging.getLogger("densenet_jax").warning(
+            "%s: the classifier stays new: other shapes of %s", source, ", ".join(different)
+        )
+    loaded = [path for path in ours if path[0] != _HEAD or not different]
+    found = {".".join(map(str, path)): theirs[path][...] for path in loaded}
+    weights.refuse_not_finite(f"the weights in {source}", found)
+    for path, array in zip(loaded, found.values(), strict=True):
+        ours[path][...] = array.astype(ours[path].dtype)

@@ -1,11 +1,13 @@
-"""Any folder of pictures, one folder in it for each class, beginning with pretrained weights.
+"""Trains on any folder of pictures with a folder for each class, from pretrained weights.
 
 python -m launch.train --config experiments/transfer/folder.py --workdir runs/pets \\
     --config.data.directory=PICTURES --config.init_from=densenet121.safetensors
 
 PICTURES holds CLASS/picture.jpg, every fifth for testing; or train/CLASS/picture.jpg and
-val/CLASS/picture.jpg. `init_from` may also be hf:timm/densenet121.tv_in1k, or a run directory. To
-keep the stem as it is: --config.learning_rate_multipliers="(('^(conv0|norm0)/', 0.0),)". Then
+val/CLASS/picture.jpg. `init_from` may also be hf:timm/densenet121.tv_in1k, or a run directory.
+
+--config.learning_rate_multipliers="(('^(conv0|norm0)/', 0.0),)" keeps the weights of the stem. The
+running statistics of its BatchNorm still follow the new pictures. Then
 
 python -m launch.predict cat.jpg --weights runs/pets
 """

@@ -1,6 +1,7 @@
-"""Networks out of run directories: to be used, and to begin another training with."""
+"""Networks from run directories, for use and as the start of another training."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -15,7 +16,9 @@ import densenet_jax as dj
 from densenet_jax import weight_files
 from densenet_jax.errors import InputError
 from densenet_jax.train import trained
+from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
+from densenet_jax.train.step import TrainState
 from densenet_jax.train.trainer import Trainer
 
 
@@ -58,13 +61,19 @@ def test_a_run_begins_with_that_of_another(finished_run, network):
     assert_equal(made._learner.model(made.initial_state), network.model)
 
 
-def test_a_run_begins_with_a_file_and_a_head_of_its_own(network, tmp_path):
-    weight_files.write(tmp_path / "a.safetensors", dj.weights.to_torch(network.model))
+@pytest.mark.parametrize("source", ["file", "run directory"])
+def test_a_run_begins_with_other_weights_and_a_new_head(
+    finished_run, network, tmp_path, caplog, source
+):
+    file = tmp_path / "a.safetensors"
+    weight_files.write(file, dj.weights.to_torch(network.model))
     model = dj.create_model(
         "densenet_bc_k4_d10", block_config=(1, 1), in_channels=1, num_classes=3, rngs=nnx.Rngs(7)
     )
     before = dj.weights.to_torch(model)
-    trained.start_from(model, str(tmp_path / "a.safetensors"))
+    trained.start_from(model, str(file if source == "file" else finished_run))
+    (record,) = [record for record in caplog.records if record.name == "densenet_jax"]
+    assert re.search(r"the classifier stays new: .*classifier", record.getMessage())
     theirs = dj.weights.to_torch(network.model)
     for name, array in dj.weights.to_torch(model).items():
         expected = before if name.startswith("classifier") else theirs
@@ -80,6 +89,19 @@ def test_weights_of_another_network(finished_run, tmp_path):
         trained.start_from(other, str(tmp_path))
     for name, array in dj.weights.to_torch(other).items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_nan_in_a_run_directory_is_refused(copied_run, network):
+    params, batch_stats = (
+        nnx.to_pure_dict(nnx.state(network.model, kind)) for kind in (nnx.Param, nnx.BatchStat)
+    )
+    batch_stats["norm5"]["var"] *= np.nan
+    with Checkpoints(copied_run / "checkpoints") as checkpoints:
+        checkpoints.save(TrainState(np.array(10**6, np.int32), params, batch_stats, {}), {})
+    model = nnx.clone(network.model)
+    with pytest.raises(InputError, match=r"NaN or infinite values in 1 of \d+ arrays, norm5\.var:"):
+        trained.start_from(model, str(copied_run))
+    assert_equal(model, network.model)
 
 
 @pytest.mark.parametrize("change", [{"family": "Dense"}, {"settings": {"growth": 4}}])
@@ -124,9 +146,13 @@ def test_transfer_beats_training_from_scratch(tmp_path):
     assert transferred < scratch - 5
 
 
-def test_the_stem_can_be_frozen(finished_run, tmp_path, network):
-    frozen = {"learning_rate_multipliers": (("^conv0/", 0.0),), "epochs": 1}
+def test_a_multiplier_of_0_keeps_weights_but_not_running_statistics(
+    finished_run, tmp_path, network
+):
+    frozen = {"learning_rate_multipliers": (("^(conv0|norm5)/", 0.0),), "epochs": 1}
     fit(small.config(frozen | {"init_from": str(finished_run)}), tmp_path / "run")
     ours = dj.weights.to_torch(trained.load(tmp_path / "run").model)
-    for name, before in dj.weights.to_torch(network.model).items():
-        assert np.array_equal(ours[name], before) == (name == "features.conv0.weight"), name
+    before = dj.weights.to_torch(network.model)
+    kept = {name for name, array in before.items() if np.array_equal(ours[name], array)}
+    assert kept == {"features.conv0.weight", "features.norm5.weight", "features.norm5.bias"}
+    assert {"features.norm5.running_mean", "features.norm5.running_var"} < before.keys()
