@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -44,18 +45,22 @@ class Preprocessing:
 
 
 TORCHVISION = Preprocessing()
-# Crops of timm's weights, by family and by the recipe in the name of the weights.
-_TIMM_CROPS = {
+# Crops of published weights, by family and by the recipe in their name; None: torchvision's files,
+# and those of RDNet's authors.
+_CROPS = {
     DenseNetConfig: {
+        None: CentralCrop(),
         "tv_in1k": CentralCrop(interpolation="bicubic"),
         "ra_in1k": CentralCrop(303, 288, "bicubic"),
     },
-    ResNetConfig: {"tv_in1k": CentralCrop()},
+    ResNetConfig: {None: CentralCrop(), "tv_in1k": CentralCrop()},
     RDNetConfig: {
-        "ft_in1k_384": CentralCrop(384, 384, "bicubic"),
-        "": CentralCrop(248, 224, "bicubic"),  # 224 / 0.9
+        None: CentralCrop(248, 224, "bicubic"),  # 224 / 0.9
+        "nv_in1k": CentralCrop(248, 224, "bicubic"),
+        "nv_in1k_ft_in1k_384": CentralCrop(384, 384, "bicubic"),
     },
 }
+_RECIPE = re.compile(r"\.(\w*in1k\w*)")  # As in densenet121.tv_in1k, timm's way of naming.
 
 
 def preprocessing_of(source: str, config: NetworkConfig) -> Preprocessing:
@@ -65,17 +70,19 @@ def preprocessing_of(source: str, config: NetworkConfig) -> Preprocessing:
       source: a file of weights, or `hf:REPOSITORY`.
       config: of the network.
 
-    Raises InputError if none is known.
+    Raises InputError if it is not known.
     """
-    for recipe, crop in _TIMM_CROPS.get(type(config), {}).items():
-        if recipe in source:
-            return Preprocessing(crop)
-    if getattr(config, "stem", None) == "imagenet" and not source.startswith(HUB):
-        return TORCHVISION
-    raise InputError(
-        f"the preprocessing of {source!r} is not known: give --resize, --crop and --interpolation, "
-        "and --mean and --std if they are not ImageNet's"
-    )
+    found = _RECIPE.search(source.rpartition("/")[2])
+    recipe = found and found[1]
+    crops = _CROPS.get(type(config), {})
+    # Repositories without a recipe are by others; a network for small images is not published.
+    known = recipe in crops and (recipe or not source.startswith(HUB))
+    if not known or getattr(config, "stem", "imagenet") != "imagenet":
+        raise InputError(
+            f"the preprocessing of {source!r} is not known: give --resize and --crop, and "
+            "--interpolation, --mean and --std unless they are bilinear and ImageNet's"
+        )
+    return Preprocessing(crops[recipe])
 
 
 def preprocessing_of_run(description: dict) -> Preprocessing:
@@ -115,6 +122,10 @@ def predict(
       **options: see `logits`.
     """
     classes = classes or _class_names(model.config.num_classes)
+    if len(classes) < model.config.num_classes:
+        raise InputError(
+            f"{len(classes)} names are too few for the {model.config.num_classes} classes"
+        )
     top = min(top, model.config.num_classes)
     for values in logits(model, pictures, **options):
         yield None if values is None else _best(_softmax(values), classes, top)
@@ -143,6 +154,11 @@ def logits(
     """
     if crops not in (1, 10):
         raise InputError(f"crops is {crops}: 1 or 10.")
+    for name, value in (("batch_size", batch_size), ("max_pixels", max_pixels)):
+        if value < 1:
+            raise InputError(f"{name} is {value}: it must be at least 1")
+    if isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) < 4:
+        raise InputError("pictures is a single picture: give a list of pictures")
     mode = "L" if model.config.in_channels == 1 else "RGB"
     crop = preprocessing.crop if crops == 1 else preprocessing.crop.ten
     read = functools.partial(_read, mode=mode, crop=crop, max_pixels=max_pixels)
@@ -171,7 +187,13 @@ def logits(
 
 
 def _submit(pool, read, todo, count: int) -> list[tuple[int, Future]]:
-    return [(number, pool.submit(read, number, picture)) for number, picture in islice(todo, count)]
+    submitted = []
+    for number, picture in islice(todo, count):
+        future = pool.submit(read, number, picture)
+        submitted.append((number, future))
+        if isinstance(picture, Image.Image):
+            wait([future])  # The next one may be the same object with other pixels.
+    return submitted
 
 
 def _read(

@@ -47,9 +47,9 @@ def main(argv: list[str] | None = None) -> None:
         help="best: of the epoch with the lowest validation error, or test error if nothing was "
         "held out (%(default)s)",
     )
+    network.add_look_flags(parser)
     group = parser.add_argument_group("of weights")
     group.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for each class")
-    network.add_look_flags(group)
     group.add_argument("--json", action="store_true", help="print a JSON object")
     network.add_flags(parser, required=False)
     command.add_processes(parser)
@@ -68,9 +68,17 @@ def _evaluate_run(args: argparse.Namespace) -> None:
     step = run.checkpoint_step(args.checkpoint)
     if args.data_directory:
         config.data.directory = args.data_directory
+    for flag in ("weights", "model", "pictures", "resize", "crop", "interpolation", "mean", "std"):
+        if getattr(args, flag):
+            raise InputError(f"--{flag} does not go with --workdir, which has it from its config")
+    if args.batch_size is not None:
+        config.eval_batch_size = args.batch_size
+    if args.max_pixels is not None:
+        config.data.max_pixels = args.max_pixels
     config.data.ten_crops = args.crops == TEN
     with telling_of_failures(run):
         trainer = Trainer(config)
+        run.check_classes(trainer.data.classes)
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             state, _ = checkpoints.restore(trainer.initial_state, step)
         errors = trainer.evaluate(state)
@@ -83,14 +91,14 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
     command.keep_memory()
     known = network.read(args)
     classes, label_order = _classes(known, is_run=Path(args.weights).is_dir())
-    paths, labels = folders.labelled(args.pictures, classes)
+    paths, labels, classes = folders.labelled(args.pictures, classes)
     found = network.look_at(known, paths, logits, args)
     report = {
         "weights": args.weights,
         "pictures": sum(values is not None for values in found),
         "broken": sum(values is None for values in found),
         "classes": len(np.unique(labels)),
-        "label_order": label_order,
+        "label_order": f"{label_order} ({', '.join(classes[:5])}{', ...' * (len(classes) > 5)})",
         "crops": args.crops,
         "crop": known.preprocessing.crop.size,
         "top1_error": _error(found, labels, 1),

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from densenet_jax.predict import (
     preprocessing_of_run,
 )
 from densenet_jax.train import trained
+
+_BATCH_SIZE = 32
 
 
 class Network(NamedTuple):
@@ -74,7 +77,7 @@ def add_look_flags(described) -> None:
         default=1,
         help="of each picture: the middle, or also the corners and mirror images (%(default)s)",
     )
-    described.add_argument("--batch_size", type=int, default=32, help="(%(default)s)")
+    described.add_argument("--batch_size", type=int, metavar="N", help=f"({_BATCH_SIZE})")
     add_max_pixels(described)
 
 
@@ -83,9 +86,8 @@ def add_max_pixels(described) -> None:
     described.add_argument(
         "--max_pixels",
         type=int,
-        default=MAX_PIXELS,
         metavar="N",
-        help="pixels of the largest picture that is decoded (%(default)s)",
+        help=f"pixels of the largest picture that is decoded ({MAX_PIXELS})",
     )
 
 
@@ -119,9 +121,10 @@ def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing
     except InputError:
         if not (args.resize and args.crop):
             raise
-    if not (args.mean and args.std):
-        sentence = "%s: mean and deviation are taken to be ImageNet's; else set --mean and --std"
-        logging.getLogger("densenet_jax").warning(sentence, args.weights)
+    assumed = {"interpolation": "bilinear", "mean": "ImageNet's", "std": "ImageNet's"}
+    if assumed := [f"--{key} is {kind}" for key, kind in assumed.items() if not getattr(args, key)]:
+        sentence = "%s: assumed that %s"
+        logging.getLogger("densenet_jax").warning(sentence, args.weights, ", ".join(assumed))
     return TORCHVISION
 
 
@@ -137,7 +140,8 @@ def _with_flags(
         preprocessing, **{name: value for name, value in changes.items() if value}
     )
     for name, values in (("mean", changed.mean), ("std", changed.std)):
-        if len(values) != channels or (name == "std" and min(values) <= 0):
+        least = 0 if name == "std" else -math.inf
+        if len(values) != channels or not all(least < value < math.inf for value in values):
             raise InputError(
                 f"the {name} of the {channels} channels is {values}: set --{name} to a number for "
                 f"each channel{', above 0' if name == 'std' else ''}"
@@ -156,17 +160,15 @@ def look_at(
     def on_error(number: int, error: InputError) -> None:
         print(f"skipped: {error}", file=sys.stderr)
 
-    for name in ("batch_size", "max_pixels"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
+    batch_size = _BATCH_SIZE if args.batch_size is None else args.batch_size
     seen = look(
         found.model,
         paths,
         preprocessing=found.preprocessing,
         crops=args.crops,
-        batch_size=min(args.batch_size, len(paths)),
+        batch_size=min(batch_size, len(paths)),
         on_error=on_error,
-        max_pixels=args.max_pixels,
+        max_pixels=MAX_PIXELS if args.max_pixels is None else args.max_pixels,
         **options,
     )
     console, results = Console(stderr=True), []

@@ -18,6 +18,8 @@ from densenet_jax.errors import InputError
 from densenet_jax.predict import Prediction, predict
 from launch import command, network
 
+_PLOTS = (".png", ".svg", ".pdf", ".jpg")
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__)
@@ -30,6 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)  # Pictures may come after flags as well.
     if args.top < 1:
         raise InputError(f"--top is {args.top}: it must be at least 1.")
+    if args.plot and Path(args.plot).suffix not in _PLOTS:
+        raise InputError(f"--plot is {args.plot}: it must end in {', '.join(_PLOTS)}")
+    if args.plot and not Path(args.plot).parent.is_dir():
+        raise InputError(f"--plot is in {Path(args.plot).parent}, which is not a folder")
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
     command.keep_memory()
@@ -44,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.plot:
         from densenet_jax.analysis.gallery import plot_predictions  # matplotlib, needed only now.
 
-        plot_predictions(results, Path(args.plot), args.max_pixels)
+        plot_predictions(results, Path(args.plot))
 
 
 def _paths(given: list[str]) -> list[Path]:
@@ -52,13 +58,16 @@ def _paths(given: list[str]) -> list[Path]:
     for text in given:
         # Of absolute patterns too, which pathlib's glob refuses.
         matching = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207
-        if not matching:
-            raise InputError(f"there is no picture {text}.")
-        for path in map(Path, matching):
-            found = folders.below(path) if path.is_dir() else [path]
-            if not found:
-                raise InputError(f"{path} holds no pictures.")
-            paths += found
+        if not text or not matching:
+            raise InputError(f"there is no picture {text or repr(text)}.")
+        found = [
+            inside
+            for path in map(Path, matching)
+            for inside in (folders.below(path) if path.is_dir() else [path])
+        ]
+        if not found:
+            raise InputError(f"{text} holds no pictures.")
+        paths += found
     return paths
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from densenet_jax.data import imagenet
+from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.data.prepare import Copy
 from launch import command, network
 
@@ -32,13 +33,15 @@ def main(argv: list[str] | None = None) -> None:
     network.add_max_pixels(parser)
     args = parser.parse_args(argv)
     parts = imagenet.find(args.data_directory)
-    copy = Copy(parts, args.out, args.skip_broken, args.max_pixels)
+    max_pixels = MAX_PIXELS if args.max_pixels is None else args.max_pixels
+    copy = Copy(parts, args.out, args.skip_broken, max_pixels)
     try:
         _follow(copy)
     finally:
         for sentence in copy.broken:
             print(sentence, file=sys.stderr)
-    print(f"{args.out} holds {copy.written:,} pictures.")
+    left_out = f", {len(copy.broken):,} left out" if copy.broken else ""
+    print(f"{args.out} holds {copy.written:,} pictures{left_out}.")
 
 
 def _follow(copy: Copy) -> None:

@@ -47,7 +47,9 @@ def assert_the_same(name, weights, photographs, expected):
     """Logits within 1e-4 of the largest, and the same five best; with random weights here."""
     ours = dj.create_model(name, num_classes=1000, rngs=nnx.Rngs(0))
     dj.weights.load_torch(ours, weights)
-    options = dict(preprocessing=preprocessing_of(str(weights)), batch_size=len(photographs))
+    options = dict(
+        preprocessing=preprocessing_of(str(weights), ours.config), batch_size=len(photographs)
+    )
     found = np.stack(list(logits(ours, photographs, **options)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     for predictions, values in zip(dj.predict(ours, photographs, **options), expected, strict=True):

@@ -107,6 +107,7 @@ def test_class_names_are_imagenets(network, photographs):
         ("hf:timm/densenet121.tv_in1k", "densenet121", CentralCrop(256, 224, "bicubic")),
         ("hf:timm/densenet121.ra_in1k", "densenet121", CentralCrop(303, 288, "bicubic")),
         ("hf:timm/resnet50.tv_in1k", "resnet50", CentralCrop(256, 224, "bilinear")),
+        ("/tv_in1k/densenet121.pth", "densenet121", CentralCrop(256, 224, "bilinear")),
         ("rdnet_tiny.safetensors", "rdnet_tiny", CentralCrop(248, 224, "bicubic")),
         ("hf:naver-ai/rdnet_large.nv_in1k", "rdnet_large", CentralCrop(248, 224, "bicubic")),
         (
@@ -126,17 +127,19 @@ def test_published_weights_come_with_their_preprocessing(source, name, crop):
         ("densenet.pth", "densenet_bc_k12_d100"),  # Not a network for ImageNet.
         ("nin.pth", "nin"),
         ("hf:timm/resnet50.a1_in1k", "resnet50"),  # A recipe with another crop.
+        ("resnet50.a1_in1k.safetensors", "resnet50"),
+        ("hf:somebody/densenet121", "densenet121"),
     ],
 )
 def test_unknown_preprocessing_is_an_error(source, name):
-    with pytest.raises(dj.InputError, match="give --resize, --crop and --interpolation"):
+    with pytest.raises(dj.InputError, match="is not known: give --resize and --crop, and --interp"):
         preprocessing_of(source, model_config(name))
 
 
 def test_mean_and_deviation_are_flags(capsys, weights, photographs, network, caplog):
     argv = [photographs[0], "--json", "--top=1"]
     status, output, _ = run(capsys, *argv, weights=weights)
-    assert status == 0 and "are taken to be ImageNet's" in caplog.text
+    assert status == 0 and "assumed that --interpolation is bilinear, --mean is" in caplog.text
     status, changed, _ = run(capsys, *argv, "--std", "1", "2", "3", "--mean", "4", "5", "6",
                              weights=weights)  # fmt: skip
     preprocessing = Preprocessing(CentralCrop(40, 32), (4.0, 5.0, 6.0), (1.0, 2.0, 3.0))
@@ -200,6 +203,7 @@ def test_broken_pictures_are_skipped(capsys, weights, photographs, tmp_path):
 
 def test_the_plot_is_a_picture(capsys, weights, photographs, tmp_path):
     plot = tmp_path / "plot.png"
+    photographs[0] = photographs[0].rename(tmp_path / "price$5^$.jpg")
     assert run(capsys, *photographs, f"--plot={plot}", weights=weights)[0] == 0
     with Image.open(plot) as picture:
         assert picture.format == "PNG" and min(picture.size) > 300
@@ -262,9 +266,13 @@ def test_wrong_weights(capsys, weights, photographs, tmp_path, kind, words):
         (["nowhere.jpg"], "there is no picture nowhere.jpg"),
         (["--top=0"], "--top is 0"),
         (["--crop=64"], "a crop of 64 pixels"),
-        (["--crop=32", "--max_pixels=0"], "--max_pixels is 0"),
+        (["--crop=32", "--max_pixels=0"], "max_pixels is 0"),
         (["--crop=32", "--mean=1"], "the mean of the 3 channels is (1.0,): set --mean"),
         (["--crop=32", "--std", "1", "0", "1"], "set --std to a number for each channel, above 0"),
+        (["--crop=32", "--std", "nan", "1", "1"], "set --std to a number for each channel"),
+        (["--crop=32", "--plot=a.xyz"], "--plot is a.xyz: it must end in .png"),
+        (["--crop=32", "--plot=nowhere/a.png"], "--plot is in nowhere, which is not a folder"),
+        (["--crop=32", ""], "there is no picture ''"),
         ([], "the preprocessing of"),
     ],
 )

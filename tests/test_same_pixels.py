@@ -1,12 +1,15 @@
 """One rule for the pixels of a picture, whichever way it reaches a network."""
 
+import itertools
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 import small
 from flax import nnx
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import densenet_jax as dj
 from densenet_jax.data.pictures import CentralCrop
@@ -87,10 +90,9 @@ def test_predictions_of_paths_pictures_and_arrays_are_the_classes(run, folder, c
 
 
 def opened(paths):
-    """Yields PIL pictures, and closes each after its use."""
+    """Yields PIL pictures, and closes each before the next."""
     for path in paths:
         with Image.open(path) as picture:
-            picture.load()
             yield picture
 
 
@@ -147,4 +149,46 @@ def test_files_of_every_mode_are_read_alike_as_paths_pictures_and_arrays(tmp_pat
 def test_what_is_no_picture_is_refused_in_a_sentence(network, picture, words):
     with pytest.raises(dj.InputError) as caught:
         list(dj.predict(network, [picture]))
-    assert words in str(caught.value)
+    assert str(caught.value).startswith("picture 0 ") and words in str(caught.value)
+
+
+def test_frames_of_one_picture_are_different_pictures(network, tmp_path):
+    """PIL's iterator gives one object again and again, with other pixels."""
+    frames = [Image.new("RGB", (40, 40), color) for color in ("red", "green", "blue", "white")]
+    frames[0].save(tmp_path / "frames.tif", save_all=True, append_images=frames[1:])
+    look = dict(preprocessing=Preprocessing(CentralCrop(32, 32)))
+    with Image.open(tmp_path / "frames.tif") as picture:
+        found = list(dj.predict(network, ImageSequence.Iterator(picture), **look))
+    assert found == list(dj.predict(network, frames, **look))
+
+
+@pytest.mark.parametrize(
+    "pictures, options, words",
+    [
+        ("bird.jpg", {}, "give a list of pictures"),
+        (Image.new("L", (4, 4)), {}, "give a list of pictures"),
+        (np.zeros((4, 4, 3), np.uint8), {}, "give a list of pictures"),
+        ([], {"batch_size": 0}, "batch_size is 0"),
+        ([], {"classes": ["one"]}, "1 names are too few for the 1000 classes"),
+    ],
+)
+def test_other_mistakes_in_calls(network, pictures, options, words):
+    with pytest.raises(dj.InputError, match=words):
+        list(dj.predict(network, pictures, **options))
+
+
+def test_other_classes_than_the_runs_are_refused(run, folder, tmp_path, capsys):
+    """Labels of another folder would mean other classes; and its names would replace the run's."""
+    for part, name in itertools.product(("train", "val"), CLASSES):
+        shutil.copytree(folder / part / name, tmp_path / "data" / part / name[::-1])
+    directory = str(tmp_path / "data")
+    argv = ["--workdir", str(run), f"--data_directory={directory}", "--compile_cache=off"]
+    assert command.run(evaluate.main, argv) == 2
+    words = "the data have the classes ssorca, thgirpu (2), but"
+    assert words in capsys.readouterr().err
+    again = shutil.copytree(run, tmp_path / "run")
+    (again / "result.json").unlink()
+    before = small.snapshot(again)
+    with pytest.raises(dj.InputError, match=re.escape(words)):
+        fit(small.config(RUN | {"data.directory": directory}), again)
+    assert small.snapshot(again) == before

@@ -1,21 +1,21 @@
 """Pictures with what a network takes them for."""
 
 import math
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 from densenet_jax.analysis.style import save
-from densenet_jax.data.pictures import MAX_PIXELS, load
+from densenet_jax.data.pictures import load
 from densenet_jax.predict import Prediction
 
 _COLUMNS = 4
 _INCHES = 3.0
+_ANY = sys.maxsize  # The pictures were decoded before.
 
 
-def plot_predictions(
-    results: list[tuple[Path, list[Prediction]]], path: Path, max_pixels: int = MAX_PIXELS
-) -> None:
+def plot_predictions(results: list[tuple[Path, list[Prediction]]], path: Path) -> None:
     """Draws each picture above the bars of its classes, to `path`."""
     columns = min(_COLUMNS, len(results))
     rows = math.ceil(len(results) / columns)
@@ -29,14 +29,14 @@ def plot_predictions(
     for i, (source, predictions) in enumerate(results):
         row, column = divmod(i, columns)
         picture, bars = axes[2 * row][column], axes[2 * row + 1][column]
-        picture.imshow(load(source, max_pixels=max_pixels))
-        picture.set_title(source.name, fontsize=9)
+        picture.imshow(load(source, max_pixels=_ANY))
+        picture.set_title(source.name, fontsize=9, parse_math=False)
         bars.set_axis_on()
         places = range(len(predictions), 0, -1)
         bars.barh(places, [p.probability for p in predictions], color="tab:blue", alpha=0.4)
         for place, prediction in zip(places, predictions, strict=True):
             text = f"{prediction.name} {prediction.probability:.1%}"
-            bars.text(0.02, place, text, va="center", fontsize=8)
+            bars.text(0.02, place, text, va="center", fontsize=8, parse_math=False)
         bars.set(xlim=(0, 1), yticks=[], xticks=[])
         for side in bars.spines.values():
             side.set_visible(False)

@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,9 +20,11 @@ from densenet_jax.data.encoded import Pieces
 from densenet_jax.data.pictures import endings
 from densenet_jax.errors import InputError
 
-# Names of the folders of a divided set, in lower case; the first that is there is read.
+# Names of the folders of a divided set, in lower case; the first that is there is read. "Test Set",
+# "train_data" and so on are the same to them.
 _TRAIN = ("train", "training")
 _TEST = ("val", "valid", "validation", "test", "testing")
+_AFTER_NAME = re.compile("[ _-]?(set|data|images)?")
 DIVIDED = (
     f"a folder that holds {_TRAIN[0]} and {_TEST[0]} (or {', '.join(_TEST[1:])}), each with a "
     "folder of pictures for each class"
@@ -29,6 +32,7 @@ DIVIDED = (
 LAYOUT = f"{DIVIDED}; or those folders themselves"
 _TEST_EVERY = 5  # Every fifth picture of a class tests, where nobody has divided them.
 _SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
+_NO_FILE = "broken link or special file"
 _NAMES_IN_MESSAGE = 5
 
 # Paths of pictures by class, in alphabetical order of class.
@@ -46,17 +50,13 @@ class Tree(NamedTuple):
 def find(folder: pathlib.Path) -> Tree:
     """Finds the pictures in `folder`, in either form. Labels are by class name, sorted as text.
 
-    Raises InputError if there are none, or some for testing of a class that has none to train on.
+    Raises InputError if there are none, or of one class only, or some for testing of a class that
+    has none to train on.
     """
     if part_folders := divided(folder):
         parts = {part: class_folders(path) for part, path in part_folders.items()}
     else:
         found = class_folders(folder)
-        if len(found) == 1:
-            raise InputError(
-                f"{folder} has one class only, {_some(list(found))}: set data.directory to the "
-                "folder that holds the class folders."
-            )
         parts = {
             "train": {
                 name: [path for i, path in enumerate(paths) if i % _TEST_EVERY]
@@ -67,38 +67,61 @@ def find(folder: pathlib.Path) -> Tree:
     classes = tuple(name for name, paths in parts["train"].items() if paths)
     for name, paths in parts["test"].items():
         if paths and name not in classes:
-            class_folder = pathlib.Path(paths[0]).parent
-            raise InputError(f"{class_folder} is of a class that has no pictures to train on.")
+            class_folder = (part_folders["test"] if part_folders else folder) / name
+            raise InputError(
+                f"{class_folder} is of a class that has no pictures to train on: remove it, or add "
+                "some"
+            )
+    if len(classes) == 1:
+        raise InputError(
+            f"{folder} has one class only, {classes[0]}: set data.directory to the folder that "
+            "holds the class folders"
+        )
     return Tree(folder, classes, parts)
 
 
-def divided(folder: pathlib.Path) -> dict[str, pathlib.Path] | None:
+def divided(folder: pathlib.Path, needs_train: bool = True) -> dict[str, pathlib.Path] | None:
     """Returns the folders of "train" and "test" in `folder`, or None if it is not divided.
 
-    Upper and lower case are alike. Logs the folders beside the two, which are not read.
+    Logs what lies beside them and is not read.
 
-    Raises InputError if there is only one of the two.
+    Args:
+      needs_train: whether there must be a folder of "train"; else it is left out.
+
+    Raises InputError if only one of the two is there.
     """
-    beside = _folders(folder)
-    train, test = (_first_named(names, beside) for names in (_TRAIN, _TEST))
-    if train is None and test is None:
+    beside = _entries(folder)
+    parts = {"train": _first_named(_TRAIN, beside), "test": _first_named(_TEST, beside)}
+    # One such name alone may be that of a class, unless the folder holds class folders.
+    if not all(parts.values()) and not any(
+        part and any(path.is_dir() for path in _entries(part)) for part in parts.values()
+    ):
         return None
-    for path, names in ((train, _TRAIN), (test, _TEST)):
+    if not needs_train:
+        del parts["train"]
+    for part, path in parts.items():
         if path is None:
-            others = f" or {', '.join(names[1:])}" if names[1:] else ""
+            first, *others = _TRAIN if part == "train" else _TEST
             raise InputError(
-                f"Missing {folder / names[0]}/CLASS/*.JPEG (the folder may also be called"
-                f"{others}): {folder} has {_some([path.name for path in beside])}."
+                f"Missing {folder / first}/CLASS/*.JPEG (or {', '.join(others)} instead of "
+                f"{first}): {folder} has {_some(beside)}"
             )
-    if unread := [path.name for path in beside if path not in (train, test)]:
-        _log(f"{folder}: {train.name} and {test.name} are read, {_some(unread)} not")
-    return {"train": train, "test": test}
+    if unread := [path for path in beside if path not in parts.values()]:
+        read = " and ".join(path.name for path in parts.values())
+        _log(f"{folder}: reads {read}, not {_some(unread)}")
+    return parts
 
 
-def labelled(
-    folder: pathlib.Path, classes: Sequence[str] | int
-) -> tuple[list[pathlib.Path], np.ndarray]:
-    """Finds the pictures `folder/CLASS/...`, or those of `folder/val`, and their labels.
+class Labelled(NamedTuple):
+    """Pictures, their labels, and the class names in the order of labels."""
+
+    paths: list[pathlib.Path]
+    labels: np.ndarray
+    classes: Sequence[str]
+
+
+def labelled(folder: pathlib.Path, classes: Sequence[str] | int) -> Labelled:
+    """Finds the pictures `folder/CLASS/...`, or those for testing in a divided folder.
 
     Args:
       classes: names of the class folders, in the order of labels, of which some may be missing; or
@@ -108,31 +131,35 @@ def labelled(
     Raises:
       InputError: there are no pictures, or folders of other classes, or too few or too many.
     """
-    folder = _first_named(_TEST, _folders(folder)) or folder
+    if part_folders := divided(folder, needs_train=False):
+        folder = part_folders["test"]
     found = class_folders(folder, "there must be a folder of pictures for each class")
     if isinstance(classes, int):
         if len(found) != classes:
+            remedy = "make an empty folder for each missing class"
+            if len(found) > classes:
+                remedy = "remove the others"
             raise InputError(
-                f"{folder} has {len(found)} class folders, but the network has {classes} classes: "
-                "make an empty folder for each missing class. Labels are by folder name, sorted as "
-                "text, as in training."
+                f"{folder} has {len(found)} class folders ({_some(list(found))}), but the network "
+                f"has {classes} classes: {remedy}. Labels follow the folder names sorted as text, "
+                "as in training."
             )
         classes = list(found)
     label_of = {name: label for label, name in enumerate(classes)}
     if others := [name for name, inside in found.items() if inside and name not in label_of]:
         raise InputError(
             f"{folder} has folders that are named after none of the network's classes, such as "
-            f"{others[0]} ({len(others)} in all): the names are {', '.join(classes[:3])} and so on."
+            f"{others[0]} ({len(others)} in all); the names are {_some(classes)}"
         )
     paths = [pathlib.Path(path) for name in found for path in found[name]]
     labels = [label_of[name] for name in found for _ in found[name]]
-    return paths, np.array(labels)
+    return Labelled(paths, np.array(labels), classes)
 
 
 def pieces(folder: pathlib.Path, classes: Classes, label_of: Mapping[str, int]) -> Pieces:
     """Returns the pictures of `classes`, which lie below `folder`, with labels from `label_of`."""
     # `relative_to` would take minutes of a million files.
-    start = len(f"{folder}{os.sep}")
+    start = len(str(folder / "x")) - 1
     paths = list(itertools.chain.from_iterable(classes.values()))
     labels = [label_of[name] for name, inside in classes.items() for _ in inside]
     return Pieces(
@@ -148,17 +175,18 @@ def class_folders(folder: pathlib.Path, wanted: str = f"set data.directory to {L
 
     Raises InputError if there are no pictures at all.
     """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: {wanted}.")
     skipped = collections.Counter()
     with naming(folder):
-        inside = sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.exists() else []
         classes = {}
-        for entry in inside:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             if is_system_file(entry.name):
                 skipped["hidden or system file"] += 1
             elif entry.is_dir():
                 classes[entry.name] = list(_pictures_below(entry.path, skipped))
             else:
-                skipped["outside class folders"] += 1
+                skipped["outside class folders" if entry.is_file() else _NO_FILE] += 1
     _log_skipped(folder, skipped)
     if not any(classes.values()):
         raise InputError(f"Missing {folder}/CLASS/*.JPEG: {wanted}.")
@@ -184,23 +212,30 @@ def _pictures_below(folder: str, skipped: collections.Counter) -> Iterator[str]:
             skipped["hidden or system file"] += 1
         elif entry.is_dir():
             yield from _pictures_below(entry.path, skipped)
+        elif not entry.is_file():
+            skipped[_NO_FILE] += 1
         elif dot + ending in endings():
             yield entry.path
         else:
             skipped[dot + ending if dot else "without ending"] += 1
 
 
-def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders in `folder`, sorted by name, without hidden and system ones."""
+def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what lies in `folder`, sorted by name, without hidden and system files."""
     with naming(folder):
         found = folder.iterdir() if folder.is_dir() else []
-        return sorted(path for path in found if path.is_dir() and not is_system_file(path.name))
+        return sorted(path for path in found if not is_system_file(path.name))
 
 
-def _first_named(names: Sequence[str], folders: list[pathlib.Path]) -> pathlib.Path | None:
-    """Returns the folder of the first of `names` that holds folders: else it may be a class."""
-    named = {path.name.lower(): path for path in folders}
-    return next((named[name] for name in names if name in named and _folders(named[name])), None)
+def _first_named(names: Sequence[str], paths: Sequence[pathlib.Path]) -> pathlib.Path | None:
+    """Returns the folder that has the first possible one of `names`, upper or lower case."""
+    for name in names:
+        for path in paths:
+            found = path.name.lower()
+            rest = found.removeprefix(name)
+            if found.startswith(name) and _AFTER_NAME.fullmatch(rest) and path.is_dir():
+                return path
+    return None
 
 
 def is_system_file(name: str) -> bool:
@@ -214,9 +249,9 @@ def _log_skipped(folder: pathlib.Path, skipped: collections.Counter) -> None:
         _log(f"{folder}: skipped {counts}")
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str | pathlib.Path]) -> str:
     more = len(names) - _NAMES_IN_MESSAGE
-    shown = ", ".join(names[:_NAMES_IN_MESSAGE])
+    shown = ", ".join(pathlib.PurePath(name).name for name in names[:_NAMES_IN_MESSAGE])
     return f"{shown} and {more} more" if more > 0 else shown
 
 

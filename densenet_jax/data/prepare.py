@@ -52,6 +52,8 @@ class Copy:
         skip_broken: bool = False,
         max_pixels: int = MAX_PIXELS,
     ):
+        if max_pixels < 1:
+            raise InputError(f"max_pixels is {max_pixels}: it must be at least 1")
         self._splits = {imagenet.SPLITS[part]: pictures for part, pictures in parts.items()}
         self._skip_broken, self._max_pixels = skip_broken, max_pixels
         self._final = folder / imagenet.TFDS_NAME / VERSION
@@ -88,6 +90,8 @@ class Copy:
                 "or leave them out with --skip_broken, and start again: what is sound is kept."
             )
         self._describe()
+        if not self.written:
+            raise InputError(f"none of the {self.pictures:,} pictures can be read: nothing to copy")
         self._unfinished.rename(self._final)
 
     def _shards_of(self, split: str) -> list[Shard]:

@@ -1,6 +1,5 @@
 """Random crops of encoded pictures, on the host: fb.resnet.torch's for training on ImageNet."""
 
-import io
 import math
 from typing import NamedTuple
 
@@ -72,7 +71,7 @@ def _size(data: bytes) -> tuple[int, int]:
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
-        with pictures.open_lazily(io.BytesIO(data)) as picture:
+        with pictures.open_lazily(data) as picture:
             return picture.size
     return width, height
 

@@ -54,6 +54,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _fit(trainer: Trainer, run: RunDirectory, preemption: Preemption) -> dict:
     config = trainer.config
+    run.check_classes(trainer.data.classes)
     if config.init_from and not run.has_checkpoint():
         trainer.initialize(config.init_from)
     with Reporter(config.epochs * trainer.steps_per_epoch, config.batch_size) as reporter:

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -92,6 +92,16 @@ class RunDirectory:
             raise InputError(
                 f"workdir {self.path} belongs to a run of another config: {', '.join(differing)}; "
                 "name another folder, or set those keys as they were."
+            )
+
+    def check_classes(self, classes: Sequence[str] | None) -> None:
+        """Raises InputError if the run was trained on other classes than these of its data."""
+        trained = (self._read("model.json") or {}).get("classes")
+        if trained and classes and list(classes) != trained:
+            raise InputError(
+                f"the data have the classes {', '.join(classes[:5])} ({len(classes)}), but "
+                f"{self.path} was trained on {', '.join(trained[:5])} ({len(trained)}): set "
+                "data.directory to pictures of those classes"
             )
 
     def check_writable(self) -> None:

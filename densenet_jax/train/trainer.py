@@ -290,8 +290,13 @@ def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def means(sums: Sums, prefix: str) -> dict[str, float]:
-    """`{prefix}_loss` and `{prefix}_error`, in percent. Waits for the devices."""
+    """Returns `{prefix}_loss` and `{prefix}_error`, in percent. Waits for the devices.
+
+    Raises InputError if there are no examples, because no picture could be read.
+    """
     loss, errors, examples = (
         float(x) for x in jax.device_get((sums.loss, sums.errors, sums.examples))
     )
+    if not examples:
+        raise InputError(f"none of the {prefix} pictures can be read: replace them")
     return {f"{prefix}_loss": loss / examples, f"{prefix}_error": 100 * errors / examples}

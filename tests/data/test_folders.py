@@ -1,5 +1,8 @@
 """Anybody's pictures, a folder for each class."""
 
+import itertools
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,8 +44,9 @@ def test_anybodys_pictures(tmp_path):
 def test_anybodys_pictures_divided(tmp_path, name):
     for part, level in (("train", 1), (name, 2)):
         grey(level, tmp_path / part / "mole" / "0.png")
+        grey(level + 10, tmp_path / part / "vole" / "0.png")
     found = sources.load("folder", str(tmp_path))
-    assert levels(found.train) == [(1, 0)] and levels(found.test) == [(2, 0)]
+    assert levels(found.train) == [(1, 0), (11, 1)] and levels(found.test) == [(2, 0), (12, 1)]
     grey(3, tmp_path / name / "cow" / "0.png")
     with pytest.raises(InputError, match=f"{name}/cow is of a class that has no pictures to train"):
         sources.load("folder", str(tmp_path))
@@ -74,17 +78,25 @@ def test_every_format_that_pillow_reads_is_a_picture(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "train, test", [("Train", "Valid"), ("train", "validation"), ("TRAINING", "testing")]
+    "train, test",
+    [
+        ("Train", "Valid"),
+        ("train", "validation"),
+        ("TRAINING", "testing"),
+        ("train_set", "Test Set"),
+    ],
 )
 def test_divided_folders_have_many_names(tmp_path, caplog, train, test):
-    grey(1, tmp_path / train / "mole" / "0.png")
-    grey(2, tmp_path / test / "mole" / "0.png")
+    for name in ("mole", "vole"):
+        grey(1, tmp_path / train / name / "0.png")
+        grey(2, tmp_path / test / name / "0.png")
     grey(3, tmp_path / "annotations" / "0.png")
+    (tmp_path / "labels.csv").write_text("no picture")
     found = sources.load("folder", str(tmp_path))
-    assert levels(found.train) == [(1, 0)] and levels(found.test) == [(2, 0)]
-    assert f"{train} and {test} are read, annotations not" in caplog.text
-    paths, _ = folders.labelled(tmp_path, ["mole"])
-    assert [path.parent.parent.name for path in paths] == [test]
+    assert levels(found.train) == [(1, 0), (1, 1)] and levels(found.test) == [(2, 0), (2, 1)]
+    assert f"reads {train} and {test}, not annotations, labels.csv" in caplog.text
+    paths, labels, _ = folders.labelled(tmp_path, ["vole", "mole"])
+    assert {path.parent.parent.name for path in paths} == {test} and labels.tolist() == [1, 0]
 
 
 def test_half_of_a_division_is_an_error_that_names_what_is_there(tmp_path):
@@ -94,17 +106,52 @@ def test_half_of_a_division_is_an_error_that_names_what_is_there(tmp_path):
         sources.load("folder", str(tmp_path))
 
 
-def test_classes_may_be_called_like_parts(tmp_path):
-    for name in ("train", "test", "ship"):
-        grey(1, tmp_path / name / "0.png")
-        grey(1, tmp_path / name / "1.png")
-    assert sources.load("folder", str(tmp_path)).classes == ("ship", "test", "train")
-
-
-def test_one_class_alone_is_the_wrong_folder(tmp_path):
-    grey(1, tmp_path / "pets" / "mole" / "0.png")
-    with pytest.raises(InputError, match="has one class only, pets: set"):
+def test_parts_without_class_folders_are_no_classes(tmp_path):
+    for part in ("train", "val"):
+        grey(1, tmp_path / part / "0.png")
+    with pytest.raises(InputError, match=r"Missing .*/train/CLASS"):
         sources.load("folder", str(tmp_path))
+
+
+def test_a_class_may_be_called_like_a_part(tmp_path):
+    for name in ("train", "ship"):
+        for i in range(2):
+            grey(1, tmp_path / name / f"{i}.png")
+    assert sources.load("folder", str(tmp_path)).classes == ("ship", "train")
+
+
+@pytest.mark.parametrize("folder", ["pets", "train"])
+def test_one_class_alone_is_the_wrong_folder(tmp_path, folder):
+    """The set is in a folder more, beside an empty one; or it has one class in truth."""
+    for name in (folder, "val"):
+        grey(1, tmp_path / name / "mole" / "0.png")
+        grey(1, tmp_path / name / "mole" / "1.png")
+    if folder == "pets":
+        (tmp_path / "val").rename(tmp_path / "docs")
+        (tmp_path / "docs" / "mole" / "0.png").unlink()
+        (tmp_path / "docs" / "mole" / "1.png").unlink()
+    name = "pets" if folder == "pets" else "mole"
+    with pytest.raises(InputError, match=f"has one class only, {name}: set data.directory"):
+        sources.load("folder", str(tmp_path))
+
+
+def test_the_current_directory(tmp_path, monkeypatch):
+    for part, name in itertools.product(("train", "val"), ("mole", "vole")):
+        grey(7, tmp_path / part / name / "0.png")
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "./", "train/.."):
+        assert levels(sources.load("folder", folder).train) == [(7, 0), (7, 1)]
+
+
+def test_broken_links_and_special_files_are_counted(tmp_path, caplog):
+    for name in ("mole", "vole"):
+        for i in range(2):
+            grey(7, tmp_path / name / f"{i}.png")
+    (tmp_path / "sole").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "mole" / "2.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "mole" / "3.jpg")
+    assert len(sources.load("folder", str(tmp_path)).train) == 2
+    assert "skipped 3 broken link or special file" in caplog.text
 
 
 def test_folders_without_pictures(tmp_path):
@@ -112,6 +159,8 @@ def test_folders_without_pictures(tmp_path):
         sources.load("folder")
     with pytest.raises(InputError, match=r"Missing .*CLASS"):
         sources.load("folder", str(tmp_path))
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere: set data"):
+        sources.load("folder", str(tmp_path / "nowhere"))
 
 
 def test_no_folder_is_planned_for():

@@ -72,14 +72,43 @@ def test_transparent_palettes_are_read_without_a_warning(tmp_path):
     "pixels, words",
     [
         (np.ones((4, 4), np.float32), "has floating-point pixels: convert it"),
-        (np.full((4, 4), 100_000, np.int32), "has 32-bit pixels from 100000 to 100000: convert it"),
-        (np.full((4, 4), 200, np.int32), "has 32-bit pixels from 200 to 200: convert it"),
+        (
+            np.full((4, 4), 100_000, np.int32),
+            "has whole-number pixels from 100000 to 100000, which",
+        ),
+        (np.full((4, 4), -1, np.int32), "has whole-number pixels from -1 to -1, which"),
+        (np.full((4, 4), 200, np.int32), "has whole-number pixels from 200 to 200, which"),
+        (np.full((4, 4), 200, np.uint16), "has whole-number pixels from 200 to 200, which"),
     ],
 )
 def test_pixels_of_unknown_range_are_refused(tmp_path, pixels, words):
     path = tmp_path / "picture.tif"
     Image.fromarray(pixels).save(path)
     with pytest.raises(InputError, match=f"{path} {words}"):
+        pictures.load(path)
+
+
+def test_dark_pictures_of_16_bits(tmp_path, caplog):
+    """A black one stays black; 12 bits are told of once."""
+    pictures._warn_of_dark_pictures.cache_clear()
+    for value, expected in ((0, 0), (65535, 255), (4095, 15), (4000, 15)):
+        path = tmp_path / "picture.png"
+        Image.fromarray(np.full((4, 4), value, np.uint16)).save(path)
+        assert np.unique(pictures.load(path)).tolist() == [expected]
+    assert caplog.text.count("rescale them if they have 12 bits") == 1
+
+
+def test_extreme_shapes_take_no_memory(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.new("L", (1, 65_000)).save(path)
+    with pytest.raises(ValueError, match="1 x 65000 pixels, which would become 256 x 16,640,000"):
+        pictures.CentralCrop()(pictures.load(path))
+
+
+def test_files_that_other_programs_would_read_are_no_pictures(tmp_path):
+    path = tmp_path / "picture.jpg"
+    gradient(8, 8).save(path, "EPS")
+    with pytest.raises(InputError, match="Pillow does not know its format"):
         pictures.load(path)
 
 
@@ -118,12 +147,13 @@ def test_large_pictures_have_a_limit_with_a_sentence_of_its_own(tmp_path):
         lambda **options: random_crop(data, 32, np.random.default_rng(0), **options),
     )
     for reader in read:
-        assert set(np.unique(np.asarray(reader()))) == {77}
+        pixels = np.asarray(reader())
+        assert pixels.min() == pixels.max() == 77
         with pytest.raises(
             ValueError, match="has 108,000,000 pixels, more than the limit of 1,000:"
         ):
             reader(max_pixels=1000)
-    with pytest.raises(InputError, match=f"{path} has 108.* make it smaller, or raise the limit"):
+    with pytest.raises(InputError, match=f"{path} has 108.* make it smaller, or raise max_pixels"):
         pictures.load(path, max_pixels=1000)
     assert limit == Image.MAX_IMAGE_PIXELS
 

@@ -103,7 +103,7 @@ def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
     assert command.run(evaluate.main, [*argv, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["pictures"], report["classes"]) == (np.isin(labels, (1, 4, 7)).sum(), 3)
-    assert report["label_order"] == "numbers from 0, as the run has no names"
+    assert report["label_order"] == "numbers from 0, as the run has no names (0, 1, 2, 3, 4, ...)"
     model = trained.load(finished_run).model
     scores = np.asarray(model((digits.images[::5, ..., None].astype(np.float32) - 4.88) / 6.02))
     wrong = (scores.argmax(1) != labels)[np.isin(labels, (1, 4, 7))]
@@ -115,7 +115,7 @@ def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
     "arguments, words",
     [
         ([f"--model={NAME}", "--num_classes=7"], "has shape (1000,"),
-        ([f"--model={NAME}", "--batch_size=0"], "--batch_size is 0"),
+        ([f"--model={NAME}", "--batch_size=0"], "batch_size is 0"),
         ([], "a file of weights needs the --model"),
     ],
 )
@@ -147,18 +147,40 @@ def test_labels_of_numbered_folders_follow_the_text_as_in_training(tmp_path, fir
         (tmp_path / name).mkdir()
         if name != removed:
             next(pictures()).resize((8, 8)).save(tmp_path / name / "picture.png")
-    paths, labels = folders.labelled(tmp_path, len(names))
+    paths, labels, _ = folders.labelled(tmp_path, len(names))
     assert {path.parent.name: label for path, label in zip(paths, labels, strict=True)} == {
         name: label for label, name in enumerate(sorted(names)) if name != removed
     }
     if removed is not None:
         (tmp_path / removed).rmdir()
         with pytest.raises(
-            InputError, match="has 12 class folders, but the network has 13 classes"
+            InputError,
+            match=r"has 12 class folders .*, but the network has 13 classes: make an",
         ):
             folders.labelled(tmp_path, len(names))
-        found, labels = folders.labelled(tmp_path, sorted(names))
+        found, labels, _ = folders.labelled(tmp_path, sorted(names))
         assert len(found) == 12 and labels.max() == 12
+
+
+@pytest.mark.parametrize("part", ["train", "Training Set"])
+def test_folders_for_training_are_no_classes(tmp_path, part):
+    for name in (f"{part}/mole", f"{part}/vole", "extra/mole", "extra/vole"):
+        (tmp_path / name).mkdir(parents=True)
+        next(pictures()).resize((8, 8)).save(tmp_path / name / "picture.png")
+    with pytest.raises(InputError, match=r"Missing .*/val/CLASS.* has .*extra"):
+        folders.labelled(tmp_path, 2)
+    (tmp_path / "extra").rename(tmp_path / "Test Set")
+    paths, labels, classes = folders.labelled(tmp_path, 2)
+    assert {path.parent.parent.name for path in paths} == {"Test Set"}
+    assert (labels.tolist(), classes) == ([0, 1], ["mole", "vole"])
+    (tmp_path / "Test Set" / "sole").mkdir()
+    with pytest.raises(InputError, match=r"3 class folders .* has 2 classes: remove the others"):
+        folders.labelled(tmp_path, 2)
+
+
+def test_flags_of_weights_do_not_go_with_a_run(capsys, finished_run):
+    assert command.run(evaluate.main, ["--workdir", str(finished_run), "--crop=8"]) == 2
+    assert "--crop does not go with --workdir" in capsys.readouterr().err
 
 
 def test_one_of_two_ways(capsys):
