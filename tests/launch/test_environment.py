@@ -116,6 +116,7 @@ def test_a_terminal_without_the_letters_of_a_name(tmp_path, weights):
         *("-m", "launch.predict", tmp_path, "--weights", weights, "--model", small.CLASSIFIER),
         *("--resize=40", "--crop=32", "--top=1"),
         PYTHONIOENCODING="ascii",
+        FORCE_COLOR="1",  # Draws the progress bar as on a terminal.
     )
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
