@@ -5,9 +5,11 @@ import ctypes
 import functools
 import importlib.util
 import inspect
+import io
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -15,7 +17,6 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import jax
 from absl import flags
@@ -24,10 +25,12 @@ from ml_collections import ConfigDict, config_flags
 from densenet_jax.errors import PREEMPTED_STATUS, InputError, Preempted, RunError, suggest
 from densenet_jax.models.catalog import FAMILIES
 from densenet_jax.models.settings import NetworkConfig
-from densenet_jax.train.config import base_config, flatten
+from densenet_jax.train.config import PATHS, base_config, check_none, flatten
+from densenet_jax.train.mesh import all_devices
 from densenet_jax.train.record import RunDirectory
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "densenet_jax" / "xla"
+from launch import experiment
+from launch.cache import cache_directory
+from launch.paths import expanded
 
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
@@ -35,6 +38,11 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
 
     2 for a user's mistake, 3 for a failed run, 75 for one that was told to stop and saved itself.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal lacks, or a file name that is no text, must not end the
+        # command after its work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s")
     # What Orbax logs at length it raises as well.
     for library in ("absl", "asyncio"):
@@ -69,7 +77,12 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
         return 128 + signal.SIGINT
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 3)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, RuntimeError | AssertionError):  # As JAX raises without a device.
+            try:
+                all_devices()
+            except InputError as reason:
+                return _fail(reason, 2)
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
@@ -107,20 +120,21 @@ def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argpar
         allow_abbrev=False,
     )
     if compiles:
+        ours = cache_directory()
+        default = str(ours / "xla").replace("%", "%%") if ours else "off"
         described.add_argument(
             "--compile_cache",
             metavar="DIR",
-            default=str(CACHE),
-            help="where compiled programs are kept for the next start; 'off' keeps none "
-            "(%(default)s)",
+            help="where compiled programs are kept for the next start; 'off' keeps none (the "
+            f"variable JAX_COMPILATION_CACHE_DIR, or else {default})",
         )
     if with_config:
         described.add_argument(
             "--config",
             required=True,
             metavar="FILE.py[:ARG]",
-            help="an experiment, or the folder of a run to do again; any key can be set with "
-            "--config.KEY=VALUE",
+            help="an experiment, or the directory of a run to repeat; --config.KEY=VALUE sets any "
+            "key, and the VALUE None unsets an optional one",
         )
     return described
 
@@ -139,105 +153,126 @@ def add_processes(described: argparse.ArgumentParser) -> None:
 
 def join_processes(args: argparse.Namespace) -> None:
     """Joins the other processes of this run, if there are any; before JAX looks for devices."""
-    given = [value is not None for value in (args.coordinator, args.processes, args.process)]
+    address = (args.coordinator, args.processes, args.process)
+    given = [value is not None for value in address]
     if any(given) and not all(given):
-        raise InputError("--coordinator, --processes and --process go together: give all or none.")
+        raise InputError("--coordinator, --processes and --process go together: give all or none")
     # Of collectives on CPU; other backends have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if all(given):
-        jax.distributed.initialize(args.coordinator, args.processes, args.process)
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        jax.distributed.initialize(local_device_ids=gpus_of_slurm_task(os.environ))
+        if not re.search(r".:\d+$", args.coordinator):
+            raise InputError(f"--coordinator is {args.coordinator!r}: give it as HOST:PORT")
+        if not 0 <= args.process < args.processes:
+            raise InputError(
+                f"--process is {args.process} of --processes {args.processes}: it must be at least "
+                "0 and less than --processes"
+            )
+        jax.distributed.initialize(*address)
+    elif (_slurm_number(os.environ, "SLURM_STEP_NUM_TASKS") or 1) > 1:
+        gpus = gpus_of_slurm_task(os.environ)
+        try:
+            jax.distributed.initialize(local_device_ids=gpus)
+        except (LookupError, ValueError) as error:
+            raise InputError(
+                f"SLURM_STEP_NUM_TASKS is {os.environ['SLURM_STEP_NUM_TASKS']}, but JAX cannot "
+                f"find the other processes ({error}): start under srun, or unset it"
+            ) from error
     elif _is_tpu_host():
         jax.distributed.initialize()
 
 
 def gpus_of_slurm_task(environment: Mapping[str, str]) -> list[int] | None:
     """All GPUs of the node, if a task has the node alone; None leaves it to JAX: one for each."""
-    tasks, nodes = (environment.get(f"SLURM_STEP_NUM_{what}", "") for what in ("TASKS", "NODES"))
-    gpus = environment.get("SLURM_GPUS_ON_NODE")
-    return list(range(int(gpus))) if gpus and tasks == nodes else None
+    tasks, nodes, gpus = (
+        _slurm_number(environment, f"SLURM_{name}")
+        for name in ("STEP_NUM_TASKS", "STEP_NUM_NODES", "GPUS_ON_NODE")
+    )
+    return list(range(gpus)) if gpus and tasks == nodes else None
+
+
+def _slurm_number(environment: Mapping[str, str], name: str) -> int | None:
+    """Reads 8 of "8", or of "gpu:8"; None if the variable is unset or empty."""
+    text = environment.get(name, "")
+    number = text.rpartition(":")[2]
+    if text and not number.isdecimal():
+        raise InputError(f"{name} is {text!r}, which is no number: unset it, or start under srun")
+    return int(number) if text else None
 
 
 def _is_tpu_host() -> bool:
     """Whether this host has TPUs, alone or together with others: JAX asks its metadata which."""
-    wanted = os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
+    wanted = (os.environ.get("JAX_PLATFORMS") or "tpu").startswith("tpu")
     devices = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
     return wanted and bool(devices) and importlib.util.find_spec("libtpu") is not None
 
 
-def use_compile_cache(directory: str) -> None:
-    """Goes without one, saying so, if `directory` cannot be written to."""
-    if directory == "off":
-        return
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
-    except OSError as error:
-        logging.warning("compiled programs are not kept: %s: %s.", directory, error.strerror)
-        return
-    jax.config.update("jax_compilation_cache_dir", directory)
-    # Small programs too: there are some before the first step.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+def use_compile_cache(directory: str | None) -> None:
+    """Keeps compiled programs in `directory`; warns if they cannot be kept there.
+
+    Args:
+      directory: "off" for none; None for JAX_COMPILATION_CACHE_DIR, or else this project's own.
+    """
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        # Small programs too: there are some before the first step.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    ours = cache_directory()
+    directory = directory or jax.config.jax_compilation_cache_dir or (ours and str(ours / "xla"))
+    problem = None
+    if directory is None:
+        problem = "there is no home directory: name a directory with --compile_cache"
+    elif directory != "off" and "://" not in directory:  # JAX itself writes to gs://BUCKET.
+        directory = str(expanded(directory))
+        try:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=directory).close()
+        except OSError as error:
+            problem = f"{directory}: {error.strerror}"
+    if problem:
+        logging.warning("compiled programs are not kept: %s", problem)
+    kept = None if problem or directory == "off" else directory
+    jax.config.update("jax_compilation_cache_dir", kept)
 
 
 def keep_memory() -> None:
-    """Keeps freed memory in the process, on CPU with the GNU C library; before JAX starts.
+    """Keeps freed memory in the process, on CPU with the GNU C library; starts JAX's backend.
 
     XLA's CPU client allocates the temporary memory of each step anew, and the C library hands it
     back to the system, which clears it page by page the next time: 15 to 20 % of a step.
+
+    Raises InputError if JAX cannot use any device.
     """
     # On the main thread, as the heaps of others stay small.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if jax.default_backend() == "cpu" and platform.libc_ver()[0] == "glibc":
+    if all_devices()[0].platform == "cpu" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap as well,
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which keeps up to 2 GB that are free.
 
 
 def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
-    """The config of an experiment.
+    """Reads the config of an experiment.
 
     Args:
-      spec: path of a file that defines `get_config(arg=None)`, and optionally `:ARG`; or of a run
-        directory, whose config it is then.
+      spec: path of a file that defines `get_config(arg=None)`, and optionally `:ARG`; or a run
+        directory, for the config of that run.
       overrides: as typed, `["--config.model.growth_rate=24", ...]`.
 
     Raises:
-      InputError: no such file, a wrong ARG, an unknown key or a value of the wrong type.
+      InputError: no such file, a mistake in it, a wrong ARG, an unknown key or a value of the wrong
+        type.
     """
-    if Path(spec).is_dir():
-        return override(RunDirectory(spec).config(), overrides)
-    path, _, arg = spec.partition(":")
-    module = load_module(path)
-    if arg and not inspect.signature(module.get_config).parameters:
-        raise InputError(f"{path} takes no argument, but was given {arg!r}.")
-    config = module.get_config(*([arg] if arg else [])).lock()
+    path, arg = experiment.split(spec)
+    config = RunDirectory(path).config() if path.is_dir() else experiment.config_of(path, arg)
     return override(config, overrides)
 
 
-def load_module(path: str) -> ModuleType:
-    """The file of an experiment. Raises InputError if it is none."""
-    if not Path(path).is_file():
-        raise InputError(f"there is no config file {path}: the papers' are in experiments/.")
-    module_spec = importlib.util.spec_from_file_location("experiment", path)
-    if module_spec is None:
-        raise InputError(f"{path} is not a Python file.")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise InputError(f"{path} is no experiment: it defines no get_config().")
-    return module
-
-
 def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
-    """`config` with the values of `["--config.KEY=VALUE", ...]`."""
-    keys = list(flatten(config))
-    for argument in overrides:
-        key = argument.removeprefix("--config.").split("=")[0]
-        if argument.startswith("--config.") and key not in keys:
-            raise InputError(f"the config has no key {key!r}: {suggest(key, keys)}")
-    argv = ["command", *overrides]
+    """Returns `config` with the values of `["--config.KEY=VALUE", ...]` and with `~` expanded.
+
+    The VALUE None unsets an optional key.
+    """
+    typed, unset = _without_none(overrides, list(flatten(config)))
+    argv = ["command", *typed]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -245,8 +280,36 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
         raise InputError(" ".join(str(error.args[0] if error.args else error).split())) from error
     if rest:
-        raise InputError(f"unknown arguments: {' '.join(rest)}.")
-    return values.config
+        raise InputError(f"unknown arguments: {' '.join(rest)}")
+    config = values.config
+    config.update_from_flattened_dict(dict.fromkeys(unset))
+    check_none(config)
+    found = flatten(config)
+    homes = {key: found[key] for key in PATHS if str(found.get(key)).startswith("~")}
+    config.update_from_flattened_dict({key: str(expanded(homes[key])) for key in homes})
+    return config
+
+
+def _without_none(overrides: list[str], keys: list[str]) -> tuple[list[str], set[str]]:
+    """Returns `overrides` without those of None, and the keys whose last value is None.
+
+    config_flags would read None as a string, or refuse it. Raises InputError for an unknown key.
+    """
+    joined, typed, is_none = [], [], {}
+    for argument in overrides:
+        if argument == "None" and joined and re.fullmatch(r"--?config\.[^=]+", joined[-1]):
+            joined[-1] += "=None"
+        else:
+            joined.append(argument)
+    for argument in joined:
+        if match := re.match(r"--?(no)?config\.([^=]*)", argument):
+            key = match[2]
+            if key not in keys:
+                raise InputError(f"the config has no key {key!r}: {suggest(key, keys)}")
+            is_none[key] = argument[match.end() :] == "=None"
+        if not match or not is_none[key]:
+            typed.append(argument)
+    return typed, {key for key, value in is_none.items() if value}
 
 
 def _config_help() -> str:

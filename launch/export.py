@@ -29,6 +29,7 @@ from densenet_jax import weight_files, weights
 from densenet_jax.errors import InputError
 from densenet_jax.train.record import RunDirectory
 from launch import command, network
+from launch.paths import typed_path
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -36,7 +37,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     network.add_flags(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="not there yet")
+    parser.add_argument(
+        "--out", required=True, type=typed_path, metavar="FILE", help="not there yet"
+    )
     parser.add_argument(
         "--license", default="unknown", help="for the model card: of weights and data (%(default)s)"
     )
@@ -61,7 +64,7 @@ def _write_safetensors(found: network.Network, args: argparse.Namespace) -> None
     arrays = weights.to_torch(found.model)
     weight_files.write(args.out, arrays)
     card = args.out.with_suffix(".md")
-    card.write_text(_card(found, args))
+    card.write_text(_card(found, args), encoding="utf-8")
     print(f"{len(arrays)} arrays in {args.out}; {card} describes them.")
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from densenet_jax.analysis import targets
 from densenet_jax.analysis.plan import analyse, max_batch, plan
 from densenet_jax.errors import InputError
 from launch import command
-
-COMPILERS = command.CACHE.parent / "compilers"
+from launch.cache import cache_directory
+from launch.paths import typed_path
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,17 +39,22 @@ def main(argv: list[str] | None = None) -> None:
         help=f"one of {', '.join((targets.ANALYTIC, *targets.NAMES))}",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="leave what is found in DIR/plan.json, for reports"
+        "--out",
+        type=typed_path,
+        metavar="DIR",
+        help="write the result to DIR/plan.json, for reports",
     )
     parser.add_argument(
         "--this_batch", action="store_true", help="do not look for the largest batch that fits"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, last")
+    compiler = str(_environment("PLATFORM") / "bin" / "python").replace("%", "%%")
     parser.add_argument(
         "--compiler",
+        type=typed_path,
         metavar="PYTHON",
         help="a Python whose environment has the target's compiler "
-        f"({COMPILERS}/PLATFORM/bin/python, if this one has not)",
+        f"({compiler}, if this one has not)",
     )
     args, overrides = parser.parse_known_args(argv)
     config = command.load_config(args.config, overrides)
@@ -81,14 +87,19 @@ def _ready(target: targets.Target) -> bool:
     return target.compiler_is_installed() and all(os.environ.get(k) == v for k, v in variables)
 
 
-def _run_elsewhere(target: targets.Target, python: str | None, argv: list[str]) -> None:
+def _environment(platform: str) -> Path:
+    """Returns the directory of the environment that holds the compiler for `platform`."""
+    return (cache_directory() or Path(tempfile.gettempdir())) / "compilers" / platform
+
+
+def _run_elsewhere(target: targets.Target, python: Path | None, argv: list[str]) -> None:
     """Runs this command in a process, and if need be a Python, that can compile for `target`."""
-    environment = COMPILERS / target.platform
+    environment = _environment(target.platform)
     if not python:
         python = environment / "bin" / "python"
         if target.compiler_is_installed():
-            python = sys.executable
-    if not Path(python).is_file():
+            python = Path(sys.executable)
+    if not python.is_file():
         extra = targets.EXTRAS[target.platform]
         raise InputError(
             f"the compiler for {target.name} is not installed. Give it an environment of its own: "

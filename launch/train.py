@@ -2,23 +2,25 @@
 
     python -m launch.train --config experiments/quickstart.py --workdir runs/quickstart
 
-Goes on by itself if the work directory holds a checkpoint of the same config. Leaves there
+Resumes by itself if the work directory holds a checkpoint of the same config. Writes there
 config.json, environment.json, metrics.jsonl, checkpoints/, result.json and learning_curve.png.
 """
 
 import sys
-from pathlib import Path
 
 import jax
 
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from launch import command
+from launch.paths import typed_path
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, with_config=True)
-    parser.add_argument("--workdir", required=True, help="the run directory; made if missing")
+    parser.add_argument(
+        "--workdir", required=True, type=typed_path, help="the run directory; made if missing"
+    )
     command.add_processes(parser)
     args, overrides = parser.parse_known_args(argv)
     command.use_compile_cache(args.compile_cache)
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     from densenet_jax.analysis.curves import plot_learning_curve  # matplotlib, needed only now.
 
-    picture = Path(args.workdir) / "learning_curve.png"
+    picture = args.workdir / "learning_curve.png"
     plot_learning_curve(run, picture)
     print(f"{_summary(result)}. Learning curve: {picture}")
 

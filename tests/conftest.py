@@ -3,12 +3,15 @@
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
+
+from launch.cache import cache_directory
 
 # JAX reads these when it is imported; commands that tests start inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-    Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "densenet_jax" / "tests"
+    (cache_directory() or Path(tempfile.gettempdir()) / "densenet_jax") / "tests"
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Compiling takes most of the time here; XLA's optimisations would make it several times longer.
@@ -31,6 +34,14 @@ from densenet_jax.train.trainer import Trainer
 # The same examples each time: who changes nothing breaks nothing.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def compile_cache():
+    """Gives the other tests their compile cache back if a command turned it off or moved it."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture

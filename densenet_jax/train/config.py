@@ -22,12 +22,16 @@ CHOICES = {
     "data.padding_mode": ("zeros", "reflect"),
     "data.random_crop": ("padded", "resized"),
 }
+# Keys that name a file or a directory. `init_from` may also be hf:REPOSITORY.
+PATHS = ("init_from", "data.directory")
 # Model fields that the top level (dtype) decides.
 _NOT_IN_MODEL_GROUP = ("dtype", "param_dtype")
 
 
 def base_config() -> ConfigDict:
     """The CIFAR recipe of section 4.2, with the model and the data left to each experiment.
+
+    Keys without a default here, and all fields of the model, are optional: None means unset.
 
     epochs (300)               passes over the training set
     batch_size (64)            images a step, over all devices
@@ -170,6 +174,14 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict:
     return flat
 
 
+def check_none(config: ConfigDict) -> None:
+    """Raises InputError if a key that is not optional is None."""
+    values = flatten(config)
+    for key, default in flatten(base_config()).items():
+        if default is not None and values.get(key, default) is None:
+            raise InputError(f"{key} is None: give it a value, such as its default {default!r}")
+
+
 def steps_per_epoch(config: ConfigDict, examples: int) -> int:
     """Steps for one pass over `examples` training images; the last may be a short batch."""
     steps = examples / config.batch_size
@@ -198,6 +210,9 @@ def model_settings(config: ConfigDict) -> dict:
 
 def check_config(config: ConfigDict) -> None:
     """Raises InputError for what no data set and no device could make right."""
+    if missing := flatten(base_config()).keys() - flatten(config).keys():
+        raise InputError(f"the config has no key {min(missing)!r}: begin it with base_config()")
+    check_none(config)
     for key in ("epochs", "batch_size", "eval_batch_size", "eval_every_epochs",
                 "checkpoint_every_epochs", "data.image_size", "data.max_pixels"):  # fmt: skip
         value = flatten(config)[key]

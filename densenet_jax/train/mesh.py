@@ -1,5 +1,6 @@
 """Where arrays live: one mesh axis, "data", over all devices of all hosts."""
 
+import os
 from collections.abc import Sequence
 
 import jax
@@ -10,9 +11,31 @@ from jax.sharding import PartitionSpec as P
 from densenet_jax.errors import InputError
 
 
+def all_devices() -> list[jax.Device]:
+    """Returns the devices of all hosts. Raises InputError if JAX cannot use any.
+
+    The first call starts JAX's backends, so that commands call it before other work.
+    """
+    try:
+        return jax.devices()
+    # jax 0.10 fails an assertion if JAX_PLATFORMS is cuda and there is no GPU.
+    except (RuntimeError, AssertionError) as error:
+        names = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
+        found = [f"{name}={os.environ[name]!r}" for name in names if name in os.environ]
+        reason = " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
+        raise InputError(
+            f"JAX cannot use any device with {' and '.join(found) or 'its defaults'} "
+            f"({reason or 'there is none'}): unset the variable, set JAX_PLATFORMS=cpu, or install "
+            "the driver and the JAX of the device, such as jax[cuda12] or jax[tpu]"
+        ) from error
+
+
 def data_mesh(batch_size: int, devices: Sequence | None = None) -> Mesh:
-    """A mesh of `devices`, all if None. InputError if they cannot share `batch_size` equally."""
-    devices = jax.devices() if devices is None else devices
+    """Builds a mesh of `devices`, all if None.
+
+    Raises InputError if the devices cannot share `batch_size` equally.
+    """
+    devices = all_devices() if devices is None else devices
     if batch_size % len(devices):
         raise InputError(
             f"batch_size {batch_size} cannot be shared equally by {len(devices)} devices: "

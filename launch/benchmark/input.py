@@ -31,6 +31,7 @@ from sklearn.datasets import load_sample_images
 from densenet_jax.data import imagenet, stream
 from densenet_jax.errors import InputError, RunError, suggest
 from launch import command
+from launch.paths import typed_path
 
 CONTESTANTS = ("ours", "ours-processes", "torch", "torch-colors")
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,9 @@ _SIZES = (
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     parser.add_argument("--against", default="torch,torch-colors", metavar="PEERS")
-    parser.add_argument("--data_directory", type=Path, metavar="DIR", help="ImageNet, in any form")
+    parser.add_argument(
+        "--data_directory", type=typed_path, metavar="DIR", help="ImageNet, in any form"
+    )
     parser.add_argument("--pictures", type=int, default=400, metavar="N", help="(%(default)s)")
     parser.add_argument("--images", type=int, default=2000, metavar="N",
                         help="to make in a turn (%(default)s)")  # fmt: skip

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from densenet_jax.errors import InputError
 from launch import command
+from launch.paths import typed_path
 from launch.report import heat_map, memory, panels, profile, results, sweep, tables
 from launch.report.contact_sheet import contact_sheet
 from launch.report.figures import FIGURES
@@ -37,9 +38,15 @@ def main(argv: list[str] | None = None) -> None:
         choices=[*tables.TABLES, *_FIGURES, "figures", "sweep", "profile", "results", "keep"],
         help="what to report",
     )
-    parser.add_argument("--runs", type=Path, help="folder of run directories; none: published only")
-    parser.add_argument("--out", type=Path, help="folder to write to (report; keep needs one)")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="of results: to be renewed")
+    parser.add_argument(
+        "--runs", type=typed_path, help="folder of run directories; none: published only"
+    )
+    parser.add_argument(
+        "--out", type=typed_path, help="folder to write to (report; keep needs one)"
+    )
+    parser.add_argument(
+        "--readme", type=typed_path, metavar="FILE", help="of results: to be renewed"
+    )
     args = parser.parse_args(argv)
     if args.name == "keep" and not args.out:
         raise InputError("keep needs --out, such as experiments/results/NAME.")
@@ -78,7 +85,7 @@ def _report(args: argparse.Namespace, runs: list[Run]) -> str:
 def _table(name: str, runs: list[Run], out: Path) -> str:
     table = tables.TABLES[name](runs)
     text = tables.markdown(table)
-    (out / f"{name}.md").write_text(text)
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
     tables.write_csv(table, out / f"{name}.csv")
     plot_table(table, out)
     print(text)

@@ -80,7 +80,7 @@ def draw_heat_maps(part, blocks: list[np.ndarray], last: tuple[str, ...]) -> Non
 
 def write_csv(rows: list[HeatMaps], path: Path) -> None:
     """A line for each known entry."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["protocol", "block", "source", "reader", "weight"])
         for row in rows:

@@ -120,7 +120,7 @@ def _draw_panel(axis, panel: Panel, series: list[Series], looks: dict) -> None:
 
 def write_csv(figure: Figure, path: Path) -> None:
     """A line for each point."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["panel", "protocol", "curve", "point", "x", "y", "std", "seeds",
                          "x_is", "y_is"])  # fmt: skip

@@ -31,7 +31,7 @@ def _write(run: Run, folder: Path) -> str:
     norms = gradient_norms(model, batch.images, batch.labels)
     blocks = heat_maps(model) if isinstance(model, DenseNet) else []
     name = f"profile-{run.path.name}"
-    with (folder / f"{name}.csv").open("w", newline="") as file:
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["what", "layer", "value"])
         writer.writerows(["gradient norm", layer, f"{norm:.6g}"] for layer, norm in norms.items())

@@ -48,10 +48,11 @@ def write(runs: list[Run], root: Path, out: Path, readme: Path | None) -> str:
     found = records(runs, root)
     text = markdown(found)
     if readme:
-        readme.write_text(replaced(readme.read_text(), text, readme))
+        replacement = replaced(readme.read_text(encoding="utf-8"), text, readme)
+        readme.write_text(replacement, encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.md").write_text(text + "\n")
-    with (out / "results.csv").open("w", newline="") as file:
+    (out / "results.md").write_text(text + "\n", encoding="utf-8")
+    with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_COLUMNS, *map(_cells, found)])
     for folder in sorted({record.folder for record in found}):
         same = [run for record in found if record.folder == folder for run in record.runs]

@@ -26,7 +26,7 @@ def write(runs: list[Run], folder: Path) -> str:
     keys, settings = gather(runs)
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown(keys, settings)
-    (folder / "sweep.md").write_text(text)
+    (folder / "sweep.md").write_text(text, encoding="utf-8")
     write_csv(keys, settings, folder / "sweep.csv")
     plot(keys, settings, folder)
     return text
@@ -68,7 +68,7 @@ def markdown(keys: list[str], settings: list[Setting]) -> str:
 
 
 def write_csv(keys: list[str], settings: list[Setting], path: Path) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*keys, "params", "macs", "mean", "std", "seeds"])
         for s in settings:

@@ -175,7 +175,7 @@ def aligned(header: list[str], lines: list[list]) -> str:
 
 def write_csv(table: Table, path: Path) -> None:
     """A line for each cell; empty where nothing was measured."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "method", "depth", "params_published", "params_counted", "column",
                          "published", "mark", "mean", "std", "seeds", "difference"])  # fmt: skip

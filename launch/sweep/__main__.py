@@ -9,12 +9,12 @@ draws what came of it to WORKDIR/report; `launch.report sweep` does that at any 
 """
 
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
 from densenet_jax.errors import InputError, RunError
 from launch import command
+from launch.paths import typed_path
 from launch.report import sweep
 from launch.report.runs import find_runs
 from launch.sweep import gke, local, skypilot, slurm, tpu_vm
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, least in (("parallel", 0), ("nodes", 1), ("tasks_per_node", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} is {getattr(args, name)}: it must be at least {least}.")
-    points = load_points(args.sweep, args.workdir.absolute(), overrides)
+    points = load_points(args.sweep, args.workdir, overrides)
     check_folder(points)
     console = Console(highlight=False, soft_wrap=True)
 
@@ -66,7 +66,7 @@ def _parser():
     parser = command.parser(__doc__, compiles=False)
     parser.add_argument("--sweep", required=True, metavar="FILE.py[:ARG]", help="a sweep file")
     parser.add_argument(
-        "--workdir", required=True, type=Path, help="a folder for the run directories of all points"
+        "--workdir", required=True, type=typed_path, help="the directory for the runs of all points"
     )
     parser.add_argument("--on", choices=ENGINES, default="local", help="what to run it on")
     parser.add_argument("--dry_run", action="store_true", help="print what would be started")

@@ -5,7 +5,6 @@ volume of `--claim`, which is mounted at its own path.
 """
 
 import argparse
-import re
 import shlex
 import shutil
 import subprocess
@@ -91,9 +90,9 @@ def _job_set(index: int, point: Point, args: argparse.Namespace) -> dict:
     selector, limits, hosts = _accelerator(args)
     if args.spot:
         selector = selector | {"cloud.google.com/gke-spot": "true"}
-    name = re.sub("[^a-z0-9]+", "-", f"{point.folder.name}-{index}".lower()).strip("-")
+    name = point.label(index)
     # Instead of the shell, which would keep SIGTERM to itself.
-    command = shlex.join(["exec", "python3", *point.arguments])
+    command = shlex.join(["exec", "python3", *point.arguments_in_a_copy])
     if hosts > 1 and "nvidia.com/gpu" in limits:
         # Hosts of a TPU slice find one another; those of GPUs are told.
         command += (

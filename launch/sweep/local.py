@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import itertools
 import os
 import shlex
 import shutil
@@ -11,39 +12,41 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 
-from launch.sweep.points import Point
+from launch.sweep.points import ROOT, Point
 
-ROOT = Path(__file__).parents[2]
 _POLL_SECONDS = 0.2
 
 
 def devices() -> list[dict[str, str]]:
-    """What to set in the environment for each process that may run at a time.
+    """Returns the variables to set for each process that may run at a time.
 
-    A GPU for each, if there are any; else the processes share the CPU cores.
+    Each GPU gets a process, if there are any; else processes share the CPU cores.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        gpus = [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
+        # CUDA stops at the first device that is none, such as -1.
+        named = [gpu.strip() for gpu in visible.split(",")]
+        gpus = list(itertools.takewhile(lambda gpu: gpu not in ("", "-1"), named))
     elif shutil.which("nvidia-smi"):
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-        gpus = [str(i) for i, _ in enumerate(listed.stdout.splitlines())]
+        # Without a driver it prints an explanation instead.
+        lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+        gpus = [str(i) for i, _ in enumerate(lines)]
     else:
         gpus = []
-    if gpus and os.environ.get("JAX_PLATFORMS", "") != "cpu":
+    if gpus and os.environ.get("JAX_PLATFORMS", "").partition(",")[0] != "cpu":
         return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
     return [{}] * len(os.sched_getaffinity(0))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """It has none of its own."""
+    """Adds no flags: every machine is used in the same way."""
 
 
 def render(points: list[Point], args: argparse.Namespace) -> str:
-    """The command of each point."""
+    """Renders the command of each point."""
     return "\n".join(shlex.join([sys.executable, *point.arguments]) for point in points)
 
 

@@ -8,21 +8,29 @@ NAME.submitted, if a scheduler has it.
 import collections
 import dataclasses
 import fcntl
+import hashlib
 import inspect
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import PREEMPTED_STATUS, InputError
-from densenet_jax.train.config import check_config
+from densenet_jax.train.config import PATHS, check_config, flatten
 from densenet_jax.train.record import RunDirectory
-from launch import command
+from launch import command, experiment
 from launch.sweep import hyper
 
+ROOT = Path(__file__).parents[2]
 # Killed from outside, or told to stop: to be started again. Negative ones are Python's signals.
 _INTERRUPTIONS = (PREEMPTED_STATUS, 128 + 9, 128 + 15)
 _LOG_END = 2000  # Bytes of a log to look at.
+# Kubernetes takes names of 63 characters, and adds -worker-0-0-abcde to those of its pods.
+_LABEL_CHARACTERS = 40
+# File systems take names of 255 bytes; the longest here is NAME.submitted.
+_NAME_BYTES = 255 - len(".submitted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +38,11 @@ class Point:
     """A run to be.
 
     Attributes:
-      name: of its folder; tells what differs between the points.
-      spec: the experiment, FILE.py[:ARG].
-      overrides: ["--config.model.growth_rate=12", ...].
-      config: of both.
-      folder: of the sweep.
+      name: of its run directory; names what differs between the points.
+      spec: the experiment, FILE.py[:ARG], with an absolute path.
+      overrides: ["--config.model.growth_rate=12", ...], with absolute paths.
+      config: the config that `spec` and `overrides` give.
+      folder: the directory of the sweep.
     """
 
     name: str
@@ -53,9 +61,26 @@ class Point:
 
     @property
     def arguments(self) -> list[str]:
-        """What follows `python` to run it."""
-        return ["-m", "launch.train", "--config", self.spec, "--workdir", str(self.workdir),
-                *self.overrides]  # fmt: skip
+        """What follows `python` to run the point on this machine, or one with the same files."""
+        return self._arguments(self.spec, self.overrides)
+
+    @property
+    def arguments_in_a_copy(self) -> list[str]:
+        """`arguments` where the working directory is a copy of this project.
+
+        Files of the project are named relative to the project; other paths stay absolute.
+        """
+        inside = re.compile(rf"^(--config\.[^=]+=)?{re.escape(str(ROOT))}/")
+        spec, *overrides = (inside.sub(r"\1", text) for text in (self.spec, *self.overrides))
+        return self._arguments(spec, overrides)
+
+    def _arguments(self, spec: str, overrides: list[str]) -> list[str]:
+        return ["-m", "launch.train", "--config", spec, "--workdir", str(self.workdir), *overrides]
+
+    def label(self, index: int) -> str:
+        """Returns a name for clouds: lower case, and short, as Kubernetes adds its own endings."""
+        text = f"{self.folder.name[:_LABEL_CHARACTERS]}-{index}"
+        return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
 
     def state(self) -> str:
         """finished, running, submitted, failed, interrupted or waiting."""
@@ -106,27 +131,66 @@ class Point:
 
 
 def load_points(spec: str, folder: Path, overrides: list[str] = ()) -> list[Point]:
-    """The points of the sweep file FILE.py[:ARG], which defines `get_config` and `get_hyper`.
+    """Reads the points of the sweep file FILE.py[:ARG], with `get_config` and `get_hyper`.
+
+    Relative paths become absolute, because points are started from other directories.
 
     Args:
       overrides: for every point, before its own.
 
     Raises:
-      InputError: no such file, an unknown key, an impossible point, two points of one name.
+      InputError: no such file, a mistake in it, an unknown key, an impossible point, two points of
+        one name.
     """
-    path, _, arg = spec.partition(":")
-    module = command.load_module(path)
-    if not hasattr(module, "get_hyper"):
-        raise InputError(f"{path} is no sweep: it defines no get_hyper(hyper).")
-    takes_arg = len(inspect.signature(module.get_hyper).parameters) > 1
-    settings = module.get_hyper(hyper, *([arg] if arg and takes_arg else []))
+    path, arg = experiment.split(spec)
+    settings = _settings(path, arg)
+    spec = f"{_absolute(path)}:{arg}" if arg else _absolute(path)
+    points = []
+    for name, setting in zip(_names(settings), settings, strict=True):
+        flags = [f"--{key}={value}" for key, value in setting.items()]
+        points.append(_point(name, spec, [*overrides, *flags], Path(_absolute(folder))))
+    return points
+
+
+def _settings(path: Path, arg: str) -> list[dict]:
+    """Returns what `get_hyper` gives, in plain Python values."""
+    get_hyper = getattr(experiment.load(path), "get_hyper", None)
+    if not callable(get_hyper):
+        raise InputError(f"{path} is no sweep: it defines no get_hyper(hyper)")
+    takes_arg = len(inspect.signature(get_hyper).parameters) > 1
+    with experiment.mistakes_in(path):
+        found = get_hyper(hyper, *([arg] if arg and takes_arg else []))
+        settings = list(found) if isinstance(found, Iterable) else [found]  # May be a generator.
+    if found is None:
+        raise InputError(f"get_hyper() in {path} returns nothing: end it with return POINTS")
+    for setting in settings:
+        if not isinstance(setting, dict):
+            raise InputError(
+                f"get_hyper() in {path} gives {experiment.described(setting)} as a point, not a "
+                "dict: return a list of dicts, such as hyper.sweep(KEY, VALUES)"
+            )
+        for key in setting:
+            if not str(key).startswith("config."):
+                raise InputError(f"the sweep sets {key!r}: keys of a config begin with 'config.'")
     if not settings:
-        raise InputError(f"{path} gives no points.")
-    names = _names(settings)
-    return [
-        _point(name, spec, [*overrides, *_flags(setting)], folder)
-        for name, setting in zip(names, settings, strict=True)
-    ]
+        raise InputError(f"{path} gives no points: get_hyper() returns an empty list")
+    return [{key: _plain(key, value) for key, value in setting.items()} for setting in settings]
+
+
+def _plain(key: str, value: object):
+    """Returns `value` in types that a flag can carry, which NumPy's and JAX's are not."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, tuple | list):
+        return tuple(_plain(key, item) for item in value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is not None and type(value) not in (bool, int, float, str):
+        raise InputError(
+            f"the sweep sets {key} to {experiment.described(value)}: use None, a bool, a number, a "
+            "string or a tuple"
+        )
+    return value
 
 
 def _point(name: str, spec: str, overrides: list[str], folder: Path) -> Point:
@@ -135,14 +199,20 @@ def _point(name: str, spec: str, overrides: list[str], folder: Path) -> Point:
         check_config(config)
     except InputError as error:
         raise InputError(f"point {name}: {error}") from error
+    found = flatten(config)
+    paths = {
+        key: _absolute(found[key])
+        for key in PATHS
+        if found[key] and not found[key].startswith("hf:")
+    }
+    config.update_from_flattened_dict(paths)
+    flags = [f"--config.{key}={path}" for key, path in paths.items()]
+    overrides = [*overrides, *(flag for flag in flags if flag not in overrides)]
     return Point(name, spec, overrides, config, folder)
 
 
-def _flags(setting: dict) -> list[str]:
-    for key in setting:
-        if not key.startswith("config."):
-            raise InputError(f"the sweep sets {key!r}: keys of a config begin with 'config.'.")
-    return [f"--{key}={value}" for key, value in setting.items()]
+def _absolute(path: str | Path) -> str:
+    return os.path.normpath(Path(path).absolute())
 
 
 def _names(settings: list[dict]) -> list[str]:
@@ -155,17 +225,25 @@ def _names(settings: list[dict]) -> list[str]:
         key: end if ends[end] == 1 else key.removeprefix("config.") for key, end in short.items()
     }
     names = [
-        "_".join(f"{short[key]}={_in_a_name(s[key])}" for key in differing if key in s)
+        "_".join(f"{short[key]}={_in_a_name(s[key])}" for key in differing if key in s) or "default"
         for s in settings
     ]
     [(most, count)] = collections.Counter(names).most_common(1)
     if count > 1:
-        raise InputError(f"{count} points of the sweep are called {most}: make them differ.")
-    return names
+        raise InputError(f"{count} points of the sweep are called {most}: make them differ")
+    return [_shortened(name) for name in names]
+
+
+def _shortened(name: str) -> str:
+    """Returns a name that is too long for a file with its end replaced by its hash."""
+    if len(name) <= _NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name[: _NAME_BYTES - len(digest) - 1]}-{digest}"
 
 
 def _in_a_name(value: object) -> str:
-    """Of characters that neither a file system nor a shell minds."""
+    """Returns `value` in ASCII characters that need no quotes in a shell."""
     text = str(value)
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-") if text else "none"
 

@@ -13,8 +13,7 @@ from collections.abc import Callable
 import yaml
 
 from densenet_jax.errors import InputError
-from launch.sweep.local import ROOT
-from launch.sweep.points import Point
+from launch.sweep.points import ROOT, Point
 
 _PORT = 8476
 
@@ -29,7 +28,7 @@ def task(point: Point, args: argparse.Namespace) -> dict:
     if not (args.bucket and args.accelerator):
         raise InputError("--on skypilot needs --bucket and --accelerator, such as H100:8.")
     extra = "tpu" if args.accelerator.startswith("tpu") else "cuda12"
-    command = shlex.join(["python", *point.arguments])
+    command = shlex.join(["python", *point.arguments_in_a_copy])
     if args.nodes > 1:
         command += (
             f' --coordinator="$(head -n1 <<< "$SKYPILOT_NODE_IPS"):{_PORT}"'

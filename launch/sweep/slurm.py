@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable
 
 from densenet_jax.errors import PREEMPTED_STATUS, InputError
-from launch.sweep.local import ROOT
-from launch.sweep.points import Point
+from launch.sweep.points import ROOT, Point
 
 # Slurm warns the processes of a run so long before its time is up.
 _WARNING_SECONDS = 120
@@ -70,7 +69,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def render(points: list[Point], args: argparse.Namespace) -> str:
-    """The text of the sbatch file."""
+    """Renders the sbatch file."""
     folder = points[0].folder
     cases = [
         f"{i}) name={shlex.quote(point.name)}\n   arguments=({shlex.join(point.arguments)}) ;;"
@@ -83,7 +82,7 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         nodes=args.nodes,
         tasks_per_node=args.tasks_per_node,
         warning=_WARNING_SECONDS,
-        extra="".join(f"#SBATCH {option}\n" for option in shlex.split(args.sbatch)),
+        extra=_directives(args.sbatch),
         root=shlex.quote(str(ROOT)),
         setup=args.setup,
         cases="\n".join(cases),
@@ -92,6 +91,20 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         python=shlex.quote(sys.executable),
         preempted=PREEMPTED_STATUS,
     )
+
+
+def _directives(options: str) -> str:
+    """Renders the options of --sbatch, a line each. Raises InputError for unbalanced quotes."""
+    try:
+        words = shlex.split(options)
+    except ValueError as error:
+        raise InputError(f"--sbatch is {options!r}: its quotes are not balanced") from error
+    lines = []
+    for word in words:
+        if word.startswith("-") or not lines:
+            lines.append("#SBATCH")
+        lines[-1] += f" {shlex.quote(word)}"  # Slurm reads quotes as a shell does.
+    return "".join(f"{line}\n" for line in lines)
 
 
 def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
@@ -104,7 +117,7 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
         raise InputError("there is no sbatch here: start this on a login node of a Slurm cluster.")
     path = points[0].folder / "logs" / "sweep.sbatch"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"sbatch refuses {path}: {' '.join(done.stderr.split())}")

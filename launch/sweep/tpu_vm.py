@@ -5,15 +5,13 @@ that they all see under its name, such as a mounted bucket or a Filestore.
 """
 
 import argparse
-import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
 
 from densenet_jax.errors import InputError
-from launch.sweep.local import ROOT
-from launch.sweep.points import Point
+from launch.sweep.points import ROOT, Point
 
 _SCRIPT = """\
 #!/bin/bash
@@ -58,9 +56,10 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
     for i, point in enumerate(points):
         steps = ["cd densenet_jax", "pip install --quiet --editable '.[tpu]'"]
         steps += [args.setup] if args.setup else []
-        steps.append(shlex.join(["python3", *point.arguments]))
-        name = re.sub("[^a-z0-9]+", "-", f"{point.folder.name}-{i}".lower()).strip("-")
-        calls.append(f"point {name} {shlex.quote(point.name)} {shlex.quote(' && '.join(steps))} &")
+        steps.append(shlex.join(["python3", *point.arguments_in_a_copy]))
+        calls.append(
+            f"point {point.label(i)} {shlex.quote(point.name)} {shlex.quote(' && '.join(steps))} &"
+        )
     return _SCRIPT.format(
         tries=_TRIES,
         where=f"--zone={shlex.quote(args.zone)}",

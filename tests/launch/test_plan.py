@@ -65,7 +65,7 @@ def test_compiles_in_another_process_where_this_one_is_not_set_up(monkeypatch, c
 def test_says_what_to_install(name, extra, monkeypatch, tmp_path, capsys):
     if targets.target(name).compiler_is_installed():
         pytest.skip("the compiler is installed here")
-    monkeypatch.setattr(launch_plan, "COMPILERS", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert run_plan("--target", name) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "-m venv" in error and f"jax[{extra}]==" in error

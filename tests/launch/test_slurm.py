@@ -64,7 +64,8 @@ def wait_for(points):
 
 
 def test_a_job_array(submit, finished_run):
-    points = submit([0, 1, 2])
+    points = submit([0, 1, 2], None, """--sbatch=--comment='two "words'""")
+    assert 'Comment=two "words' in local_slurm.state()
     wait_for(points)
     local_slurm.wait(lambda: points[0].exit_status() == 0, 60, "its script does not end")
     expected = (finished_run / "metrics.jsonl").read_bytes()

@@ -192,7 +192,7 @@ def test_failures_are_told_and_tried_again_only_if_asked(write, start, tmp_path,
     assert "2 points, 1 to run" in capsys.readouterr().out
 
 
-ODD = 'it\'s a "folder", $HOME; (1, 2)'
+ODD = '/data/it\'s a "folder", $HOME; (1, 2)'
 ENGINES = {
     "local": [],
     "slurm": ["--sbatch=--gres=gpu:1 --time=4:00:00", "--nodes=2"],

@@ -1,0 +1,87 @@
+"""The files of experiments: finds, reads and runs what a user wrote, and reports its mistakes."""
+
+import contextlib
+import importlib.util
+import inspect
+import re
+import textwrap
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from densenet_jax.errors import InputError
+from launch.paths import expanded
+
+_REASON_CHARACTERS = 400  # Of an exception's message that are shown.
+
+
+def split(spec: str) -> tuple[Path, str]:
+    """Returns the path and the argument, "" if there is none, of `FILE.py[:ARG]`.
+
+    Both may contain colons: the file ends with the first `.py:` before which there is a file.
+    """
+    whole = expanded(spec)
+    ends = [match.end() for match in re.finditer(r"\.py(?=:)", spec)]
+    if whole.exists() or not ends:
+        return whole, ""
+    end = next((end for end in ends if expanded(spec[:end]).is_file()), ends[0])
+    return expanded(spec[:end]), spec[end + 1 :]
+
+
+def load(path: Path) -> ModuleType:
+    """Runs the file of an experiment. Raises InputError if it is none, or has a mistake."""
+    if not path.is_file():
+        raise InputError(f"there is no config file {path}: the papers' are in experiments/")
+    module_spec = importlib.util.spec_from_file_location("experiment", path.absolute())
+    if module_spec is None:
+        raise InputError(f"{path} is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(module_spec)
+    with mistakes_in(path):
+        module_spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
+        raise InputError(f"{path} is no experiment: it defines no get_config()")
+    return module
+
+
+def config_of(path: Path, arg: str) -> ConfigDict:
+    """Returns the locked config of an experiment. Raises InputError for any mistake in the file."""
+    get_config = load(path).get_config
+    if arg and not inspect.signature(get_config).parameters:
+        raise InputError(f"{path} takes no argument, but was given {arg!r}: leave out :{arg}")
+    with mistakes_in(path):
+        config = get_config(*([arg] if arg else []))
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
+        raise InputError(
+            f"get_config() in {path} returns {described(config)}, not a ConfigDict: begin with "
+            "config = base_config() and end with return config"
+        )
+    return config.lock()
+
+
+def described(value: object) -> str:
+    """Describes a value of a wrong type, for messages."""
+    return "nothing" if value is None else f"an object of type {type(value).__name__}"
+
+
+@contextlib.contextmanager
+def mistakes_in(path: Path) -> Iterator[None]:
+    """Reports an exception of the file at `path` as an InputError with the line and the reason."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        where, reason = str(path), str(error.args[0] if len(error.args) == 1 else error)
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
+        if isinstance(error, SyntaxError):  # Of the file, or of a module that it imports.
+            where, reason, lines = error.filename or where, error.msg, [error.lineno]
+        if lines and lines[-1]:
+            where += f", line {lines[-1]}"
+        # ml_collections lists the whole config after an unknown key.
+        reason = re.sub(r' Other fields present: ".*}"(\\n|\n)*', " ", reason, flags=re.DOTALL)
+        reason = textwrap.shorten(reason, _REASON_CHARACTERS, placeholder=" ...")
+        raise InputError(f"{where}: {type(error).__name__}: {reason}") from error

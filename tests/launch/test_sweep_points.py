@@ -1,0 +1,166 @@
+"""The points of a sweep, whatever its file gives, and wherever its points are started."""
+
+import os
+import re
+import shlex
+
+import pytest
+import small
+
+from densenet_jax.errors import InputError
+from launch import command
+from launch.sweep import __main__ as sweep
+from launch.sweep.points import ROOT, load_points
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a sweep file whose get_hyper has the given body; returns its path."""
+
+    def write(body):
+        path = tmp_path / "sweep_file.py"
+        text = small.SWEEP_FILE.format(settings=small.RUN, points="None")
+        path.write_text(f"import numpy as np\n{text.replace('return None', body)}")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def dry_run(tmp_path, capsys):
+    """Types a dry run; returns its output."""
+
+    def dry_run(path, *flags, status=0):
+        argv = ["--sweep", str(path), "--workdir", str(tmp_path / "w"), "--dry_run", *flags]
+        assert command.run(sweep.main, argv) == status
+        assert not (tmp_path / "w").exists()
+        output, errors = capsys.readouterr()
+        assert errors.count("\n") == (status != 0)
+        return output + errors
+
+    return dry_run
+
+
+def test_numbers_of_numpy_are_numbers(write, tmp_path):
+    path = write(
+        """return hyper.product([
+        hyper.sweep("config.learning_rate", np.array([0.1, 0.01])),
+        hyper.sweep("config.learning_rate_drops", [(np.float64(0.5), np.float64(0.75))]),
+        hyper.sweep("config.model.block_config", [np.array([1, 2]), [np.int64(1)]]),
+        hyper.sweep("config.data.augment", [np.bool_(True)])])"""
+    )
+    points = load_points(str(path), tmp_path)
+    assert points[1].name == "learning_rate=0.1_block_config=1"
+    assert points[2].overrides == [
+        "--config.learning_rate=0.01",
+        "--config.learning_rate_drops=(0.5, 0.75)",
+        "--config.model.block_config=(1, 2)",
+        "--config.data.augment=True",
+    ]
+    assert points[2].config.model.block_config == (1, 2) and points[2].config.learning_rate == 0.01
+
+
+def test_a_generator_gives_points(write, tmp_path):
+    path = write('yield {"config.seed": 1}; yield {}')
+    assert [point.name for point in load_points(str(path), tmp_path)] == ["seed=1", "default"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('hyper.sweep("config.seed", [1])', r"get_hyper\(\) in FILE returns nothing: end it with"),
+        ("return [1, 2]", "gives an object of type int as a point, not a dict"),
+        ('return {"config.seed": 1}', "gives an object of type str as a point, not a dict"),
+        ("return 3", "gives an object of type int as a point, not a dict"),
+        ("return [{1: 2}]", r"the sweep sets 1: keys of a config begin with 'config\.'"),
+        ('return [{"config.seed": {}}]', r"sets config\.seed to an object of type dict: use None"),
+        ('return [{"config.epochs": None}]', "point epochs=None: epochs is None: give it a value"),
+        ("return wrong", "FILE, line 12: NameError: name 'wrong'"),
+        ("yield 1 / 0", "FILE, line 12: ZeroDivisionError"),
+    ],
+)
+def test_mistakes_of_get_hyper(write, dry_run, body, message):
+    path = write(body)
+    error = dry_run(path, status=2)
+    assert re.search(message.replace("FILE", re.escape(str(path))), error)
+
+
+def test_long_names_are_shortened(write, tmp_path):
+    path = write('return hyper.sweep("config.data.directory", ["/" + "x" * 300 + y for y in "ab"])')
+    first, second = load_points(str(path), tmp_path)
+    assert first.name != second.name and first.name[:200] == second.name[:200]
+    assert [point.name for point in load_points(str(path), tmp_path)] == [first.name, second.name]
+    first.workdir.mkdir()
+    first.note_submitted()
+    assert first.state() == "submitted"
+
+
+def test_relative_paths_are_those_of_where_the_sweep_is_typed(
+    write, dry_run, tmp_path, monkeypatch
+):
+    write('return hyper.sweep("config.init_from", ["a.pth", "../b.pth", "~/c", "hf:d/e", None])')
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    flags = ["--config.data.directory=data"]
+    expected = [
+        str(tmp_path / "here" / "a.pth"), str(tmp_path / "b.pth"), "/home/me/c", "hf:d/e", None
+    ]  # fmt: skip
+    points = load_points("../sweep_file.py", "w", flags)
+    assert [point.config.init_from for point in points] == expected
+    assert points[0].workdir == tmp_path / "here" / "w" / "init_from=a.pth"
+    monkeypatch.chdir("/")
+    for point, init_from in zip(points, expected, strict=True):
+        config = command.load_config(point.spec, point.overrides)
+        assert config == point.config and config.init_from == init_from
+        assert config.data.directory == str(tmp_path / "here" / "data")
+    monkeypatch.chdir(tmp_path)
+    for engine, added in {
+        "local": [],
+        "slurm": [],
+        "tpu-vm": ["--zone=z", "--accelerator=v5litepod-8"],
+        "gke": ["--image=i", "--claim=c", "--accelerator=v5e-8"],
+        "skypilot": ["--bucket=gs://b", "--accelerator=H100:8"],
+    }.items():
+        output = dry_run("sweep_file.py", "--on", engine, *flags, *added)
+        assert f"{tmp_path}/sweep_file.py" in output
+        assert f"--config.init_from={tmp_path}/a.pth" in output
+        assert f"--config.data.directory={tmp_path}/data" in output
+
+
+def test_copies_of_the_project_are_elsewhere(tmp_path, monkeypatch):
+    """There, files of the project are found from the working directory."""
+    monkeypatch.chdir(ROOT / "experiments")
+    spec = "sweeps/growth_rate_x_compression_quick.py"
+    given = ["--config.init_from=../weights/a.pth", "--config.data.directory=../../data"]
+    point = load_points(spec, tmp_path, given)[0]
+    assert point.arguments[3] == str(ROOT / "experiments" / spec)
+    assert f"--config.init_from={ROOT}/weights/a.pth" in point.arguments
+    assert point.arguments_in_a_copy[3] == f"experiments/{spec}"
+    assert "--config.init_from=weights/a.pth" in point.arguments_in_a_copy
+    assert f"--config.data.directory={ROOT.parent}/data" in point.arguments_in_a_copy
+    assert str(tmp_path) in " ".join(point.arguments_in_a_copy)
+
+
+def test_labels_are_short_enough_for_kubernetes(write, tmp_path):
+    path = write('return hyper.sweep("config.seed", [0])')
+    [point] = load_points(str(path), tmp_path / ("Sweep_" + "x" * 100))
+    assert re.fullmatch("sweep-x+-12", point.label(12)) and len(point.label(12)) < 45
+
+
+def test_quotes_in_options_of_sbatch(write, dry_run):
+    path = write('return hyper.sweep("config.seed", [0])')
+    options = """--comment='two "words' --time 4:00:00 -p gpu"""
+    lines = dry_run(path, "--on=slurm", f"--sbatch={options}").splitlines()
+    directives = [shlex.split(line)[1:] for line in lines if line.startswith("#SBATCH")]
+    assert directives[-3:] == [['--comment=two "words'], ["--time", "4:00:00"], ["-p", "gpu"]]
+    error = dry_run(path, "--on=slurm", "--sbatch=--comment='two", status=2)
+    assert '--sbatch is "--comment=\'two": its quotes are not balanced' in error
+
+
+def test_a_file_name_that_is_no_text(write, dry_run, tmp_path):
+    path = write('return hyper.sweep("config.seed", [0])')
+    odd = path.rename(tmp_path / os.fsdecode(b"caf\xe9.py"))
+    assert "caf" in dry_run(odd, "--on=slurm")
+    with pytest.raises(InputError, match="epochs is 0"):
+        load_points(str(odd), tmp_path, ["--config.epochs=0"])
