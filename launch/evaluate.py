@@ -33,13 +33,16 @@ from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.trainer import Trainer
 from experiments import published
 from launch import command, network
+from launch.paths import typed_path
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__)
     group = parser.add_argument_group("of a run")
-    group.add_argument("--workdir", help="a run directory")
-    group.add_argument("--data_directory", help="where the data lie, if not where the run had them")
+    group.add_argument("--workdir", type=typed_path, help="a run directory")
+    group.add_argument(
+        "--data_directory", type=typed_path, help="the data, if not where the run had them"
+    )
     group.add_argument(
         "--checkpoint",
         choices=("last", "best"),
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     network.add_look_flags(parser)
     group = parser.add_argument_group("of weights")
-    group.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for each class")
+    group.add_argument("--pictures", type=typed_path, metavar="DIR", help="a folder for each class")
     group.add_argument("--json", action="store_true", help="print a JSON object")
     network.add_flags(parser, required=False)
     command.add_processes(parser)
@@ -67,7 +70,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
     config = run.config()
     step = run.checkpoint_step(args.checkpoint)
     if args.data_directory:
-        config.data.directory = args.data_directory
+        config.data.directory = str(args.data_directory)
     for flag in ("weights", "model", "pictures", "resize", "crop", "interpolation", "mean", "std"):
         if getattr(args, flag):
             raise InputError(f"--{flag} does not go with --workdir, which has it from its config")

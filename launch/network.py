@@ -25,6 +25,8 @@ from densenet_jax.predict import (
     preprocessing_of_run,
 )
 from densenet_jax.train import trained
+from densenet_jax.weight_files import HUB
+from launch.paths import expanded
 
 _BATCH_SIZE = 32
 
@@ -95,6 +97,8 @@ def read(args: argparse.Namespace) -> Network:
     """Raises InputError if there are no such weights, or if they are of another network."""
     if args.num_classes < 1:
         raise InputError(f"--num_classes is {args.num_classes}: it must be at least 1.")
+    if not args.weights.startswith(HUB):
+        args.weights = str(expanded(args.weights))
     if Path(args.weights).is_dir():
         return _of_run(args)
     if not args.model:

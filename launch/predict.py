@@ -17,6 +17,7 @@ from densenet_jax.data import folders
 from densenet_jax.errors import InputError
 from densenet_jax.predict import Prediction, predict
 from launch import command, network
+from launch.paths import expanded, typed_path
 
 _PLOTS = (".png", ".svg", ".pdf", ".jpg")
 
@@ -27,15 +28,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--top", type=int, default=5, help="classes to tell of (%(default)s)")
     network.add_look_flags(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON array")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the pictures with their classes")
+    parser.add_argument(
+        "--plot", type=typed_path, metavar="FILE.png", help="draw the pictures with their classes"
+    )
     network.add_flags(parser)
     args = parser.parse_intermixed_args(argv)  # Pictures may come after flags as well.
     if args.top < 1:
         raise InputError(f"--top is {args.top}: it must be at least 1.")
-    if args.plot and Path(args.plot).suffix not in _PLOTS:
+    if args.plot and args.plot.suffix not in _PLOTS:
         raise InputError(f"--plot is {args.plot}: it must end in {', '.join(_PLOTS)}")
-    if args.plot and not Path(args.plot).parent.is_dir():
-        raise InputError(f"--plot is in {Path(args.plot).parent}, which is not a folder")
+    if args.plot and not args.plot.parent.is_dir():
+        raise InputError(f"--plot is in {args.plot.parent}, which is not a folder")
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
     command.keep_memory()
@@ -50,12 +53,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.plot:
         from densenet_jax.analysis.gallery import plot_predictions  # matplotlib, needed only now.
 
-        plot_predictions(results, Path(args.plot))
+        plot_predictions(results, args.plot)
 
 
 def _paths(given: list[str]) -> list[Path]:
     paths = []
-    for text in given:
+    for text in [text and str(expanded(text)) for text in given]:
         # Of absolute patterns too, which pathlib's glob refuses.
         matching = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207
         if not text or not matching:

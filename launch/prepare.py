@@ -10,7 +10,6 @@ and copied bit by bit. A copy that was interrupted goes on where it was. Then tr
 
 import sys
 import time
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
@@ -19,14 +18,17 @@ from densenet_jax.data import imagenet
 from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.data.prepare import Copy
 from launch import command, network
+from launch.paths import typed_path
 
 _SILENCE = 60  # Seconds after which a line says how far it is, where there is no bar.
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
-    parser.add_argument("--data_directory", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="COPY", help="made if missing")
+    parser.add_argument("--data_directory", type=typed_path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", type=typed_path, required=True, metavar="COPY", help="made if missing"
+    )
     parser.add_argument(
         "--skip_broken", action="store_true", help="leave out pictures that cannot be decoded"
     )

@@ -192,6 +192,15 @@ def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, network, ca
     assert status == 0 and output.startswith(f"{photographs[1]}\n")
 
 
+def test_paths_begin_in_the_home_directory(capsys, weights, photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "weights.safetensors").symlink_to(weights)
+    argv = ["~/china.jpg", "~/deep*", "--top=1", "--plot=~/plot.svg"]
+    status, output, errors = run(capsys, *argv, weights="~/weights.safetensors")
+    assert status == 0, errors
+    assert all(str(path) in output for path in photographs) and (tmp_path / "plot.svg").is_file()
+
+
 def test_broken_pictures_are_skipped(capsys, weights, photographs, tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     status, output, errors = run(capsys, tmp_path, weights=weights)
