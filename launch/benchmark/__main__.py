@@ -25,8 +25,6 @@ classification of pictures; see their --help.
 """
 
 import argparse
-import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -35,7 +33,7 @@ import sys
 from pathlib import Path
 
 from densenet_jax.errors import InputError, suggest
-from densenet_jax.train.record import PACKAGES
+from densenet_jax.train.record import PACKAGES, versions
 from launch import command
 from launch.benchmark import accuracy, input, predict
 from launch.benchmark.job import TORCHVISION_NETWORKS, Job
@@ -145,18 +143,9 @@ def _report(args, argv: list[str], job: Job, load: float, results: list[dict]) -
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "load_average_before": load,
-        "packages": _versions(*PACKAGES, "torch", "torchvision"),
+        "packages": versions(*PACKAGES, "torch", "torchvision"),
         "results": results,
     }
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    """Of those that are installed."""
-    versions = {}
-    for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
 
 
 def table(report: dict) -> str:
