@@ -80,9 +80,8 @@ def use(folder: Path) -> None:
 
 
 before = state()
-import densenet_jax
-
-names = [module.name for module in pkgutil.walk_packages(densenet_jax.__path__, "densenet_jax.")]
+path = importlib.import_module("densenet_jax").__path__
+names = [module.name for module in pkgutil.walk_packages(path, "densenet_jax.")]
 for name in names:
     importlib.import_module(name)
 imported = state()
