@@ -17,6 +17,7 @@ from rich.progress import track
 
 from densenet_jax.data import imagenet
 from densenet_jax.data.prepare import Copy
+from densenet_jax.errors import counted
 from launch import command
 
 _SILENCE = 60  # Seconds after which a line says how far it is, where there is no bar.
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     finally:
         for sentence in copy.broken:
             print(sentence, file=sys.stderr)
-    print(f"{args.out} holds {copy.written:,} pictures.")
+    print(f"{args.out} holds {counted(copy.written, 'picture')}.")
 
 
 def _follow(copy: Copy) -> None:
@@ -49,7 +50,7 @@ def _follow(copy: Copy) -> None:
     for pictures in finished:
         done += pictures
         if not console.is_terminal and time.monotonic() - said > _SILENCE:
-            print(f"{done:,} of {copy.pictures:,} pictures", file=sys.stderr)
+            print(f"{done:,} of {counted(copy.pictures, 'picture')}", file=sys.stderr)
             said = time.monotonic()
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 
 ORIGINS = {
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -156,7 +156,7 @@ def _read_file(path: pathlib.Path) -> bytes:
         stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ValueError(f"it holds more than {MAX_BYTES:,} bytes")
+            raise ValueError(f"it holds more than {counted(MAX_BYTES, 'byte')}")
         if path.suffix == ".gz":
             _check_digest(path.stem, len(data), io.BytesIO(data))
         return data
@@ -188,10 +188,12 @@ def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
         if kind != f"{ndim}-d uint8":
             raise OtherKind(f"is an idx file of {kind} instead of {ndim}-d uint8: replace it")
         if len(data) < start:
-            raise ValueError(f"its {len(data)} bytes end before its header does")
+            raise ValueError(f"it ends within its header, after {counted(len(data), 'byte')}")
         shape = np.frombuffer(data[4:start], ">u4").tolist()
         if math.prod(shape) != len(data) - start:
-            raise ValueError(f"its header says {shape}, but {len(data) - start:,} bytes follow")
+            raise ValueError(
+                f"its header says {shape}, but is followed by {counted(len(data) - start, 'byte')}"
+            )
         return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -273,7 +275,7 @@ def _read_tar(path: pathlib.Path, names: list[str]) -> dict[str, bytes]:
             name = pathlib.PurePosixPath(member.name).name
             if name in names and member.isfile():
                 if member.size > len(data):  # a sparse member may claim any size
-                    raise ValueError(f"member {member.name} claims {member.size:,} bytes")
+                    raise ValueError(f"member {member.name} claims {counted(member.size, 'byte')}")
                 members[name] = tar.extractfile(member).read()
         missing = [name for name in names if name not in members]
         if missing:
@@ -285,7 +287,9 @@ def _decode_binary(data: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarra
     """Returns images and labels. Of the labels before each image, the last is the finest."""
     length = label_bytes + 3072
     if len(data) % length:
-        raise ValueError(f"its {len(data):,} bytes are no whole number of {length}-byte records")
+        raise ValueError(
+            f"its size, {counted(len(data), 'byte')}, is not a multiple of the {length} of a record"
+        )
     records = np.frombuffer(data, np.uint8).reshape(-1, length)
     return _as_images(records[:, label_bytes:]), records[:, label_bytes - 1]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from densenet_jax.data.archives import OtherKind, Piece, naming, whole_numbers
 from densenet_jax.data.encoded import Encoded, Pictures
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 
 _CHUNK = 1000  # examples read at once from ArrayRecord, which is several times faster than singly
 
@@ -47,7 +47,9 @@ def read(folder: pathlib.Path, split: str) -> Piece:
             if "id" in example:  # such as b"train_00042"
                 positions.append(int(example["id"].split(b"_")[-1]))
         if len(images) != count:
-            raise ValueError(f"split {split!r} has {len(images)} examples instead of {count}")
+            raise ValueError(
+                f"split {split!r} has {counted(len(images), 'example')} instead of {count:,}"
+            )
         if not positions:
             positions = sorted(range(count), key=lambda index: _hashed_key(split, index))
         if len({image.shape for image in images}) > 1:
@@ -105,7 +107,9 @@ def pictures(folder: pathlib.Path, split: str) -> Pictures:
         found = _Pictures(builder, split)
         count = builder.info.splits[split].num_examples
         if len(found) != count:
-            raise ValueError(f"split {split!r} has {len(found)} examples instead of {count}")
+            raise ValueError(
+                f"split {split!r} has {counted(len(found), 'example')} instead of {count:,}"
+            )
         return found
 
 

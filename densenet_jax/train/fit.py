@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from densenet_jax.errors import Preempted, RunError
+from densenet_jax.errors import Preempted, RunError, counted
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.config import check_config
 from densenet_jax.train.failures import telling_of_failures
@@ -250,8 +250,8 @@ def _describe(trainer: Trainer) -> str:
     config, data = trainer.config, trainer.data
     devices = jax.devices()
     return (
-        f"{config.model.name}: {trainer.params:,} parameters; {config.data.name}: "
-        f"{len(data.train):,} training and {len(data.test):,} test images; "
-        f"{config.epochs} epochs of {trainer.steps_per_epoch} steps "
+        f"{config.model.name}: {counted(trainer.params, 'parameter')}; {config.data.name}: "
+        f"{counted(len(data.train), 'training image')}, {counted(len(data.test), 'test image')}; "
+        f"{counted(config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')} "
         f"on {len(devices)} x {devices[0].device_kind}"
     )

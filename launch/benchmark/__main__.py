@@ -32,7 +32,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from densenet_jax.errors import InputError, suggest
+from densenet_jax.errors import InputError, counted, suggest
 from densenet_jax.train.record import PACKAGES, versions
 from launch import command
 from launch.benchmark import accuracy, input, predict
@@ -158,9 +158,10 @@ def table(report: dict) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     ends = ["device", *(r.get("device") or f"failed: {r['error']}" for r in report["results"])]
     lines = [
-        f"{report['model']}: a training step on {report['batch_size']} images of "
+        f"{report['model']}: a training step on {counted(report['batch_size'], 'image')} of "
         f"{report['image_size']} x {report['image_size']}, {report['dtype']}, remat "
-        f"{report['remat']}; median of {report['rounds']} rounds of {report['steps']} steps"
+        f"{report['remat']}; median of {counted(report['rounds'], 'round')} of "
+        f"{counted(report['steps'], 'step')}"
     ]
     for (name, *cells), end in zip(rows, ends, strict=True):
         cells = map(str.rjust, cells, widths[1:])

@@ -139,7 +139,7 @@ def test_another_pickle(tmp_path, value, message):
 def test_all_of_cifar_with_numpy_scalars_as_labels_is_not_too_large():
     """Of all sound files this one has the most opcodes."""
     labels = list(np.arange(50_000) % 100)
-    batch = {"data": np.zeros((0, 3072), np.uint8), "fine_labels": labels}
+    batch = {"data": np.zeros((1, 3072), np.uint8), "fine_labels": labels}
     batch |= {"coarse_labels": labels, "filenames": [f"{i}.png" for i in range(50_000)]}
     _, found = archives._decode_pickle(pickle.dumps(batch, 0), "fine_labels")
     assert found.tolist() == labels
