@@ -231,6 +231,9 @@ def _read_mat(path: pathlib.Path) -> Piece:
                 f"has an X of {kind} {shape} instead of uint8 (32, 32, 3, N), N at most "
                 f"{MAX_SVHN_IMAGES:,}"
             )
+        _, kind = kinds["y"]
+        if not re.fullmatch(r"u?int\d+|single|double", kind):  # Logical ones would load as uint8.
+            raise OtherKind(f"has labels of type {kind} instead of integers")
         content = scipy.io.loadmat(file, variable_names=["X", "y"])
         labels = whole_numbers(content["y"], "labels")
         if {0, 10} <= set(labels):
