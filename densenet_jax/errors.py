@@ -1,4 +1,4 @@
-"""The exceptions whose message is for the user, and how those help with a misspelt word."""
+"""The exceptions whose message is for the user, and what messages are made with."""
 
 import difflib
 from collections.abc import Sequence
@@ -28,6 +28,12 @@ class Preempted(RuntimeError):
 
 # EX_TEMPFAIL: started again, the same command goes on.
 PREEMPTED_STATUS = 75
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns the number with its noun: "1 epoch", "2,000 epochs"."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def suggest(word: str, known: Sequence[str]) -> str:

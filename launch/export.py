@@ -26,7 +26,7 @@ import jax.extend.core
 from flax import nnx
 
 from densenet_jax import weight_files, weights
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from densenet_jax.train.record import RunDirectory
 from launch import command, network
 from launch.paths import typed_path
@@ -65,7 +65,7 @@ def _write_safetensors(found: network.Network, args: argparse.Namespace) -> None
     weight_files.write(args.out, arrays)
     card = args.out.with_suffix(".md")
     card.write_text(_card(found, args), encoding="utf-8")
-    print(f"{len(arrays)} arrays in {args.out}; {card} describes them.")
+    print(f"{counted(len(arrays), 'array')} in {args.out}; {card} describes them.")
 
 
 def _write_stablehlo(found: network.Network, args: argparse.Namespace) -> None:
@@ -126,21 +126,23 @@ def _card(found: network.Network, args: argparse.Namespace) -> str:
         "---",
         f"# {args.out.stem}",
         "",
-        f"A {type(found.model).__name__} of {parameters:,} parameters, under PyTorch's names.",
+        f"A {type(found.model).__name__} of {counted(parameters, 'parameter')}, "
+        "under PyTorch's names.",
         f"Made from {args.weights} by `launch.export`.",
         "",
         "| | |",
         "|---|---|",
         f"| classes | {config.num_classes} |",
         f"| input | {preprocessing.crop.size} x {preprocessing.crop.size} pixels, "
-        f"{config.in_channels} channels; the middle after resizing the short side to "
+        f"{counted(config.in_channels, 'channel')}; the middle after resizing the short side to "
         f"{preprocessing.crop.resize} ({preprocessing.crop.interpolation}) |",
         f"| mean, of 0 to 255 | {', '.join(f'{x:g}' for x in preprocessing.mean)} |",
         f"| deviation | {', '.join(f'{x:g}' for x in preprocessing.std)} |",
     ]
     if result := _result(args.weights):
         lines += [
-            f"| trained on | {result['data']}, {result['epochs']} epochs, seed {result['seed']} |",
+            f"| trained on | {result['data']}, {counted(result['epochs'], 'epoch')}, "
+            f"seed {result['seed']} |",
             f"| test error | {result['test_error']:.2f} % |",
         ]
     if found.classes:

@@ -23,7 +23,7 @@ import jax
 
 from densenet_jax.analysis import targets
 from densenet_jax.analysis.plan import analyse, max_batch, plan
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from launch import command
 from launch.cache import cache_directory
 from launch.paths import typed_path
@@ -134,7 +134,7 @@ def _table(found: dict) -> str:
         ("memory traffic*", _number(found["bytes_accessed"], "bytes")),
         ("estimated cycles", _number(found["estimated_cycles"], "")),
         ("at most, all chips", _number(found["most_images_per_second"], "images/s")),
-        (f"at least, {found['epochs']} epochs", _hours(found["least_hours"])),
+        (f"at least, {counted(found['epochs'], 'epoch')}", _hours(found["least_hours"])),
         *(
             (f"exchanged: {kind}*", _number(exchanged, "bytes"))
             for kind, exchanged in (found["collective_bytes"] or {}).items()

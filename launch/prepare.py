@@ -17,6 +17,7 @@ from rich.progress import track
 from densenet_jax.data import imagenet
 from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.data.prepare import Copy
+from densenet_jax.errors import counted
 from launch import command, network
 from launch.paths import typed_path
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         for sentence in copy.broken:
             print(sentence, file=sys.stderr)
     left_out = f", {len(copy.broken):,} left out" if copy.broken else ""
-    print(f"{args.out} holds {copy.written:,} pictures{left_out}.")
+    print(f"{args.out} holds {counted(copy.written, 'picture')}{left_out}.")
 
 
 def _follow(copy: Copy) -> None:
@@ -56,7 +57,7 @@ def _follow(copy: Copy) -> None:
     for pictures in finished:
         done += pictures
         if not console.is_terminal and time.monotonic() - said > _SILENCE:
-            print(f"{done:,} of {copy.pictures:,} pictures", file=sys.stderr)
+            print(f"{done:,} of {counted(copy.pictures, 'picture')}", file=sys.stderr)
             said = time.monotonic()
 
 

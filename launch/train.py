@@ -10,6 +10,7 @@ import sys
 
 import jax
 
+from densenet_jax.errors import counted
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from launch import command
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _summary(result: dict) -> str:
     return (
-        f"test error {result['test_error']:.2f} % after {result['epochs']} epochs, "
+        f"test error {result['test_error']:.2f} % after {counted(result['epochs'], 'epoch')}, "
         f"{result['train_seconds']:.0f} s, {result['images_per_second']:,.0f} images/s; devices "
         f"waited {result.get('input_wait_seconds', 0):.1f} s for data"
     )

@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from densenet_jax.analysis.style import save
+from densenet_jax.analysis.style import save, styled
 from densenet_jax.train.record import RunDirectory
 
 
+@styled
 def plot_learning_curve(run: RunDirectory, path: Path) -> None:
     """Draws training loss and errors against epochs of a run to `path` (any matplotlib format)."""
     lines, config = run.metrics(), run.config()
-    figure, (loss_axis, error_axis) = plt.subplots(1, 2, figsize=(9, 3.5))
+    figure = Figure(figsize=(9, 3.5))
+    loss_axis, error_axis = figure.subplots(1, 2)
     for key, label in (
         ("train_loss", "training"),
         ("validation_loss", "validation"),

@@ -4,9 +4,9 @@ import math
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-from densenet_jax.analysis.style import save
+from densenet_jax.analysis.style import save, styled
 from densenet_jax.data.pictures import load
 from densenet_jax.predict import Prediction
 
@@ -15,15 +15,13 @@ _INCHES = 3.0
 _ANY = sys.maxsize  # The pictures were decoded before.
 
 
+@styled
 def plot_predictions(results: list[tuple[Path, list[Prediction]]], path: Path) -> None:
     """Draws each picture above the bars of its classes, to `path`."""
     columns = min(_COLUMNS, len(results))
     rows = math.ceil(len(results) / columns)
-    size = (_INCHES * columns, 1.6 * _INCHES * rows)
-    figure, axes = plt.subplots(
-        2 * rows, columns, figsize=size, squeeze=False,
-        gridspec_kw={"height_ratios": [1, 0.6] * rows},
-    )  # fmt: skip
+    figure = Figure(figsize=(_INCHES * columns, 1.6 * _INCHES * rows))
+    axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1, 0.6] * rows)
     for axis in axes.flat:
         axis.set_axis_off()
     for i, (source, predictions) in enumerate(results):

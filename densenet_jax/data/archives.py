@@ -12,12 +12,13 @@ import math
 import pathlib
 import pickle
 import pickletools
+import re
 import tarfile
 from typing import NamedTuple
 
 import numpy as np
 
-from densenet_jax.errors import InputError, UnsupportedFile
+from densenet_jax.errors import InputError, UnsupportedFile, counted
 
 ORIGINS = {
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -67,7 +68,7 @@ _CIFAR_FILES = {
 
 
 class Piece(NamedTuple):
-    """What one file holds: images uint8 [N, H, W, C] and labels [N], neither compared yet."""
+    """What one file holds: images [N, H, W, C] and whole-numbered labels [N], not yet compared."""
 
     source: str
     images: np.ndarray
@@ -91,7 +92,7 @@ def read(name: str, folder: pathlib.Path) -> dict[str, list[Piece]]:
 
 @contextlib.contextmanager
 def naming(source):
-    """Turns any error a parser may answer to a damaged `source` into an `InputError` naming it."""
+    """Turns any error of a parser into an `InputError` that names `source`."""
     try:
         yield
     except (InputError, ImportError, MemoryError):
@@ -108,6 +109,33 @@ def naming(source):
         ) from error
 
 
+def whole_numbers(values, what: str) -> np.ndarray:
+    """Returns labels as an array [N] of integers. Raises UnsupportedFile if they are anything else.
+
+    Args:
+      values: a list, a tuple, or an array [N], [N, 1] or [1, N]; MATLAB stores integers as floats.
+      what: names the labels in the message.
+    """
+    if isinstance(values, list | tuple):
+        # Not bool, which is a kind of int.
+        if not all(type(value) is int or isinstance(value, np.integer) for value in values):
+            raise UnsupportedFile(f"has {what} that are not all integers")
+        return np.array(values, np.int64)
+    if not isinstance(values, np.ndarray):
+        raise UnsupportedFile(
+            f"has {what} in a {type(values).__name__} instead of a list or an array"
+        )
+    if values.dtype.kind not in "iuf":
+        raise UnsupportedFile(f"has {what} of type {values.dtype} instead of integers")
+    if values.size != max(values.shape, default=0):
+        raise UnsupportedFile(f"has {what} of shape {values.shape} instead of (N,)")
+    if values.dtype.kind == "f":
+        if not np.all((values == np.trunc(values)) & (np.abs(values) < 2**31)):
+            raise UnsupportedFile(f"has {what} that are not all integers")
+        values = values.astype(np.int64)
+    return values.ravel()
+
+
 def _check_digest(name: str, size: int, file) -> None:
     """Refuses a file that has the size of the official one but not its digest."""
     official_size, digest = _OFFICIAL.get(name, ("", ""))
@@ -119,14 +147,14 @@ def _check_digest(name: str, size: int, file) -> None:
 
 
 def _read_file(path: pathlib.Path) -> bytes:
-    """Content of a file, unzipped if its name ends in .gz."""
+    """Returns the content of a file, unzipped if its name ends in .gz."""
     size = path.stat().st_size
     with naming(path), path.open("rb") as file:
         _check_digest(path.name, size, file)
         stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ValueError(f"it holds more than {MAX_BYTES:,} bytes")
+            raise ValueError(f"it holds more than {counted(MAX_BYTES, 'byte')}")
         if path.suffix == ".gz":
             _check_digest(path.stem, len(data), io.BytesIO(data))
         return data
@@ -144,16 +172,26 @@ def _read_fashion_mnist(folder: pathlib.Path) -> dict[str, list[Piece]]:
     return parts
 
 
+_IDX_TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
+
+
 def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
-    """The array of `ndim` axes in an idx file."""
+    """Returns the uint8 array of `ndim` axes in an idx file."""
     data = _read_file(path)
     start = 4 + 4 * ndim
     with naming(path):
-        if data[:4] != bytes([0, 0, 8, ndim]) or len(data) < start:  # 8 is for uint8
-            raise ValueError(f"it does not start like an idx file of {ndim}-d bytes")
+        if len(data) < 8 or data[:2] != bytes(2) or data[2] not in _IDX_TYPES or not data[3]:
+            raise ValueError("it does not start like an idx file")
+        kind = f"{data[3]}-d {_IDX_TYPES[data[2]]}"
+        if kind != f"{ndim}-d uint8":
+            raise UnsupportedFile(f"is an idx file of {kind} instead of {ndim}-d uint8: replace it")
+        if len(data) < start:
+            raise ValueError(f"it ends within its header, after {counted(len(data), 'byte')}")
         shape = np.frombuffer(data[4:start], ">u4").tolist()
         if math.prod(shape) != len(data) - start:
-            raise ValueError(f"its header says {shape}, but {len(data) - start:,} bytes follow")
+            raise ValueError(
+                f"its header says {shape}, but is followed by {counted(len(data) - start, 'byte')}"
+            )
         return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -165,24 +203,43 @@ def _read_svhn(folder: pathlib.Path) -> dict[str, list[Piece]]:
 
 
 def _read_mat(path: pathlib.Path) -> Piece:
-    """A file of cropped SVHN: X [32, 32, 3, N] and y [N, 1], where 10 stands for the digit 0."""
+    """Reads a file of cropped SVHN: X [32, 32, 3, N] and y [N, 1].
+
+    The digit 0 has the label 10, as published, or 0, as some copies have it.
+    """
     import scipy.io
 
+    size = path.stat().st_size
     with naming(path), path.open("rb") as file:
-        _check_digest(path.name, path.stat().st_size, file)
+        _check_digest(path.name, size, file)
         # The list of contents comes first, because it takes no memory.
-        kinds = {key: (shape, kind) for key, shape, kind in scipy.io.whosmat(file)}
+        try:
+            kinds = {key: (shape, kind) for key, shape, kind in scipy.io.whosmat(file)}
+        except NotImplementedError as error:
+            raise UnsupportedFile(
+                "is in MATLAB's format 7.3: load it in MATLAB and save it again with '-v7'"
+            ) from error
+        if file.tell() > size:  # SciPy looks for the next variable behind the end.
+            raise ValueError("it is cut short")
         if not {"X", "y"} <= kinds.keys():
-            raise ValueError("it has no X or no y")
+            raise UnsupportedFile(f"has no X or no y, only {', '.join(kinds) or 'nothing'}")
         shape, kind = kinds["X"]
         if shape[:-1] != (32, 32, 3) or kind != "uint8" or shape[-1] > MAX_SVHN_IMAGES:
-            raise ValueError(f"its X is {kind} {shape}")
+            raise UnsupportedFile(
+                f"has an X of {kind} {shape} instead of uint8 (32, 32, 3, N), N at most "
+                f"{MAX_SVHN_IMAGES:,}"
+            )
+        _, kind = kinds["y"]
+        if not re.fullmatch(r"u?int\d+|single|double", kind):  # Logical ones would load as uint8.
+            raise UnsupportedFile(f"has labels of type {kind} instead of integers")
         content = scipy.io.loadmat(file, variable_names=["X", "y"])
-        digits = content["y"].ravel().astype(np.int32)
-        if digits.min() < 1 or digits.max() > 10:
-            raise ValueError(f"it has labels from {digits.min()} to {digits.max()}")
+        labels = whole_numbers(content["y"], "labels")
+        if {0, 10} <= set(labels):
+            raise UnsupportedFile(
+                "has both labels 0 and 10 for the digit 0: change 0 to 10, or 10 to 0"
+            )
         images = np.ascontiguousarray(np.moveaxis(content["X"], -1, 0))
-        return Piece(str(path), images, digits % 10)
+        return Piece(str(path), images, np.where(labels == 10, 0, labels))
 
 
 def _read_cifar(name: str, folder: pathlib.Path) -> dict[str, list[Piece]]:
@@ -192,12 +249,10 @@ def _read_cifar(name: str, folder: pathlib.Path) -> dict[str, list[Piece]]:
     for file_name, data in files.items():
         with naming(f"{source} ({file_name})"):
             if file_name.endswith(".bin"):
-                rows, labels = _decode_binary(data, label_bytes)
+                images, labels = _decode_binary(data, label_bytes)
             else:
-                rows, labels = _decode_pickle(data, label_key)
-            # A row is three colour planes, one after another.
-            images = rows.reshape(len(rows), 3, 32, 32).transpose(0, 2, 3, 1)
-            pieces.append(Piece(f"{source} ({file_name})", np.ascontiguousarray(images), labels))
+                images, labels = _decode_pickle(data, label_key)
+            pieces.append(Piece(f"{source} ({file_name})", images, labels))
     return {"train": pieces[:-1], "test": pieces[-1:]}
 
 
@@ -223,7 +278,7 @@ def _read_tar(path: pathlib.Path, names: list[str]) -> dict[str, bytes]:
             name = pathlib.PurePosixPath(member.name).name
             if name in names and member.isfile():
                 if member.size > len(data):  # a sparse member may claim any size
-                    raise ValueError(f"member {member.name} claims {member.size:,} bytes")
+                    raise ValueError(f"member {member.name} claims {counted(member.size, 'byte')}")
                 members[name] = tar.extractfile(member).read()
         missing = [name for name in names if name not in members]
         if missing:
@@ -232,50 +287,88 @@ def _read_tar(path: pathlib.Path, names: list[str]) -> dict[str, bytes]:
 
 
 def _decode_binary(data: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [N, 3072] and labels [N]; of the labels before each row, the last is the finest."""
+    """Returns images and labels. Of the labels before each image, the last is the finest."""
     length = label_bytes + 3072
     if len(data) % length:
-        raise ValueError(f"its {len(data):,} bytes are no whole number of {length}-byte records")
+        raise ValueError(
+            f"its size, {counted(len(data), 'byte')}, is not a multiple of the {length} of a record"
+        )
     records = np.frombuffer(data, np.uint8).reshape(-1, length)
-    return records[:, label_bytes:], records[:, label_bytes - 1]
+    return _as_images(records[:, label_bytes:]), records[:, label_bytes - 1]
 
 
 def _decode_pickle(data: bytes, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [N, 3072] and labels [N] of a pickled dict."""
+    """Returns the images and the labels of a pickled dict."""
     # An opcode makes up to some 300 bytes of objects, and one that puts an object under a number
     # makes room for all lower numbers.
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if count > MAX_OPCODES or ("PUT" in opcode.name and argument > MAX_OPCODES):
             raise ValueError("it asks for too much memory")
     batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    if not isinstance(batch, dict):
+        raise UnsupportedFile(f"holds a {type(batch).__name__} instead of a dict")
     batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
     if not {label_key, "data"} <= batch.keys():
-        raise ValueError(f"it has no {label_key} or no data")
-    labels, array = batch[label_key], batch["data"]
-    if type(labels) is not list or not all(type(label) is int for label in labels):
-        raise ValueError(f"its {label_key} are no list of integers")
-    content = array.data.encode("latin1") if isinstance(array.data, str) else array.data
-    rows = np.frombuffer(content, np.uint8).reshape(array.shape, order=array.order)
-    return rows, np.array(labels, np.int64)
+        raise UnsupportedFile(f"has no {label_key} or no data, only {', '.join(map(str, batch))}")
+    images, labels = (
+        value.array() if isinstance(value, _Array) else value
+        for value in (batch["data"], batch[label_key])
+    )
+    if not isinstance(images, np.ndarray):
+        raise UnsupportedFile(f"has a {type(images).__name__} as data instead of an array")
+    return _as_images(images), whole_numbers(labels, label_key)
 
 
-class _Array:
-    """Takes the place of a pickled numpy array of bytes; only keeps what it is made from."""
-
-    def __init__(self, data=b"", dtype=None, shape=(0,), order="C"):
-        self.data, self.shape, self.order = data, shape, order
-
-    def __setstate__(self, state):
-        _, self.shape, _, is_fortran, self.data = state
-        self.order = "F" if is_fortran else "C"
+def _as_images(data: np.ndarray) -> np.ndarray:
+    """Returns contiguous images [N, 32, 32, 3] from rows, planes or pixels of uint8."""
+    if data.dtype == np.uint8 and data.shape[1:] in ((3072,), (3, 32, 32)):
+        # A row is three colour planes, one after another.
+        return np.ascontiguousarray(data.reshape(len(data), 3, 32, 32).transpose(0, 2, 3, 1))
+    if data.dtype == np.uint8 and data.shape[1:] == (32, 32, 3):
+        return np.ascontiguousarray(data)
+    raise UnsupportedFile(
+        f"has data of {data.dtype} {data.shape} instead of uint8 (N, 3072), (N, 3, 32, 32) or "
+        "(N, 32, 32, 3)"
+    )
 
 
 class _Dtype:
-    """Takes the place of a pickled dtype, and is ignored: only one of bytes fits the sizes."""
+    """Stands in for a pickled NumPy dtype. Keeps its code, such as "u1", and its byte order."""
 
-    def __init__(self, *args): ...
+    def __init__(self, code, *_):
+        self.code, self.byte_order = _text(code), "="
 
-    __setstate__ = __init__
+    def __setstate__(self, state):
+        self.byte_order = _text(state[1])
+
+    def dtype(self) -> np.dtype:
+        # Others are made of objects, or of fields, which have names.
+        if not re.fullmatch(r"b1|[iuf]\d{1,2}", self.code):
+            raise UnsupportedFile(f"has an array of type {self.code!r} instead of numbers")
+        return np.dtype(self.code).newbyteorder(self.byte_order)
+
+
+class _Array:
+    """Stands in for a pickled NumPy array. Only keeps what the array is made from."""
+
+    def __init__(self, data=b"", dtype=None, shape=(0,), order="C", axes=None):
+        self.data, self.dtype, self.shape, self.order, self.axes = data, dtype, shape, order, axes
+
+    def __setstate__(self, state):
+        _, self.shape, self.dtype, is_fortran, self.data = state
+        self.order = "F" if is_fortran else "C"
+
+    def array(self) -> np.ndarray:
+        dtype = self.dtype.dtype()
+        content = self.data.encode("latin1") if isinstance(self.data, str) else self.data
+        flat = np.frombuffer(content, dtype)
+        if self.order == "K":  # Of a transposed array, NumPy gives the axes in their stored order.
+            return flat.reshape(self.shape).transpose(self.axes)
+        return flat.reshape(self.shape, order=self.order)
+
+
+def _text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 # All that the pickled files may name, and what takes its place.
@@ -283,7 +376,9 @@ _ADMITTED = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,
     "numpy.core.multiarray._reconstruct": lambda *args: _Array(),
-    # In files saved again by Python 3: arrays in protocol 5; byte strings, as text, in protocol 2.
+    # In files saved again by Python 3: numbers; arrays in protocol 5; byte strings, as text, in
+    # older protocols.
+    "numpy.core.multiarray.scalar": lambda dtype, data: _Array(data, dtype, ()).array()[()],
     "numpy.core.numeric._frombuffer": _Array,
     "_codecs.encode": lambda text, encoding: text,
 }
@@ -295,5 +390,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         name = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # renamed in numpy 2
         if name not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {name}")
+            raise UnsupportedFile(
+                f"asks for {name}: only arrays, lists and numbers are read from it"
+            )
         return _ADMITTED[name]

@@ -9,8 +9,6 @@ import simplejpeg
 
 from densenet_jax.data import pictures
 
-cv2.setNumThreads(0)  # Its threads would only be in the way of those that call it.
-
 AREA = 0.08, 1.0  # Of the crop, as a fraction of the picture.
 ASPECT = 3 / 4, 4 / 3
 _TRIES = 10

@@ -15,7 +15,7 @@ import numpy as np
 from densenet_jax.data import archives, folders, imagenet, pictures, tfds_copy
 from densenet_jax.data.encoded import Pictures, Range
 from densenet_jax.data.facts import FACTS, Facts
-from densenet_jax.errors import InputError, suggest
+from densenet_jax.errors import InputError, counted, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +101,10 @@ def load(
     sizes = {part: len(parts[part]) for part in parts}
     if sizes != facts.sizes:
         logging.getLogger("densenet_jax").warning(
-            "%s is not the official set: it has %s images instead of %s.",
+            "%s is not the official set: it has %s instead of %s.",
             name,
-            ", ".join(f"{size} {part}" for part, size in sizes.items()),
-            ", ".join(f"{size} {part}" for part, size in facts.sizes.items()),
+            ", ".join(counted(size, f"{part} image") for part, size in sizes.items()),
+            ", ".join(f"{size:,}" for size in facts.sizes.values()),
         )
     if name == "svhn":
         train, validation = _hold_out_svhn(parts["train"], parts["extra"], holdout)
@@ -269,7 +269,10 @@ def _checked(facts: Facts, piece: archives.Piece) -> Split:
             f"uint8 {facts.image_shape}: it is another set."
         )
     if len(images) != len(labels) or len(images) == 0:
-        raise InputError(f"{source} has {len(images)} images and {len(labels)} labels: replace it.")
+        raise InputError(
+            f"{source} has {counted(len(images), 'image')} and {counted(len(labels), 'label')}: "
+            "replace it."
+        )
     if labels.min() < 0 or labels.max() >= facts.num_classes:
         raise InputError(
             f"{source} has labels from {labels.min()} to {labels.max()} instead of 0 to "
@@ -302,7 +305,8 @@ def _hold_out_last(
     count = len(train) - holdout
     if count <= 0:
         raise InputError(
-            f"Cannot hold out {holdout} of {len(train)} training images: lower data.holdout."
+            f"Cannot hold out {holdout:,} of {counted(len(train), 'training image')}: "
+            "lower data.holdout."
         )
     return _between(train, 0, count), _between(train, count, len(train))
 
@@ -324,8 +328,8 @@ def _hold_out_svhn(train: Split, extra: Split, holdout: int) -> tuple[Split, Spl
             members = np.flatnonzero(split.labels == label)
             if per_class >= len(members):
                 raise InputError(
-                    f"Cannot hold out {per_class} of {len(members)} images of class {label} in "
-                    f"svhn's {part!r} part: lower data.holdout."
+                    f"Cannot hold out {per_class:,} of {counted(len(members), 'image')} of class "
+                    f"{label} in svhn's {part!r} part: lower data.holdout."
                 )
             is_held[random.permutation(members)[:per_class]] = True
         kept.append(Split(split.images[~is_held], split.labels[~is_held]))

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from densenet_jax.data.archives import Piece, naming
+from densenet_jax.data.archives import Piece, naming, whole_numbers
 from densenet_jax.data.encoded import Encoded, Pictures
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, UnsupportedFile, counted
 
 _CHUNK = 1000  # examples read at once from ArrayRecord, which is several times faster than singly
 
@@ -31,11 +31,11 @@ def find(directory: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def read(folder: pathlib.Path, split: str) -> Piece:
-    """Images and labels of a split, in the order of the published files.
+    """Reads images and labels of a split, in the order of the published files.
 
     Raises:
-      InputError: the copy lacks the split, is damaged, or is in a format other than ArrayRecord
-        (`file_format="array_record"`) and TFRecord.
+      InputError: the copy lacks the split, is damaged, is of another set, or is in a format other
+        than ArrayRecord (`file_format="array_record"`) and TFRecord.
     """
     with naming(folder):
         builder = _builder(folder, split)
@@ -47,12 +47,18 @@ def read(folder: pathlib.Path, split: str) -> Piece:
             if "id" in example:  # such as b"train_00042"
                 positions.append(int(example["id"].split(b"_")[-1]))
         if len(images) != count:
-            raise ValueError(f"split {split!r} has {len(images)} examples instead of {count}")
+            raise ValueError(
+                f"split {split!r} has {counted(len(images), 'example')} instead of {count:,}"
+            )
         if not positions:
             positions = sorted(range(count), key=lambda index: _hashed_key(split, index))
+        if len({image.shape for image in images}) > 1:
+            raise UnsupportedFile("has images of several sizes: it is a copy of another set")
         order = np.argsort(positions)
         images = np.stack([images[i] for i in order])
-        return Piece(f"{folder} ({split})", images, np.array(labels)[order])
+        return Piece(
+            f"{folder} ({split})", images, whole_numbers(np.array(labels), "labels")[order]
+        )
 
 
 def _builder(folder: pathlib.Path, split: str):
@@ -61,6 +67,8 @@ def _builder(folder: pathlib.Path, split: str):
     builder = tfds.builder_from_directory(folder)
     if split not in builder.info.splits:
         raise InputError(f"{folder} has no split {split!r}: prepare the whole set with TFDS.")
+    if not {"image", "label"} <= {*builder.info.features}:
+        raise InputError(f"{folder} has no images with labels: it is a copy of another set.")
     file_format = builder.info.file_format.value
     if file_format not in ("array_record", "tfrecord"):
         raise InputError(
@@ -99,7 +107,9 @@ def pictures(folder: pathlib.Path, split: str) -> Pictures:
         found = _Pictures(builder, split)
         count = builder.info.splits[split].num_examples
         if len(found) != count:
-            raise ValueError(f"split {split!r} has {len(found)} examples instead of {count}")
+            raise ValueError(
+                f"split {split!r} has {counted(len(found), 'example')} instead of {count:,}"
+            )
         return found
 
 

@@ -6,7 +6,7 @@ import re
 
 from flax import nnx
 
-from densenet_jax.errors import InputError, suggest
+from densenet_jax.errors import InputError, counted, suggest
 from densenet_jax.models.all_cnn import AllCNN, AllCNNConfig
 from densenet_jax.models.densenet import DenseNet, DenseNetConfig
 from densenet_jax.models.fractalnet import FractalNet, FractalNetConfig
@@ -188,8 +188,8 @@ def _cifar_resnet(kind: str, depth: str, widening: str | None) -> ResNetConfig:
     if blocks < 1 or remainder:
         below = max(blocks, 1) * step + rest
         raise InputError(
-            f"there is no {kind} of {depth} layers: its depth is {step} n + {rest}, for example "
-            f"{below} or {below + step}."
+            f"there is no {kind} of {counted(int(depth), 'layer')}: its depth is {step} n + "
+            f"{rest}, for example {below} or {below + step}."
         )
     if kind == "resnet":
         return ResNetConfig(block_config=(blocks,) * 3)

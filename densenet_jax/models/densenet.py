@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from densenet_jax.models.layers import (
     Affine,
     BatchNorm,
@@ -247,8 +247,8 @@ class DenseNet(nnx.Module):
                 kept = int(config.compression * features)
                 if kept < 1:
                     raise InputError(
-                        f"compression {config.compression:g} leaves none of {features} "
-                        "feature maps: raise it."
+                        f"compression {config.compression:g} leaves none of "
+                        f"{counted(features, 'feature map')}: raise it."
                     )
                 self.transitions.append(Transition(features, kept, config, rngs=rngs))
                 features = kept

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from densenet_jax.models.convolution import convolve
 from densenet_jax.models.initializers import Initializer, constant, he_normal, torch_linear
 
@@ -125,7 +125,7 @@ def check_groups(images: int, group_size: int) -> None:
     """Raises InputError if `images` are no whole number of groups."""
     if group_size and images % group_size:
         raise InputError(
-            f"a batch of {images} images cannot be divided into groups of bn_group_size "
+            f"a batch of {counted(images, 'image')} cannot be divided into groups of bn_group_size "
             f"{group_size}: use a multiple of it."
         )
 

@@ -10,7 +10,7 @@ import math
 import jax
 from flax import nnx
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from densenet_jax.models.initializers import he_normal_fan_in, normal
 from densenet_jax.models.layers import (
     Conv,
@@ -52,8 +52,9 @@ class NINConfig(NetworkConfig):
         self.check_least(mlpconv_widths=1, kernel_sizes=1, kernel_std=0, companion_size=4)
         if len(self.mlpconv_widths) != 3 * len(self.kernel_sizes) - 1:
             raise InputError(
-                f"mlpconv_widths are {len(self.mlpconv_widths)}: {len(self.kernel_sizes)} blocks "
-                f"need {3 * len(self.kernel_sizes) - 1}, as the last convolution gives the classes."
+                f"mlpconv_widths are {len(self.mlpconv_widths)}: "
+                f"{counted(len(self.kernel_sizes), 'block')} must have "
+                f"{3 * len(self.kernel_sizes) - 1}, as the last convolution gives the classes."
             )
 
 

@@ -11,15 +11,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from densenet_jax.errors import Preempted, RunError
+from densenet_jax.errors import Preempted, RunError, counted
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.config import check_config
 from densenet_jax.train.failures import telling_of_failures
 from densenet_jax.train.feed import TEN
 from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.progress import Reporter
-from densenet_jax.train.record import RunDirectory, best_epoch, event_log
+from densenet_jax.train.record import RunDirectory, best_epoch
 from densenet_jax.train.step import Sums, TrainState
+from densenet_jax.train.tensorboard import EventLog
 from densenet_jax.train.trainer import Trainer, means, memory_bytes
 
 
@@ -140,35 +141,35 @@ class _Training:
         run.keep_metrics_until(step)
         best = best_epoch(run.metrics())
         self.reporter.start(step)
-        with event_log(run, step) as log_event:
-            while progress.epoch < config.epochs:
-                last = progress.epoch + 1 == config.epochs
-                started, compiling = time.monotonic(), trainer.compile_seconds
-                waited = trainer.input_wait_seconds
-                state, line = self._epoch(state, progress)
-                waited = trainer.input_wait_seconds - waited
-                trained = time.monotonic() - started
-                seconds["training"] += trained
-                seconds["input_wait"] += waited
-                if line is None:
-                    seconds["total"] += time.monotonic() - started
-                    self._stop(state, progress, best)
-                if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
-                    line |= trainer.evaluate(state)
-                    if last and config.data.ten_crops:
-                        line |= trainer.evaluate(state, TEN)
-                    self._check_evaluation(line)
-                # The first evaluation compiles; that is told apart.
-                compiling = trainer.compile_seconds - compiling
-                seconds["total"] += time.monotonic() - started - compiling
-                run.append_metrics(line)
-                log_event(line)
-                self.reporter.epoch(line, config.epochs, waited / trained)
-                progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
-                best = best_epoch([best or line, line])
-                due = progress.epoch % config.checkpoint_every_epochs == 0
-                if last or due or best is line:
-                    self._save(state, progress, best)
+        events = EventLog(run.path / "tensorboard", step)
+        while progress.epoch < config.epochs:
+            last = progress.epoch + 1 == config.epochs
+            started, compiling = time.monotonic(), trainer.compile_seconds
+            waited = trainer.input_wait_seconds
+            state, line = self._epoch(state, progress)
+            waited = trainer.input_wait_seconds - waited
+            trained = time.monotonic() - started
+            seconds["training"] += trained
+            seconds["input_wait"] += waited
+            if line is None:
+                seconds["total"] += time.monotonic() - started
+                self._stop(state, progress, best)
+            if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
+                line |= trainer.evaluate(state)
+                if last and config.data.ten_crops:
+                    line |= trainer.evaluate(state, TEN)
+                self._check_evaluation(line)
+            # The first evaluation compiles; that is told apart.
+            compiling = trainer.compile_seconds - compiling
+            seconds["total"] += time.monotonic() - started - compiling
+            run.append_metrics(line)
+            events.append(line)
+            self.reporter.epoch(line, config.epochs, waited / trained)
+            progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
+            best = best_epoch([best or line, line])
+            due = progress.epoch % config.checkpoint_every_epochs == 0
+            if last or due or best is line:
+                self._save(state, progress, best)
         return seconds
 
     def _beginning(self) -> tuple[TrainState, _Progress]:
@@ -250,8 +251,8 @@ def _describe(trainer: Trainer) -> str:
     config, data = trainer.config, trainer.data
     devices = jax.devices()
     return (
-        f"{config.model.name}: {trainer.params:,} parameters; {config.data.name}: "
-        f"{len(data.train):,} training and {len(data.test):,} test images; "
-        f"{config.epochs} epochs of {trainer.steps_per_epoch} steps "
+        f"{config.model.name}: {counted(trainer.params, 'parameter')}; {config.data.name}: "
+        f"{counted(len(data.train), 'training image')}, {counted(len(data.test), 'test image')}; "
+        f"{counted(config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')} "
         f"on {len(devices)} x {devices[0].device_kind}"
     )

@@ -6,6 +6,8 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from densenet_jax.errors import counted
+
 SILENCE = 60  # Seconds after which a line between epochs says that the run lives.
 
 
@@ -60,7 +62,7 @@ class Reporter:
         if waited > 0.01:
             text += f"  {100 * waited:.0f} % of the time waiting for data"
         if "broken_pictures" in line:
-            text += f"  {line['broken_pictures']} broken pictures"
+            text += f"  {counted(line['broken_pictures'], 'broken picture')}"
         left = (self._steps - line["step"]) * self._batch_size / self._rate()
         self.say(f"{text}  {_duration(left)} left")
 

@@ -3,17 +3,14 @@
 config.json  model.json  environment.json  metrics.jsonl  checkpoints/  result.json
 """
 
-import contextlib
-import functools
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -176,47 +173,14 @@ def best_epoch(lines: Iterable[dict]) -> dict | None:
     )
 
 
-@contextlib.contextmanager
-def event_log(run: RunDirectory, first_step: int) -> Iterator[Callable[[dict], None]]:
-    """A function that logs a line of metrics for TensorBoard, if tensorboardX is installed."""
-    if jax.process_index() > 0 or importlib.util.find_spec("tensorboardX") is None:
-        yield lambda line: None
-        return
-
-    with contextlib.ExitStack() as stack:
-
-        @functools.cache
-        def writer():
-            # It imports PyTorch, if that is installed, which takes seconds and is of no use here.
-            absent = sys.modules.setdefault("torch", None) is None
-            from tensorboardX import SummaryWriter
-
-            if absent:
-                del sys.modules["torch"]
-            opened = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1)
-            stack.callback(close, opened)
-            return opened
-
-        def close(opened):
-            with contextlib.suppress(OSError):  # A full disk, which ends the run already.
-                opened.close()
-
-        def log(line: dict) -> None:
-            for name, value in line.items():
-                if name != "step":
-                    writer().add_scalar(name, value, line["step"])
-
-        yield log
-
-
 def environment() -> dict:
-    """Versions, devices and git revision of this process."""
+    """Returns the versions, the devices and the git revision of this process."""
     devices = jax.devices()
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [*(Path(word).name for word in sys.argv[:1]), *sys.argv[1:]],
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": versions(*PACKAGES),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in devices],
         "processes": jax.process_count(),
@@ -224,6 +188,21 @@ def environment() -> dict:
         "usable_cores": cores(),
         "git_revision": _git_revision(),
     }
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Returns the version of each package, None where no metadata tell it.
+
+    A package that was not installed but only put on the path has no metadata.
+    """
+    return {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git_revision() -> str | None:

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from densenet_jax import weights
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory, with_tuples
@@ -83,7 +83,7 @@ def start_from(model: nnx.Module, source: str) -> None:
     ]
     if others := [name for name in different if not name.startswith(_HEAD)]:
         raise InputError(
-            f"{source} is of another network: {len(others)} parameters and statistics differ, "
+            f"{source} is of another network, which differs in {counted(len(others), 'array')}, "
             f"such as {', '.join(others[:3])}"
         )
     if different:

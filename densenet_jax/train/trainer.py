@@ -18,7 +18,7 @@ from densenet_jax.data.augmentation import Augmentation
 from densenet_jax.data.batches import Batch, normalize
 from densenet_jax.data.pictures import decode
 from densenet_jax.data.preprocessing import preprocess
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
 from densenet_jax.train.feed import TEN, Batches, Resident, Streamed
@@ -97,7 +97,8 @@ class Trainer:
         settings = {"num_classes": classes, "in_channels": channels} | settings
         if settings["num_classes"] < classes or settings["in_channels"] != channels:
             raise InputError(
-                f"{config.data.name} has {classes} classes and {channels} channels, but the model "
+                f"{config.data.name} has {counted(classes, 'class')} and "
+                f"{counted(channels, 'channel')}, but the model "
                 f"{settings['num_classes']} and {settings['in_channels']}: leave "
                 "model.num_classes and model.in_channels unset."
             )
@@ -251,7 +252,7 @@ def _augmentation(config: ConfigDict, data: sources.Dataset) -> Augmentation | N
     side = min(data.image_shape[:2])
     if wanted.padding_mode == "reflect" and wanted.crop_padding >= side:
         raise InputError(
-            f"images of {side} pixels cannot be reflected by data.crop_padding "
+            f"images of {counted(side, 'pixel')} cannot be reflected by data.crop_padding "
             f"{wanted.crop_padding}: lower it below {side}."
         )
     if wanted.random_crop == "resized" and not data.streamed:

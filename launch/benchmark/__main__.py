@@ -25,8 +25,6 @@ classification of pictures; see their --help.
 """
 
 import argparse
-import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -34,8 +32,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from densenet_jax.errors import InputError, suggest
-from densenet_jax.train.record import PACKAGES
+from densenet_jax.errors import InputError, counted, suggest
+from densenet_jax.train.record import PACKAGES, versions
 from launch import command
 from launch.benchmark import accuracy, input, predict
 from launch.benchmark.job import TORCHVISION_NETWORKS, Job
@@ -145,18 +143,9 @@ def _report(args, argv: list[str], job: Job, load: float, results: list[dict]) -
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "load_average_before": load,
-        "packages": _versions(*PACKAGES, "torch", "torchvision"),
+        "packages": versions(*PACKAGES, "torch", "torchvision"),
         "results": results,
     }
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    """Of those that are installed."""
-    versions = {}
-    for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
 
 
 def table(report: dict) -> str:
@@ -169,9 +158,10 @@ def table(report: dict) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     ends = ["device", *(r.get("device") or f"failed: {r['error']}" for r in report["results"])]
     lines = [
-        f"{report['model']}: a training step on {report['batch_size']} images of "
+        f"{report['model']}: a training step on {counted(report['batch_size'], 'image')} of "
         f"{report['image_size']} x {report['image_size']}, {report['dtype']}, remat "
-        f"{report['remat']}; median of {report['rounds']} rounds of {report['steps']} steps"
+        f"{report['remat']}; median of {counted(report['rounds'], 'round')} of "
+        f"{counted(report['steps'], 'step')}"
     ]
     for (name, *cells), end in zip(rows, ends, strict=True):
         cells = map(str.rjust, cells, widths[1:])

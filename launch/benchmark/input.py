@@ -29,7 +29,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from densenet_jax.data import imagenet, stream
-from densenet_jax.errors import InputError, RunError, suggest
+from densenet_jax.errors import InputError, RunError, counted, suggest
 from launch import command
 from launch.paths import typed_path
 
@@ -122,7 +122,7 @@ def _measure(names: list[str], directory: Path, cores: int, args) -> dict:
             rates[name].append(_turn(name, directory, cores, args))
         told = ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items())
         print(
-            f"{cores} cores, round {i + 1}/{args.rounds}: {told} images/s",
+            f"{counted(cores, 'core')}, round {i + 1}/{args.rounds}: {told} images/s",
             file=sys.stderr,
             flush=True,
         )

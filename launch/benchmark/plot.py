@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-from densenet_jax.analysis.style import COLOURS, MARKERS, save
+from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
 from experiments.figures import MEMORY_BY_DEPTH
 
 
+@styled
 def plot_memory_and_time(report: dict, folder: Path) -> None:
     """Draws the `results` of a report to memory_and_time.png, .svg and .pdf in `folder`.
 
     Measured points are filled; those the papers publish are open, and joined by dashes.
     """
-    figure, (memory, time) = plt.subplots(1, 2, figsize=(12, 4))
+    figure = Figure(figsize=(12, 4))
+    memory, time = figure.subplots(1, 2)
     results = [result for result in report["results"] if "error" not in result]
     names = list(dict.fromkeys(result["contestant"] for result in results))
     for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):

@@ -24,7 +24,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from densenet_jax import weight_files, weights
-from densenet_jax.errors import InputError, RunError
+from densenet_jax.errors import InputError, RunError, counted
 from densenet_jax.models.catalog import IMAGENET_DENSENETS, create_model
 from launch import command
 
@@ -73,7 +73,7 @@ def _compare(args: argparse.Namespace, folder: Path) -> str:
                 file=sys.stderr,
                 flush=True,
             )
-    lines = [f"{args.model}: {args.pictures} JPEGs of 500 x 375 pixels, whole commands"]
+    lines = [f"{args.model}: {counted(args.pictures, 'JPEG')} of 500 x 375 pixels, whole commands"]
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     lines += [
         f"{name:6} {median:7.1f} s  {args.pictures / median:6.1f} pictures/s  "

@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from launch import command
 from launch.paths import typed_path
 from launch.report import heat_map, memory, panels, profile, results, sweep, tables
@@ -70,7 +70,7 @@ def _report(args: argparse.Namespace, runs: list[Run]) -> str:
             results.keep(runs, folder, out)
         else:
             print((sweep if name == "sweep" else profile).write(runs, out))
-        return f"{len(runs)} runs finished"
+        return f"{counted(len(runs), 'run')} finished"
     out.mkdir(parents=True, exist_ok=True)
     if name in tables.TABLES:
         return _table(name, runs, out)
@@ -91,7 +91,8 @@ def _table(name: str, runs: list[Run], out: Path) -> str:
     print(text)
     cells = [cell for row in table.rows for cell in row.cells.values()]
     measured = sum(bool(cell.measured.errors) for cell in cells)
-    return f"{measured} of {len(cells)} cells measured, {len(table.others)} other runs"
+    others = counted(len(table.others), "other run")
+    return f"{measured} of {counted(len(cells), 'cell')} measured, {others}"
 
 
 def _figure(name: str, runs: list[Run], plans: list[dict], out: Path) -> str:
@@ -99,13 +100,13 @@ def _figure(name: str, runs: list[Run], plans: list[dict], out: Path) -> str:
         rows = heat_map.fig6(runs)
         heat_map.draw_fig6(rows, out)
         heat_map.write_csv(rows, out / "fig6.csv")
-        return f"fig6: {len(rows) - 1} networks measured"
+        return f"fig6: {counted(len(rows) - 1, 'network')} measured"
     figure = memory.fig7(runs, plans) if name == "fig7" else FIGURES[name](runs)
     panels.draw(figure, out)
     panels.write_csv(figure, out / f"{name}.csv")
     marks = [m for panel in figure.panels for series in panel.series for m in series.marks]
     measured = sum(bool(mark.seeds) for mark in marks)
-    return f"{name}: {len(marks) - measured} points published, {measured} measured"
+    return f"{name}: {counted(len(marks) - measured, 'point')} published, {measured} measured"
 
 
 if __name__ == "__main__":

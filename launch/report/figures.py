@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from densenet_jax.errors import counted
 from densenet_jax.models.catalog import model_config
 from densenet_jax.train.config import base_config, flatten
 from densenet_jax.train.record import RunDirectory
@@ -168,10 +169,10 @@ def row_of(run: Run, paper: ConfigDict) -> str:
     if run.result.get("official_data") and how == protocol(flatten(paper)):
         return PUBLISHED
     usual = flatten(base_config())
-    images = f"{how['data.examples']:,} images of " if how["data.examples"] else ""
+    images = f"{counted(how['data.examples'], 'image')} of " if how["data.examples"] else ""
     said = [
         f"Measured: {images}{how['data.name']}",
-        f"{how['epochs']} epochs in batches of {how['batch_size']}",
+        f"{counted(how['epochs'], 'epoch')} in batches of {how['batch_size']}",
         *([] if run.result.get("official_data") else ["not the official data"]),
         # Whatever else is not as in the base config, so that no two protocols share a row.
         *(

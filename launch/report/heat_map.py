@@ -4,11 +4,11 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from densenet_jax.analysis.feature_reuse import heat_maps, rescale
-from densenet_jax.analysis.style import save
+from densenet_jax.analysis.style import save, styled
 from densenet_jax.models.catalog import model_config
 from densenet_jax.train.trained import load
 from experiments.figures import HEAT_MAPS
@@ -46,9 +46,10 @@ def fig6(runs: list[Run]) -> list[HeatMaps]:
     return found
 
 
+@styled
 def draw_fig6(rows: list[HeatMaps], folder: Path) -> None:
     """Draws fig6.png, .svg and .pdf to `folder`."""
-    canvas = plt.figure(figsize=(12, 0.4 + 4 * len(rows)))
+    canvas = Figure(figsize=(12, 0.4 + 4 * len(rows)))
     parts = canvas.subfigures(len(rows), squeeze=False)[:, 0]
     for row, part in zip(rows, parts, strict=True):
         part.suptitle(row.row, fontsize=9, x=0.01, ha="left", color="0.35")

@@ -5,9 +5,9 @@ import itertools
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
+import matplotlib.figure
 
-from densenet_jax.analysis.style import COLOURS, MARKERS, save
+from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
 
 PUBLISHED = "As published (open markers), and measured by the same protocol (filled)"
 
@@ -68,11 +68,12 @@ class Figure(NamedTuple):
         return dict(zip(curves, looks, strict=False))
 
 
+@styled
 def draw(figure: Figure, folder: Path) -> None:
     """Draws NAME.png, .svg and .pdf to `folder`: a row of panels for each protocol."""
     rows, columns = figure.rows(), len(figure.panels)
     width = max(0.6 + 3.9 * columns, 7.0)  # Room for the title.
-    canvas = plt.figure(figsize=(width, 0.4 + 3.4 * len(rows)))
+    canvas = matplotlib.figure.Figure(figsize=(width, 0.4 + 3.4 * len(rows)))
     parts = canvas.subfigures(len(rows), squeeze=False)[:, 0]
     for row, part in zip(rows, parts, strict=True):
         axes = part.subplots(1, columns, squeeze=False)[0]

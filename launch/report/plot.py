@@ -2,22 +2,19 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-from densenet_jax.analysis.style import COLOURS, save
+from densenet_jax.analysis.style import COLOURS, save, styled
 from launch.report.tables import Table
 
 _PUBLISHED, _MEASURED = "0.35", COLOURS[1]
 
 
+@styled
 def plot_table(table: Table, folder: Path) -> None:
     """Draws NAME.png, .svg and .pdf: published errors are open, measured ones filled."""
-    figure, axes = plt.subplots(
-        1,
-        len(table.columns),
-        sharey=True,
-        figsize=(4 + 2 * len(table.columns), 1.6 + 0.3 * len(table.rows)),
-    )
+    figure = Figure(figsize=(4 + 2 * len(table.columns), 1.6 + 0.3 * len(table.rows)))
+    axes = figure.subplots(1, len(table.columns), sharey=True)
     for axis, (column, heading) in zip(axes, table.columns.items(), strict=True):
         for height, row in enumerate(table.rows):
             if column in row.cells:

@@ -3,12 +3,12 @@
 import csv
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from densenet_jax.analysis.feature_reuse import heat_maps, rescale, reuse
 from densenet_jax.analysis.gradients import gradient_norms
-from densenet_jax.analysis.style import COLOURS, MARKERS, save
+from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.trained import load
@@ -48,8 +48,9 @@ def _write(run: Run, folder: Path) -> str:
     )
 
 
+@styled
 def _draw(run: Run, norms: dict[str, float], blocks: list[np.ndarray], path: Path) -> None:
-    canvas = plt.figure(figsize=(12, 8 if blocks else 4))
+    canvas = Figure(figsize=(12, 8 if blocks else 4))
     top, *bottom = canvas.subfigures(2 if blocks else 1, 1, squeeze=False)[:, 0]
     axes = top.subplots(1, 2 if blocks else 1, squeeze=False)[0]
     axes[0].plot(range(1, len(norms) + 1), list(norms.values()), marker=".", color=COLOURS[0])

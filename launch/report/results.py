@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from experiments import published
 from launch import command
 from launch.report import sweep
@@ -129,8 +129,8 @@ def _network(run: Run) -> str:
 
 
 def _data(run: Run) -> str:
-    examples = run.config["data.examples"]
-    return f"{run.config['data.name']}{f', {examples:,} images' if examples else ''}"
+    name, examples = run.config["data.name"], run.config["data.examples"]
+    return f"{name}, {counted(examples, 'image')}" if examples else name
 
 
 def _published(run: Run) -> tuple[str, str]:
@@ -154,5 +154,5 @@ def _hardware(run: Run) -> str:
     devices = found["devices"]
     if found["backend"] == "cpu":
         used = found.get("usable_cores")  # Older runs do not tell.
-        return f"{f'{used} of ' if used else ''}{found['cpu_count']} CPU cores"
+        return f"{f'{used} of ' if used else ''}{counted(found['cpu_count'], 'CPU core')}"
     return f"{len(devices)} x {devices[0]}"

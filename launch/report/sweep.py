@@ -4,9 +4,9 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-from densenet_jax.analysis.style import COLOURS, MARKERS, save
+from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
 from densenet_jax.train.config import base_config, flatten
 from launch.report.runs import NOT_PROTOCOL, Measured, Run, by_seed, macs
 from launch.report.tables import aligned
@@ -76,9 +76,11 @@ def write_csv(keys: list[str], settings: list[Setting], path: Path) -> None:
             writer.writerow([*s.values, s.params, s.macs, *found])
 
 
+@styled
 def plot(keys: list[str], settings: list[Setting], folder: Path) -> None:
     """Draws sweep.png, .svg and .pdf: a line for each value of all swept keys but the last."""
-    figure, axes = plt.subplots(1, 2, sharey=True, figsize=(10, 4))
+    figure = Figure(figsize=(10, 4))
+    axes = figure.subplots(1, 2, sharey=True)
     lines = {}
     for setting in settings:
         lines.setdefault(setting.values[:-1], []).append(setting)

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from densenet_jax.errors import counted
 from experiments import published
 from launch import command
 from launch.report.runs import Measured, OtherRun, Run, assign
@@ -28,7 +29,7 @@ class Cell(NamedTuple):
         seeds = len(self.measured.errors)
         if not seeds:
             return str(self.measured)
-        return f"{self.measured} ({self.difference:+.2f}, {seeds} seed{'s' * (seeds > 1)})"
+        return f"{self.measured} ({self.difference:+.2f}, {counted(seeds, 'seed')})"
 
 
 class Row(NamedTuple):

@@ -33,7 +33,7 @@ class MakeFolder:
 
 def test_code_in_a_pickle_is_refused_and_not_run(tmp_path):
     published_sets.write_cifar100(tmp_path, pickle.dumps({"data": MakeFolder(tmp_path / "ran")}, 2))
-    refuses("cifar100", tmp_path, r"\(train\) is damaged .* \(it asks for posix.mkdir\)")
+    refuses("cifar100", tmp_path, r"\(train\) asks for posix.mkdir: only arrays")
     assert not (tmp_path / "ran").exists()
 
 
@@ -41,11 +41,14 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path):
     "content, message",
     [
         (b"", r"\(train\) is damaged"),
-        (PICKLE({"data": [1], "fine_labels": [1]}), "is damaged"),
-        (PICKLE({"fine_labels": [1]}), "it has no fine_labels or no data"),
-        (PICKLE({"data": np.zeros((2, 3072), np.uint8), "fine_labels": ["a"]}), "no list of int"),
+        (PICKLE({"data": [1], "fine_labels": [1]}), "has a list as data instead of an array"),
+        (PICKLE({"fine_labels": [1]}), "has no fine_labels or no data, only fine_l"),
+        (PICKLE({"data": np.zeros((2, 3072), np.uint8), "fine_labels": ["a"]}), "not all integers"),
         (PICKLE({"data": np.zeros((2, 3072), np.uint8), "fine_labels": [1]}), "2 images and 1 lab"),
-        (PICKLE({"data": np.zeros((1, 3071), np.uint8), "fine_labels": [1]}), "cannot reshape"),
+        (
+            PICKLE({"data": np.zeros((1, 3071), np.uint8), "fine_labels": [1]}),
+            r"data of uint8 \(1, 3071\) inst",
+        ),
         (PICKLE({"data": np.zeros((1, 3072), np.uint8), "fine_labels": [-1]}), "from -1 to -1"),
         # Each of these would take gigabytes: an entry of a huge index, and many small objects.
         (b"\x80\x02}r" + struct.pack("<I", 2**31) + b".", "asks for too much memory"),
@@ -60,7 +63,10 @@ def test_broken_pickle(tmp_path, content, message):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (bytes(3073 * 2 - 1), r"\(data_batch_2.bin\) .* no whole number of 3073-byte records"),
+        (
+            bytes(3073 * 2 - 1),
+            r"\(data_batch_2.bin\) .* 6,145 bytes, is not a multiple of the 3073",
+        ),
         (bytes([10]) + bytes(3072), r"\(data_batch_2.bin\) has labels from 10 to 10"),
         (b"", r"\(data_batch_2.bin\) has 0 images"),
     ],
@@ -126,11 +132,21 @@ def test_archive_member_that_claims_a_huge_size(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"\0\0\x08\x01" + struct.pack(">I", 5) + bytes(5), "not start like an idx file of 3-d"),
-        (b"\0\0\x08\x03" + struct.pack(">I", 5), "not start like an idx file of 3-d"),
-        (b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 28, 28), r"header says .*, but 0 bytes"),
-        (b"\0\0\x08\x03" + struct.pack(">3I", 1, 28, 28) + bytes(783), "but 783 bytes follow"),
-        (b"\0\0\x08\x03" + struct.pack(">3I", 1, 28, 28) + bytes(784), "1 images and 20 labels"),
+        (
+            b"\0\0\x08\x01" + struct.pack(">I", 5) + bytes(5),
+            "is an idx file of 1-d .* of 3-d uint8",
+        ),
+        (b"\0\0\x08\x03" + struct.pack(">I", 5), "is damaged .*within its header, after 8 bytes"),
+        (b"\0\0\x0a\x03" + bytes(12), "is damaged .*not start like an idx file"),
+        (
+            b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 28, 28),
+            r"header says .*, but is followed by 0 b",
+        ),
+        (
+            b"\0\0\x08\x03" + struct.pack(">3I", 1, 28, 28) + bytes(783),
+            "but is followed by 783 bytes",
+        ),
+        (b"\0\0\x08\x03" + struct.pack(">3I", 1, 28, 28) + bytes(784), "1 image and 20 labels"),
         (b"\0\0\x08\x03" + struct.pack(">3I", 1, 2, 2) + bytes(4), "another set"),
     ],
 )
@@ -168,11 +184,11 @@ def test_damaged_or_missing_idx(tmp_path, monkeypatch):
     "content, message",
     [
         (b"no MATLAB file" * 100, "is damaged"),
-        ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "it has no X or no y"),
-        ({"y": np.ones((2, 1), np.uint8)}, "it has no X or no y"),
-        ({"X": np.zeros((32, 32, 2), np.uint8), "y": np.ones((2, 1), np.uint8)}, "its X is uint8"),
-        ({"X": np.zeros((32, 32, 3, 2)), "y": np.ones((2, 1), np.uint8)}, "its X is double"),
-        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.zeros((2, 1))}, "labels from 0 to 0"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "has no X or no y, only X"),
+        ({"y": np.ones((2, 1), np.uint8)}, "has no X or no y, only y"),
+        ({"X": np.zeros((32, 32, 2), np.uint8), "y": np.ones((2, 1), np.uint8)}, "X of uint8"),
+        ({"X": np.zeros((32, 32, 3, 2)), "y": np.ones((2, 1), np.uint8)}, "X of double"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": -np.ones((2, 1))}, "labels from -1 to -1"),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.full((2, 1), 11)}, "from 11 to 11"),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.ones((3, 1))}, "2 images and 3 labels"),
     ],
@@ -205,6 +221,6 @@ def test_damaged_or_missing_mat(tmp_path, monkeypatch):
     refuses("svhn", tmp_path, f"{path} is damaged .*another sha256 sum")
     with monkeypatch.context() as patch:
         patch.setattr(archives, "MAX_SVHN_IMAGES", 10)
-        refuses("svhn", tmp_path, r"its X is uint8 \(32, 32, 3, 20\)")
+        refuses("svhn", tmp_path, r"an X of uint8 \(32, 32, 3, 20\) .* N at most 10$")
     path.unlink()
     refuses("svhn", tmp_path, f"Missing {path}: .*housenumbers.*data.directory")

@@ -51,7 +51,7 @@ def test_holdout_is_the_last_training_images():
     assert_same(held.test, whole.test.images, whole.test.labels)
 
 
-@pytest.mark.parametrize("holdout, message", [(-1, "0 or more"), (1437, "1437 of 1437 training")])
+@pytest.mark.parametrize("holdout, message", [(-1, "0 or more"), (1437, "1,437 of 1,437 training")])
 def test_impossible_holdout(holdout, message):
     with pytest.raises(InputError, match=message):
         sources.load("digits", holdout=holdout)
@@ -91,7 +91,9 @@ def test_cifar(tmp_path, caplog, name, form, layout):
     assert_same(cifar.train, *parts["train"])
     assert_same(cifar.test, *parts["test"])
     assert cifar.num_classes == num_classes
-    assert f"{name} is not the official set: it has 203 train, 101 test images" in caplog.text
+    assert (
+        f"{name} is not the official set: it has 203 train images, 101 test images " in caplog.text
+    )
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

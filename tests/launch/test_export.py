@@ -42,7 +42,7 @@ def test_a_model_card(finished_run, tmp_path, capsys):
     result = json.loads((finished_run / "result.json").read_text())
     assert f"{result['params']:,} parameters" in card
     assert f"| test error | {result['test_error']:.2f} % |" in card
-    assert "8 x 8 pixels, 1 channels" in card and "digits, 4 epochs, seed 0" in card
+    assert "8 x 8 pixels, 1 channel;" in card and "digits, 4 epochs, seed 0" in card
     settings = json.loads(card.split("```json")[1].split("```")[0])
     assert settings["growth_rate"] == 4 and settings["block_config"] == [1, 1]
 

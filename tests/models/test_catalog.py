@@ -197,7 +197,7 @@ def test_impossible_residual_networks(name, message):
         ("resnet110", {"widths": (16, 8, 8)}, "shrink"),
         ("resnet110", {"survival": 0.0}, "survival is 0"),
         ("resnet110", {"shortcut": "none"}, "choose one of projection, subsample, pool"),
-        ("nin", {"mlpconv_widths": (1, 2)}, "3 blocks need 8"),
+        ("nin", {"mlpconv_widths": (1, 2)}, "3 blocks must have 8"),
         ("highway19", {"widths": (4, 4)}, "a number for each stage"),
         ("fractalnet21", {"drop_path_rate": 1.0}, "drop_path_rate is 1"),
         ("rdnet_tiny", {"downsampling": (0,)}, "stages from 1 to 6"),

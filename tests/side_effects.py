@@ -1,0 +1,95 @@
+"""Prints, as JSON, what importing and using densenet_jax changes in the process that does it."""
+
+import gc
+import importlib
+import json
+import locale
+import logging
+import os
+import pkgutil
+import random
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import cv2
+import flax.nnx
+import grain
+import jax
+import matplotlib.figure
+import ml_collections.config_flags
+import numpy as np
+import optax
+import orbax.checkpoint
+import PIL.ImageFile
+import rich.progress
+import simplejpeg
+from absl import flags
+
+OTHERS = (flax, grain, ml_collections, optax, orbax, rich, simplejpeg)  # Imported beforehand.
+
+
+def state() -> dict[str, str]:
+    """Returns what a library must leave alone, as text."""
+    loggers = [logging.getLogger(name) for name in (None, "absl", "jax", "densenet_jax")]
+    found = {
+        "OpenCV's threads": cv2.getNumThreads(),
+        "environment": dict(os.environ),
+        "JAX's config": jax.config.values,
+        "warnings": warnings.filters,
+        "loggers": [(log.level, log.handlers, log.disabled, log.propagate) for log in loggers],
+        # Without the lookup that chooses a backend.
+        "matplotlib's settings": list(dict.items(matplotlib.rcParams)),
+        "hidden modules": [name for name, module in sys.modules.items() if module is None],
+        "path": sys.path,
+        "hooks": (sys.excepthook, sys.unraisablehook, threading.excepthook),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "garbage collection": (gc.isenabled(), gc.get_threshold()),
+        "switch interval": sys.getswitchinterval(),
+        "recursion limit": sys.getrecursionlimit(),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "folder": Path.cwd(),
+        "NumPy": (np.geterr(), np.get_printoptions(), np.random.get_state()[1].tolist()),
+        "random": random.getstate(),
+        "flags": (flags.FLAGS.is_parsed(), sorted(flags.FLAGS)),
+        "Pillow": (PIL.Image.MAX_IMAGE_PIXELS, PIL.ImageFile.LOAD_TRUNCATED_IMAGES),
+        "PyTorch": "torch" in sys.modules,
+    }
+    return {name: repr(value) for name, value in found.items()}
+
+
+def use(folder: Path) -> None:
+    """Does what has changed the process before: crops a picture, logs a line, draws a figure."""
+    from densenet_jax.analysis import style
+    from densenet_jax.data.random_crop import random_crop
+    from densenet_jax.train.tensorboard import EventLog
+
+    data = simplejpeg.encode_jpeg(np.zeros((32, 32, 3), np.uint8))
+    random_crop(data, 16, np.random.default_rng(0))
+    EventLog(folder, 0).append({"step": 1, "train_loss": 0.5})
+
+    @style.styled
+    def draw() -> None:
+        figure = matplotlib.figure.Figure()
+        assert not figure.subplots().spines["top"].get_visible()
+        style.save(figure, folder / "figure")
+
+    draw()
+
+
+before = state()
+path = importlib.import_module("densenet_jax").__path__
+names = [module.name for module in pkgutil.walk_packages(path, "densenet_jax.")]
+for name in names:
+    importlib.import_module(name)
+imported = state()
+use(Path(sys.argv[1]))
+used = state()
+changes = {
+    name: [value, imported[name], used[name]]
+    for name, value in before.items()
+    if not value == imported[name] == used[name]
+}
+print(json.dumps({"modules": names, "changes": changes}))

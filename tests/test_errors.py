@@ -1,0 +1,37 @@
+"""What messages are made with."""
+
+import pytest
+import small
+
+from densenet_jax.errors import counted
+from densenet_jax.train.fit import fit
+from launch import command
+from launch.report.__main__ import main as report
+from launch.train import main as train
+
+
+@pytest.mark.parametrize(
+    "number, noun, text",
+    [
+        (0, "epoch", "0 epochs"),
+        (1, "epoch", "1 epoch"),
+        (2000, "training image", "2,000 training images"),
+        (1, "class", "1 class"),
+        (10, "class", "10 classes"),
+    ],
+)
+def test_counted(number, noun, text):
+    assert counted(number, noun) == text
+
+
+def test_a_run_of_one_epoch_of_one_step_speaks_in_the_singular(tmp_path, capsys):
+    changes = {"epochs": 1, "batch_size": 1, "data.examples": 1, "data.holdout": 1436}
+    fit(small.config(small.PLAIN | changes), tmp_path / "run")
+    output = capsys.readouterr().out
+    assert "1 training image, 360 test images; 1 epoch of 1 step on" in output
+    argv = ["--config", str(small.QUICKSTART), "--workdir", str(tmp_path / "run")]
+    argv += ["--compile_cache=off"]
+    assert command.run(train, [*argv, *small.flags(small.PLAIN | changes)]) == 0
+    assert " % after 1 epoch, " in capsys.readouterr().out
+    assert command.run(report, ["sweep", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert "1 run finished" in capsys.readouterr().out
