@@ -26,9 +26,11 @@ import orbax.checkpoint
 import PIL.ImageFile
 import rich.progress
 import simplejpeg
+import tensorboardX
 from absl import flags
 
-OTHERS = (flax, grain, ml_collections, optax, orbax, rich, simplejpeg)  # Imported beforehand.
+# Imported beforehand, because some change the process themselves.
+OTHERS = (flax, grain, ml_collections, optax, orbax, rich, simplejpeg, tensorboardX)
 
 
 def state() -> dict[str, str]:
@@ -55,7 +57,6 @@ def state() -> dict[str, str]:
         "random": random.getstate(),
         "flags": (flags.FLAGS.is_parsed(), sorted(flags.FLAGS)),
         "Pillow": (PIL.Image.MAX_IMAGE_PIXELS, PIL.ImageFile.LOAD_TRUNCATED_IMAGES),
-        "PyTorch": "torch" in sys.modules,
     }
     return {name: repr(value) for name, value in found.items()}
 
@@ -64,11 +65,12 @@ def use(folder: Path) -> None:
     """Does what has changed the process before: crops a picture, logs a line, draws a figure."""
     from densenet_jax.analysis import style
     from densenet_jax.data.random_crop import random_crop
-    from densenet_jax.train.tensorboard import EventLog
+    from densenet_jax.train.tensorboard import event_log
 
     data = simplejpeg.encode_jpeg(np.zeros((32, 32, 3), np.uint8))
     random_crop(data, 16, np.random.default_rng(0))
-    EventLog(folder, 0).append({"step": 1, "train_loss": 0.5})
+    with event_log(folder, 0) as log:
+        log({"step": 1, "train_loss": 0.5})
 
     @style.styled
     def draw() -> None:

@@ -20,7 +20,7 @@ from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.progress import Reporter
 from densenet_jax.train.record import RunDirectory, best_epoch
 from densenet_jax.train.step import Sums, TrainState
-from densenet_jax.train.tensorboard import EventLog
+from densenet_jax.train.tensorboard import event_log
 from densenet_jax.train.trainer import Trainer, means, memory_bytes
 
 
@@ -141,35 +141,35 @@ class _Training:
         run.keep_metrics_until(step)
         best = best_epoch(run.metrics())
         self.reporter.start(step)
-        events = EventLog(run.path / "tensorboard", step)
-        while progress.epoch < config.epochs:
-            last = progress.epoch + 1 == config.epochs
-            started, compiling = time.monotonic(), trainer.compile_seconds
-            waited = trainer.input_wait_seconds
-            state, line = self._epoch(state, progress)
-            waited = trainer.input_wait_seconds - waited
-            trained = time.monotonic() - started
-            seconds["training"] += trained
-            seconds["input_wait"] += waited
-            if line is None:
-                seconds["total"] += time.monotonic() - started
-                self._stop(state, progress, best)
-            if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
-                line |= trainer.evaluate(state)
-                if last and config.data.ten_crops:
-                    line |= trainer.evaluate(state, TEN)
-                self._check_evaluation(line)
-            # The first evaluation compiles; that is told apart.
-            compiling = trainer.compile_seconds - compiling
-            seconds["total"] += time.monotonic() - started - compiling
-            run.append_metrics(line)
-            events.append(line)
-            self.reporter.epoch(line, config.epochs, waited / trained)
-            progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
-            best = best_epoch([best or line, line])
-            due = progress.epoch % config.checkpoint_every_epochs == 0
-            if last or due or best is line:
-                self._save(state, progress, best)
+        with event_log(run.path / "tensorboard", step) as log_event:
+            while progress.epoch < config.epochs:
+                last = progress.epoch + 1 == config.epochs
+                started, compiling = time.monotonic(), trainer.compile_seconds
+                waited = trainer.input_wait_seconds
+                state, line = self._epoch(state, progress)
+                waited = trainer.input_wait_seconds - waited
+                trained = time.monotonic() - started
+                seconds["training"] += trained
+                seconds["input_wait"] += waited
+                if line is None:
+                    seconds["total"] += time.monotonic() - started
+                    self._stop(state, progress, best)
+                if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
+                    line |= trainer.evaluate(state)
+                    if last and config.data.ten_crops:
+                        line |= trainer.evaluate(state, TEN)
+                    self._check_evaluation(line)
+                # The first evaluation compiles; that is told apart.
+                compiling = trainer.compile_seconds - compiling
+                seconds["total"] += time.monotonic() - started - compiling
+                run.append_metrics(line)
+                log_event(line)
+                self.reporter.epoch(line, config.epochs, waited / trained)
+                progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
+                best = best_epoch([best or line, line])
+                due = progress.epoch % config.checkpoint_every_epochs == 0
+                if last or due or best is line:
+                    self._save(state, progress, best)
         return seconds
 
     def _beginning(self) -> tuple[TrainState, _Progress]:
