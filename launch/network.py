@@ -15,7 +15,7 @@ from rich.progress import track
 
 from densenet_jax import weights
 from densenet_jax.data.pictures import MAX_PIXELS
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import create_model
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.predict import (
@@ -181,7 +181,8 @@ def look_at(
     for result in bar:
         results.append(result)
         if not console.is_terminal and len(results) % lines_after == 0:
-            print(f"{len(results):,} of {len(paths):,} pictures", file=sys.stderr, flush=True)
+            done = f"{len(results):,} of {counted(len(paths), 'picture')}"
+            print(done, file=sys.stderr, flush=True)
     if all(result is None for result in results):
         raise InputError("none of the pictures can be read.")
     return results

@@ -177,7 +177,7 @@ def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, network, ca
         (tmp_path / name / "._china.jpg").write_bytes(b"no picture")
     status, output, errors = run(capsys, tmp_path, "--json", "--top=2", weights=weights)
     assert (status, errors) == (0, "")
-    assert f"{tmp_path}: skipped 1 .txt, 3 hidden or system file" in caplog.text
+    assert f"{tmp_path}: skipped files: 1 .txt, 3 hidden or system" in caplog.text
     found = json.loads(output)
     assert [entry["image"] for entry in found] == list(map(str, photographs))
     expected = list(dj.predict(network, photographs, preprocessing=SMALL, top=2))

@@ -18,7 +18,7 @@ import numpy as np
 from densenet_jax.data.archives import naming
 from densenet_jax.data.encoded import Pieces
 from densenet_jax.data.pictures import endings
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 
 # Names of the folders of a divided set, in lower case; the first that is there is read. "Test Set",
 # "train_data" and so on are the same to them.
@@ -32,7 +32,8 @@ DIVIDED = (
 LAYOUT = f"{DIVIDED}; or those folders themselves"
 _TEST_EVERY = 5  # Every fifth picture of a class tests, where nobody has divided them.
 _SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
-_NO_FILE = "broken link or special file"
+# Kinds of files that are skipped, beside the endings of others.
+_SYSTEM, _SPECIAL, _OUTSIDE = "hidden or system", "broken or special", "outside class folders"
 _NAMES_IN_MESSAGE = 5
 
 # Paths of pictures by class, in alphabetical order of class.
@@ -140,8 +141,8 @@ def labelled(folder: pathlib.Path, classes: Sequence[str] | int) -> Labelled:
             if len(found) > classes:
                 remedy = "remove the others"
             raise InputError(
-                f"{folder} has {len(found)} class folders ({_some(list(found))}), but the network "
-                f"has {classes} classes: {remedy}. Labels follow the folder names sorted as text, "
+                f"{folder} has {counted(len(found), 'class folder')} ({_some(list(found))}), but "
+                f"the network has {counted(classes, 'class')}: {remedy}. Labels follow the folder names sorted as text, "
                 "as in training."
             )
         classes = list(found)
@@ -182,11 +183,11 @@ def class_folders(folder: pathlib.Path, wanted: str = f"set data.directory to {L
         classes = {}
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             if is_system_file(entry.name):
-                skipped["hidden or system file"] += 1
+                skipped[_SYSTEM] += 1
             elif entry.is_dir():
                 classes[entry.name] = list(_pictures_below(entry.path, skipped))
             else:
-                skipped["outside class folders" if entry.is_file() else _NO_FILE] += 1
+                skipped[_OUTSIDE if entry.is_file() else _SPECIAL] += 1
     _log_skipped(folder, skipped)
     if not any(classes.values()):
         raise InputError(f"Missing {folder}/CLASS/*.JPEG: {wanted}.")
@@ -209,11 +210,11 @@ def _pictures_below(folder: str, skipped: collections.Counter) -> Iterator[str]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         _, dot, ending = entry.name.lower().rpartition(".")
         if is_system_file(entry.name):
-            skipped["hidden or system file"] += 1
+            skipped[_SYSTEM] += 1
         elif entry.is_dir():
             yield from _pictures_below(entry.path, skipped)
         elif not entry.is_file():
-            skipped[_NO_FILE] += 1
+            skipped[_SPECIAL] += 1
         elif dot + ending in endings():
             yield entry.path
         else:
@@ -246,7 +247,7 @@ def is_system_file(name: str) -> bool:
 def _log_skipped(folder: pathlib.Path, skipped: collections.Counter) -> None:
     if skipped:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-        _log(f"{folder}: skipped {counts}")
+        _log(f"{folder}: skipped files: {counts}")
 
 
 def _some(names: Sequence[str | pathlib.Path]) -> str:

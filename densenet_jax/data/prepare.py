@@ -13,7 +13,7 @@ from densenet_jax.data.archives import naming
 from densenet_jax.data.encoded import Pictures
 from densenet_jax.data.pictures import MAX_PIXELS, decode
 from densenet_jax.data.stream import cores
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 
 VERSION = "5.1.0"  # Of TFDS's set.
 SHARD = 1280  # Pictures, some 140 MB.
@@ -86,12 +86,14 @@ class Copy:
             ) from error
         if self.broken and not self._skip_broken:
             raise InputError(
-                f"{len(self.broken)} of {self.pictures:,} pictures cannot be read: replace them, "
-                "or leave them out with --skip_broken, and start again: what is sound is kept."
+                f"{len(self.broken):,} of {counted(self.pictures, 'picture')} cannot be read: "
+                "replace them, or leave them out with --skip_broken, and start again: what is sound is kept."
             )
         self._describe()
         if not self.written:
-            raise InputError(f"none of the {self.pictures:,} pictures can be read: nothing to copy")
+            raise InputError(
+                f"none of {counted(self.pictures, 'picture')} can be read: nothing to copy"
+            )
         self._unfinished.rename(self._final)
 
     def _shards_of(self, split: str) -> list[Shard]:

@@ -12,7 +12,7 @@ import sys
 
 from rich.console import Console
 
-from densenet_jax.errors import InputError, RunError
+from densenet_jax.errors import InputError, RunError, counted
 from launch import command
 from launch.paths import typed_path
 from launch.report import sweep
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.dry_run:
         say(engine.render(todo, args) if todo else "nothing is left to run")
         return
-    say(f"{len(points)} points, {len(todo)} to run in {args.workdir}")
+    say(f"{counted(len(points), 'point')}, {len(todo)} to run in {args.workdir}")
     if todo:
         engine.launch(todo, args, say)
     console.print(table(points))

@@ -71,7 +71,7 @@ def test_every_format_that_pillow_reads_is_a_picture(tmp_path, caplog):
     assert {label for _, label in levels(found.test)} == {0, 1}
     told = [record.getMessage() for record in caplog.records]
     assert told == [
-        f"{tmp_path}: skipped 3 .txt, 10 hidden or system file, 1 outside class folders, "
+        f"{tmp_path}: skipped files: 3 .txt, 10 hidden or system, 1 outside class folders, "
         "2 without ending",
         f"{tmp_path}: no pictures in class folders empty, texts",
     ]
@@ -151,7 +151,7 @@ def test_broken_links_and_special_files_are_counted(tmp_path, caplog):
     (tmp_path / "mole" / "2.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "mole" / "3.jpg")
     assert len(sources.load("folder", str(tmp_path)).train) == 2
-    assert "skipped 3 broken link or special file" in caplog.text
+    assert "skipped files: 3 broken or special" in caplog.text
 
 
 def test_folders_without_pictures(tmp_path):
