@@ -54,7 +54,7 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
       InputError: there is no such file, it holds no weights that can be read, the hub cannot be
         reached, or the library that reads the file is not installed.
     """
-    path = _from_hub(str(source)) if str(source).startswith(HUB) else Path(source)
+    path = _from_hub(str(source)) if str(source).startswith(HUB) else Path(source).expanduser()
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
     try:

@@ -91,9 +91,10 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
 
 
 def _shorter(hook: Callable, failed: threading.Event, args) -> None:
-    """`hook`, but errors of the system in a line: of a full disk threads tell as well.
+    """Calls `hook`, but reports an OSError of a thread, such as a full disk, in one line.
 
-    Not once the command has `failed`, which has told: TensorBoard's writer tries again at the end.
+    Reports nothing once the command has `failed`, which has reported it: TensorBoard's writer tries
+    again at the end.
     """
     if not isinstance(args.exc_value, OSError):
         hook(args)
@@ -195,7 +196,7 @@ def _slurm_number(environment: Mapping[str, str], name: str) -> int | None:
     text = environment.get(name, "")
     number = text.rpartition(":")[2]
     if text and not number.isdecimal():
-        raise InputError(f"{name} is {text!r}, which is no number: unset it, or start under srun")
+        raise InputError(f"{name} is {text!r}, not a number: unset it, or start under srun")
     return int(number) if text else None
 
 

@@ -1,4 +1,4 @@
-"""What messages are made with."""
+"""Parts of messages."""
 
 import pytest
 import small

@@ -68,7 +68,7 @@ _CIFAR_FILES = {
 
 
 class Piece(NamedTuple):
-    """What one file holds: images [N, H, W, C] and whole-numbered labels [N], not yet compared."""
+    """The content of a file: images [N, H, W, C] and integer labels [N], not yet compared."""
 
     source: str
     images: np.ndarray

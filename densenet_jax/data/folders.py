@@ -142,8 +142,8 @@ def labelled(folder: pathlib.Path, classes: Sequence[str] | int) -> Labelled:
                 remedy = "remove the others"
             raise InputError(
                 f"{folder} has {counted(len(found), 'class folder')} ({_some(list(found))}), but "
-                f"the network has {counted(classes, 'class')}: {remedy}. Labels follow the folder names sorted as text, "
-                "as in training."
+                f"the network has {counted(classes, 'class')}: {remedy}. Labels follow the folder "
+                "names sorted as text, as in training."
             )
         classes = list(found)
     label_of = {name: label for label, name in enumerate(classes)}

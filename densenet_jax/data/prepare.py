@@ -87,7 +87,8 @@ class Copy:
         if self.broken and not self._skip_broken:
             raise InputError(
                 f"{len(self.broken):,} of {counted(self.pictures, 'picture')} cannot be read: "
-                "replace them, or leave them out with --skip_broken, and start again: what is sound is kept."
+                "replace them, or leave them out with --skip_broken, and start again: what is "
+                "sound is kept."
             )
         self._describe()
         if not self.written:

@@ -32,7 +32,7 @@ class RunDirectory:
     """Reads and writes one run directory. Only the first process writes."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
 
     @property
     def checkpoints(self) -> Path:

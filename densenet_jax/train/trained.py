@@ -69,7 +69,7 @@ def start_from(model: nnx.Module, source: str) -> None:
       InputError: `source` cannot be read, belongs to another network, or has NaN or infinite
         values.
     """
-    if not Path(source).is_dir():
+    if not Path(source).expanduser().is_dir():
         weights.load_torch(model, source, head=None)
         return
     ours, theirs = (

@@ -61,7 +61,7 @@ class Point:
 
     @property
     def arguments(self) -> list[str]:
-        """What follows `python` to run the point on this machine, or one with the same files."""
+        """The arguments of `python` for this machine, or for one with the same files."""
         return self._arguments(self.spec, self.overrides)
 
     @property

@@ -137,7 +137,7 @@ def test_another_pickle(tmp_path, value, message):
 
 
 def test_all_of_cifar_with_numpy_scalars_as_labels_is_not_too_large():
-    """Of all sound files this one has the most opcodes."""
+    """This sound file has the most opcodes."""
     labels = list(np.arange(50_000) % 100)
     batch = {"data": np.zeros((1, 3072), np.uint8), "fine_labels": labels}
     batch |= {"coarse_labels": labels, "filenames": [f"{i}.png" for i in range(50_000)]}

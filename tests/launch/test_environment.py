@@ -109,7 +109,7 @@ def test_the_user_decides_which_programs_are_kept(monkeypatch):
 
 
 def test_a_terminal_without_the_letters_of_a_name(tmp_path, weights):
-    """What a command found is printed whatever the names of files, and the encoding."""
+    """A command prints its results whatever the file names and the encoding."""
     for name in ("café.png".encode(), b"caf\xe9.png"):
         Image.new("RGB", (40, 40)).save(tmp_path / os.fsdecode(name))
     process = small.start(

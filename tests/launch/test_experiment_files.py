@@ -1,4 +1,4 @@
-"""What users write: files with mistakes, paths with odd characters, keys that are unset."""
+"""Users' experiment files: mistakes, paths with odd characters, keys that are unset."""
 
 import re
 
