@@ -64,6 +64,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _evaluate_run(args: argparse.Namespace) -> None:
+    for flag in ("weights", "model", "pictures", "resize", "crop", "interpolation", "mean", "std"):
+        if getattr(args, flag):
+            raise InputError(f"--{flag} does not go with --workdir, which has it from its config")
     command.join_processes(args)
     command.keep_memory()
     run = RunDirectory(args.workdir)
@@ -71,9 +74,6 @@ def _evaluate_run(args: argparse.Namespace) -> None:
     step = run.checkpoint_step(args.checkpoint)
     if args.data_directory:
         config.data.directory = str(args.data_directory)
-    for flag in ("weights", "model", "pictures", "resize", "crop", "interpolation", "mean", "std"):
-        if getattr(args, flag):
-            raise InputError(f"--{flag} does not go with --workdir, which has it from its config")
     if args.batch_size is not None:
         config.eval_batch_size = args.batch_size
     if args.max_pixels is not None:

@@ -94,7 +94,11 @@ def add_max_pixels(described) -> None:
 
 
 def read(args: argparse.Namespace) -> Network:
-    """Raises InputError if there are no such weights, or if they are of another network."""
+    """Returns the network that the flags choose.
+
+    Raises InputError if there are no such weights, if they are of another network, or if their
+    preprocessing is not known.
+    """
     if args.num_classes < 1:
         raise InputError(f"--num_classes is {args.num_classes}: it must be at least 1.")
     if not args.weights.startswith(HUB):
@@ -119,7 +123,10 @@ def _of_run(args: argparse.Namespace) -> Network:
 
 
 def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing:
-    """Returns the preprocessing of a file; ImageNet's, of which flags then change the crop."""
+    """Returns the preprocessing of a file.
+
+    If it is not known, flags must give the crop; the log names what is assumed beside.
+    """
     try:
         return preprocessing_of(args.weights, config)
     except InputError:
@@ -127,8 +134,9 @@ def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing
             raise
     assumed = {"interpolation": "bilinear", "mean": "ImageNet's", "std": "ImageNet's"}
     if assumed := [f"--{key} is {kind}" for key, kind in assumed.items() if not getattr(args, key)]:
-        sentence = "%s: assumed that %s"
-        logging.getLogger("densenet_jax").warning(sentence, args.weights, ", ".join(assumed))
+        logging.getLogger("densenet_jax").warning(
+            "%s: assumed that %s", args.weights, ", ".join(assumed)
+        )
     return TORCHVISION
 
 
@@ -139,18 +147,15 @@ def _with_flags(
     given = {"resize": args.resize, "size": args.crop, "interpolation": args.interpolation}
     given = {name: value for name, value in given.items() if value is not None}
     changes = {"crop": dataclasses.replace(preprocessing.crop, **given)}
-    changes |= {name: tuple(getattr(args, name) or ()) for name in ("mean", "std")}
-    changed = dataclasses.replace(
-        preprocessing, **{name: value for name, value in changes.items() if value}
-    )
-    for name, values in (("mean", changed.mean), ("std", changed.std)):
-        least = 0 if name == "std" else -math.inf
+    for name, least in (("mean", -math.inf), ("std", 0)):
+        values = changes[name] = tuple(getattr(args, name) or getattr(preprocessing, name))
         if len(values) != channels or not all(least < value < math.inf for value in values):
+            above = ", above 0" if name == "std" else ""
             raise InputError(
-                f"the {name} of the {channels} channels is {values}: set --{name} to a number for "
-                f"each channel{', above 0' if name == 'std' else ''}"
+                f"the {name} of the {counted(channels, 'channel')} is {values}: set --{name} to a "
+                f"number for each channel{above}"
             )
-    return changed
+    return dataclasses.replace(preprocessing, **changes)
 
 
 def look_at(
