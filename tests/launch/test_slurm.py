@@ -84,7 +84,7 @@ def test_a_point_over_two_processes(submit, finished_run):
 
 def test_preemption(submit, tmp_path):
     """Told to stop, it saves itself and asks to be started again; the end is bit for bit."""
-    changes = {"epochs": 60, "checkpoint_every_epochs": 1000}
+    changes = {"epochs": 24, "checkpoint_every_epochs": 1000}
     undisturbed = tmp_path / "undisturbed"
     fit(small.config(changes), undisturbed)
     [point] = submit([0], changes)

@@ -14,9 +14,9 @@ from launch import command
 SCRIPT = "tests/train/stopped_run.py"
 
 
-@pytest.mark.parametrize("step", [30, 22, 21])
+@pytest.mark.parametrize("step", [30, 22, pytest.param(21, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished_run, step):
-    """In the middle of an epoch, in its last step, and in the step before."""
+    """Stopped in the middle of an epoch, in its last step, and in the step before."""
     folder = tmp_path / "run"
     process = small.start(SCRIPT, folder, step, "{}")
     _, errors = process.communicate(timeout=300)
