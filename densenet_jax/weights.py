@@ -157,7 +157,8 @@ def _named_variables(model: nnx.Module) -> list[_NamedVariable]:
 
 
 def _to_torch(array: np.ndarray) -> np.ndarray:
-    return array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, tuple(range(array.ndim))))
+    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, tuple(range(array.ndim)))
+    return np.ascontiguousarray(array.transpose(axes))  # safetensors ignores strides.
 
 
 def _from_torch(array: np.ndarray) -> np.ndarray:

@@ -64,8 +64,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _evaluate_run(args: argparse.Namespace) -> None:
-    for flag in ("weights", "model", "pictures", "resize", "crop", "interpolation", "mean", "std"):
-        if getattr(args, flag):
+    flags = ("weights", "model", "num_classes", "pictures", "resize", "crop", "interpolation",
+             "mean", "std")  # fmt: skip
+    for flag in flags:
+        if getattr(args, flag) is not None:
             raise InputError(f"--{flag} does not go with --workdir, which has it from its config")
     command.join_processes(args)
     command.keep_memory()
@@ -104,6 +106,8 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
         "label_order": f"{label_order} ({', '.join(classes[:5])}{', ...' * (len(classes) > 5)})",
         "crops": args.crops,
         "crop": known.preprocessing.crop.size,
+        "resize": known.preprocessing.crop.resize,
+        "interpolation": known.preprocessing.crop.interpolation,
         "top1_error": _error(found, labels, 1),
         "top5_error": _error(found, labels, 5),
     }
@@ -138,7 +142,8 @@ def _as_text(report: dict, model: str | None) -> str:
     lines = [
         f"{report['weights']}: {counted(report['pictures'], 'picture')} of "
         f"{counted(report['classes'], 'class')}{broken}; {counted(report['crops'], 'crop')} of "
-        f"{report['crop']} pixels; labels: {report['label_order']}",
+        f"{report['crop']} pixels after resizing to {report['resize']} "
+        f"({report['interpolation']}); labels: {report['label_order']}",
         f"{'error in %':46} top-1  top-5",
         _line("measured", report["top1_error"], report["top5_error"]),
     ]

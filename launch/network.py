@@ -29,6 +29,7 @@ from densenet_jax.weight_files import HUB
 from launch.paths import expanded
 
 _BATCH_SIZE = 32
+_NUM_CLASSES = 1000  # ImageNet's.
 
 
 class Network(NamedTuple):
@@ -56,7 +57,7 @@ def add_flags(described: argparse.ArgumentParser, required: bool = True) -> None
     )
     group.add_argument("--model", help="of a file: a name of the catalogue, densenet121")
     group.add_argument(
-        "--num_classes", type=int, default=1000, help="of a file's network (%(default)s)"
+        "--num_classes", type=int, metavar="N", help=f"of a file's network ({_NUM_CLASSES})"
     )
     group = described.add_argument_group(
         "preprocessing", "The default follows from the run, or from the name of published weights."
@@ -99,23 +100,27 @@ def read(args: argparse.Namespace) -> Network:
     Raises InputError if there are no such weights, if they are of another network, or if their
     preprocessing is not known.
     """
-    if args.num_classes < 1:
-        raise InputError(f"--num_classes is {args.num_classes}: it must be at least 1.")
+    num_classes = _NUM_CLASSES if args.num_classes is None else args.num_classes
+    if num_classes < 1:
+        raise InputError(f"--num_classes is {num_classes}: it must be at least 1.")
     if not args.weights.startswith(HUB):
         args.weights = str(expanded(args.weights))
+        if not Path(args.weights).exists():
+            raise InputError(f"there is no weights file or run directory {args.weights}")
     if Path(args.weights).is_dir():
         return _of_run(args)
     if not args.model:
         raise InputError("a file of weights needs the --model that they are of: densenet121.")
-    model = create_model(args.model, num_classes=args.num_classes, rngs=nnx.Rngs(0))
+    model = create_model(args.model, num_classes=num_classes, rngs=nnx.Rngs(0))
     preprocessing = _with_flags(_published(args, model.config), args, model.config.in_channels)
     weights.load_torch(model, args.weights)
     return Network(model, preprocessing, None)
 
 
 def _of_run(args: argparse.Namespace) -> Network:
-    if args.model:
-        raise InputError(f"{args.weights} is a run directory, which knows its --model.")
+    for flag in ("model", "num_classes"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"{args.weights} is a run directory, which knows its --{flag}.")
     model, description = trained.load(args.weights)
     preprocessing = preprocessing_of_run(description)
     channels = model.config.in_channels

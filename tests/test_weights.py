@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch_keys
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 import densenet_jax as dj
 
@@ -300,3 +301,11 @@ def test_timms_networks_give_the_same(name, float64):
     dj.weights.load_torch(network, {k: v.numpy() for k, v in theirs.state_dict().items()})
     logits = jax.jit(lambda m, x: m(x))(network, x.numpy().transpose(0, 2, 3, 1))
     np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+
+
+def test_arrays_are_written_by_safetensors_as_they_are(tmp_path):
+    """It ignores strides, so that a transposed view would be written in another order."""
+    arrays = dj.weights.to_torch(model(0))
+    save_file(arrays, tmp_path / "weights.safetensors")
+    for name, array in load_file(tmp_path / "weights.safetensors").items():
+        np.testing.assert_array_equal(array, arrays[name])

@@ -31,9 +31,9 @@ _opening = threading.Lock()
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Returns Pillow's names of the formats that are read."""
+    """Returns Pillow's names of the formats that are read, in the order in which it tries them."""
     Image.init()
-    return tuple(Image.OPEN.keys() - _WITHOUT_PIXELS)
+    return tuple(name for name in Image.ID if name not in _WITHOUT_PIXELS)
 
 
 @functools.cache
@@ -158,10 +158,14 @@ def convert(picture: Image.Image, mode: str) -> Image.Image:
 def _high_bits(values: np.ndarray) -> np.ndarray:
     """Returns the high 8 of 16 bits. Raises UnsupportedFile if `values` have another range."""
     low, high = values.min(), values.max()
-    if low < 0 or high >= 2**16 or 0 < high < 2**8:
+    if low < 0 or high >= 2**16:
         raise UnsupportedFile(
-            f"has whole-number pixels from {low} to {high}, which are neither of 8 bits nor of 16: "
-            "convert it to 8 bits a channel"
+            f"has pixels from {low} to {high}, beyond 16 bits: convert it to 8 bits a channel"
+        )
+    if 0 < high < 2**8:
+        raise UnsupportedFile(
+            f"has pixels of 16 or 32 bits that end at {high}, which would all be black: convert it "
+            "to 8 bits a channel"
         )
     if 0 < high < _DARK_16_BITS:
         _warn_of_dark_pictures()

@@ -74,11 +74,11 @@ def test_transparent_palettes_are_read_without_a_warning(tmp_path):
         (np.ones((4, 4), np.float32), "has floating-point pixels: convert it"),
         (
             np.full((4, 4), 100_000, np.int32),
-            "has whole-number pixels from 100000 to 100000, which",
+            "has pixels from 100000 to 100000, beyond 16 bits",
         ),
-        (np.full((4, 4), -1, np.int32), "has whole-number pixels from -1 to -1, which"),
-        (np.full((4, 4), 200, np.int32), "has whole-number pixels from 200 to 200, which"),
-        (np.full((4, 4), 200, np.uint16), "has whole-number pixels from 200 to 200, which"),
+        (np.full((4, 4), -1, np.int32), "has pixels from -1 to -1, beyond 16 bits"),
+        (np.full((4, 4), 200, np.int32), "has pixels of 16 or 32 bits that end at 200"),
+        (np.full((4, 4), 200, np.uint16), "has pixels of 16 or 32 bits that end at 200"),
     ],
 )
 def test_pixels_of_unknown_range_are_refused(tmp_path, pixels, words):
@@ -103,6 +103,12 @@ def test_extreme_shapes_take_no_memory(tmp_path):
     Image.new("L", (1, 65_000)).save(path)
     with pytest.raises(ValueError, match="1 x 65000 pixels, which would become 256 x 16,640,000"):
         pictures.CentralCrop()(pictures.load(path))
+
+
+def test_formats_are_tried_in_pillows_order():
+    """Some formats take files of others, so that another order reads other pictures."""
+    order = [name for name in Image.ID if name in pictures._formats()]
+    assert list(pictures._formats()) == order and {"JPEG", "ICO", "TGA"} <= set(order)
 
 
 def test_files_that_other_programs_would_read_are_no_pictures(tmp_path):

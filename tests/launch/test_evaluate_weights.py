@@ -65,7 +65,7 @@ def test_broken_pictures_do_not_count(capsys, weights, folder):
     status, output, errors = run(capsys, weights, path, f"--model={NAME}")
     assert status == 0 and errors.count("skipped: ") == 1
     assert "6 pictures of 6 classes, 1 unreadable skipped; 1 crop of 32 pixels" in output
-    assert "; labels: ImageNet's identifiers" in output
+    assert "after resizing to 40 (bilinear); labels: ImageNet's identifiers" in output
     assert "66.67  33.33" in output and "published" not in output
 
 
@@ -78,7 +78,7 @@ def test_broken_pictures_do_not_count(capsys, weights, folder):
 )
 def test_published_errors_are_beside(crops, expected):
     report = dict(weights="w.pth", pictures=9, broken=0, classes=9, crops=crops, crop=224)
-    report["label_order"] = "ImageNet's identifiers"
+    report |= dict(label_order="ImageNet's identifiers", resize=256, interpolation="bicubic")
     text = evaluate._as_text(report | dict(top1_error=1.0, top5_error=0.0), "densenet121")
     position = text.index("published, of the 50,000 pictures")
     for words in expected:
