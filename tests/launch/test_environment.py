@@ -40,7 +40,7 @@ def test_devices_that_are_not_there(tmp_path):
             "JAX_PLATFORMS": "cuda",
             "CUDA_VISIBLE_DEVICES": "99",
         },
-        ("launch.export", "--weights=none.pth", "--model=densenet121", "--out=a.onnx"): {
+        ("launch.export", f"--weights={__file__}", "--model=densenet121", "--out=a.onnx"): {
             "JAX_PLATFORMS": "typo",
         },
         (*train, "--compile_cache=off"): {"SLURM_STEP_NUM_TASKS": "2"},
