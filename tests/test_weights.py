@@ -79,11 +79,12 @@ def test_wrong_weights_are_refused_and_change_nothing(change, message):
     "rename",
     [torch_keys.as_older_torchvision, torch_keys.as_memory_efficient, torch_keys.as_mmpretrain],
 )
-def test_names_of_other_libraries(rename):
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_names_of_other_libraries(rename, prefix):
     overrides = dict(stem="imagenet", block_config=(2, 1))
     source, target = model(0, **overrides), model(1, **overrides)
     expected = dj.weights.to_torch(source)
-    renamed = {rename(name): array for name, array in expected.items()}
+    renamed = {prefix + rename(name): array for name, array in expected.items()}
     assert renamed.keys() != expected.keys() and len(renamed) == len(expected)
     dj.weights.load_torch(target, renamed)
     for name, array in dj.weights.to_torch(target).items():
@@ -122,19 +123,6 @@ def test_prefixes(family):
         dj.weights.load_torch(target, {rename(key): array for key, array in arrays.items()})
         for key, array in dj.weights.to_torch(target).items():
             np.testing.assert_array_equal(array, arrays[key])
-
-
-@pytest.mark.parametrize(
-    "rename",
-    [torch_keys.as_older_torchvision, torch_keys.as_memory_efficient, torch_keys.as_mmpretrain],
-)
-def test_prefixes_of_other_libraries_names(rename):
-    overrides = dict(stem="imagenet", block_config=(2, 1))
-    source, target = model(0, **overrides), model(1, **overrides)
-    arrays = dj.weights.to_torch(source)
-    dj.weights.load_torch(target, {f"model.{rename(key)}": a for key, a in arrays.items()})
-    for key, array in dj.weights.to_torch(target).items():
-        np.testing.assert_array_equal(array, arrays[key])
 
 
 def test_a_resnet_of_mmpretrain():
