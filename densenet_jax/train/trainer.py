@@ -22,7 +22,7 @@ from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
 from densenet_jax.train.feed import TEN, Batches, Resident, Streamed
-from densenet_jax.train.mesh import data_mesh, place, replicated
+from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
 from densenet_jax.train.step import (
     INIT,
@@ -119,6 +119,8 @@ class Trainer:
             loss=config.loss,
             label_smoothing=config.label_smoothing,
             companion_weight=companion_weight(config, len(self.data.train)),
+            # Multipliers find parameters by their paths, which a flat vector has not.
+            flat_loop=platform(self._mesh) == "gpu" and not config.learning_rate_multipliers,
         )
         step = jnp.zeros((), jnp.int32)
         opt_state = jax.jit(learner.optimizer.init)(params)  # One program, not one a shape.
@@ -153,20 +155,28 @@ class Trainer:
             "classes": data.classes,
         }
 
-    def compiled(self, split: str, crops: int = 1) -> jax.stages.Compiled:
-        """The program of `lower`, compiled when it is first asked for."""
-        if (split, crops) not in self._compiled:
+    def compiled(self, split: str, crops: int = 1, steps: int | None = None) -> jax.stages.Compiled:
+        """Returns the program of `lower`, compiled when it is first asked for."""
+        key = split, crops, steps or self._feed.example(split, crops).steps
+        if key not in self._compiled:
             started = time.monotonic()
             with _garbage_left_alone():
-                lowered = self.lower(split, crops)
-            self._compiled[split, crops] = lowered.compile()
+                lowered = self.lower(*key)
+            self._compiled[key] = lowered.compile()
             self.compile_seconds += time.monotonic() - started
-        return self._compiled[split, crops]
+        return self._compiled[key]
 
-    def lower(self, split: str, crops: int = 1) -> jax.stages.Lowered:
-        """The program of a dispatch: training steps for "train", else evaluation."""
+    def lower(self, split: str, crops: int = 1, steps: int | None = None) -> jax.stages.Lowered:
+        """Returns the program of a dispatch: training steps for "train", else evaluation.
+
+        Args:
+          steps: of the dispatch; None: as many as the first dispatch of an epoch has.
+        """
         jit = functools.partial(jax.jit, out_shardings=replicated(self._mesh))
-        arguments = (self.initial_state, self.sums(), *self._feed.example(split, crops))
+        example = self._feed.example(split, crops)
+        if steps:
+            example = example.of_steps(steps)
+        arguments = (self.initial_state, self.sums(), *example)
         if split == "train":
             function = jit(functools.partial(train_steps, learner=self._learner), donate_argnums=0)
             return function.lower(*arguments, np.int32(0))
@@ -190,7 +200,7 @@ class Trainer:
         self, state: TrainState, sums: Sums, batches: Batches, epoch: int
     ) -> tuple[TrainState, Sums]:
         """Trains on `batches`. Consumes `state`; adds to `sums`. Does not wait for the devices."""
-        program = self.compiled("train")
+        program = self.compiled("train", steps=batches.steps)
         state, sums = program(state, sums, *batches, np.int32(epoch))
         self._newest = sums
         return state, sums
@@ -210,9 +220,9 @@ class Trainer:
         for split in ("validation", "test"):
             if getattr(self.data, split) is None or (crops == TEN and split != "test"):
                 continue
-            program, sums = self.compiled(split, crops), self.sums()
+            sums = self.sums()
             for batches in self._feed.evaluate(split, crops):
-                sums = program(state, sums, *batches)
+                sums = self.compiled(split, crops, batches.steps)(state, sums, *batches)
             values |= means(sums, split)
             if self.data.streamed:
                 errors, examples = map(float, jax.device_get((sums.top5_errors, sums.examples)))

@@ -7,9 +7,12 @@ from pathlib import Path
 from densenet_jax.errors import InputError
 from launch.benchmark.job import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Job, Runner
 
+# How torch.compile is asked to compile: "reduce-overhead" captures CUDA graphs.
+COMPILE_MODES = {"torch-compiled": "default", "torch-graphs": "reduce-overhead"}
+
 
 def prepare(name: str, job: Job) -> Runner:
-    """The runner of "torch", "torch-checkpointed", "torch-compiled" or "torchvision"."""
+    """The runner of a peer called "torch..."; see the help of `launch.benchmark`."""
     if importlib.util.find_spec("torch") is None:
         raise InputError("torch is not installed: pip install 'densenet_jax[bench]'")
     import torch
@@ -30,10 +33,11 @@ def prepare(name: str, job: Job) -> Runner:
         momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
         nesterov=True,
+        fused=cuda,  # One kernel for all parameters.
     )
-    compiled = name == "torch-compiled"
+    compiled = name in COMPILE_MODES
     if compiled:
-        model = torch.compile(model)
+        model = torch.compile(model, mode=COMPILE_MODES[name])
 
     def step(images, labels) -> None:
         optimizer.zero_grad()
