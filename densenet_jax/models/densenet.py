@@ -30,7 +30,7 @@ from densenet_jax.models.layers import (
     max_pool,
     normalize_relu,
 )
-from densenet_jax.models.remat import LAYERS_PER_SUM, copy_for_readers, remat_if
+from densenet_jax.models.remat import LAYERS_PER_SUM, copy_for_readers, join, remat_if
 from densenet_jax.models.settings import NetworkConfig, Stem
 
 Remat = Literal["none", "concat", "layer"]
@@ -392,11 +392,11 @@ def concat_normalize_conv(
 
     Its intermediate values, if all layers kept them, would grow with the square of the depth.
     """
-    x = normalize_relu(jnp.concatenate(values, axis=1), affine)
+    x = normalize_relu(join(values) if len(values) > 1 else values[0], affine)
     return conv(average_pool(x) if pool else x)
 
 
 def concat_normalize_pool(values: list[jax.Array], affine: Affine) -> jax.Array:
     """Global average, `[N, channels]`, of ReLU(norm(concatenation of `values`))."""
-    x = normalize_relu(jnp.concatenate(values, axis=1), affine)
+    x = normalize_relu(join(values) if len(values) > 1 else values[0], affine)
     return x.mean((2, 3), dtype=affine[0].dtype)

@@ -154,8 +154,8 @@ def normalize(values: jax.Array, affine: Affine) -> jax.Array:
 def normalize_relu(values: jax.Array, affine: Affine) -> jax.Array:
     """ReLU(a x + b), computed in the affine map's precision, returned in that of `values`.
 
-    Its derivative reads the values and the gradient once. Left to itself, XLA computes the two sums
-    over positions in separate kernels on a GPU, one of which writes their summands to memory.
+    On a GPU its derivative reads the values and the gradient once. Left to itself, XLA computes the
+    two sums over positions in separate kernels, one of which writes the summands to memory.
     """
     return _normalize_relu(values, affine)
 
@@ -169,7 +169,7 @@ def _normalize_relu_backward(residuals, gradient):
     def plain(values, affine, gradient):
         return jax.vjp(_normalize_relu, values, affine)[1](gradient)
 
-    return lax.platform_dependent(*residuals, gradient, cpu=plain, default=_both_sums_at_once)
+    return lax.platform_dependent(*residuals, gradient, cuda=_both_sums_at_once, default=plain)
 
 
 def _both_sums_at_once(values, affine, gradient):

@@ -24,24 +24,57 @@ def copy_for_readers(maps: list[FeatureMap], readers: int) -> tuple[list[Feature
     """Returns `maps` once for each of `readers`, whose gradients the backward pass adds up here.
 
     Left to itself XLA may keep the gradient of every reader until all can be added, and their
-    memory grows with the square of the depth. It would also add them map by map, each out of a few
-    channels of every reader's gradient, which a GPU reads slowly; here all channels are added at
-    once.
+    memory grows with the square of the depth.
     """
     return (maps,) * readers
 
 
 def _add_gradients(readers: int, _, gradients: tuple[list[FeatureMap], ...]):
+    added = lax.platform_dependent(*gradients, cuda=_add_all_channels, default=_add_each_map)
+    return (added,)
+
+
+def _add_each_map(*gradients):
+    added = jax.tree.map(lambda *of_readers: sum(of_readers[1:], of_readers[0]), *gradients)
+    return lax.optimization_barrier(added)
+
+
+def _add_all_channels(*gradients):
+    """Adds the gradients of all maps at once, as they lie in the gradient of each reader.
+
+    Map by map, a GPU would read the few channels of each out of the gradient of every reader, at a
+    tenth of its bandwidth.
+    """
     first, structure = jax.tree.flatten(gradients[0])
     fields = len(first) // len(gradients[0])
-    summed = [None] * len(first)
+    added = [None] * len(first)
     for field in range(fields):  # Values, means, variances and so on, each of all maps.
         axis = min(first[field].ndim - 1, 1)
         of_readers = [jnp.concatenate(jax.tree.leaves(g)[field::fields], axis) for g in gradients]
         total = lax.optimization_barrier(sum(of_readers[1:], of_readers[0]))
         channels = [leaf.shape[axis] for leaf in first[field::fields]]
-        summed[field::fields] = lax.split(total, channels, axis=axis)
-    return (structure.unflatten(summed),)
+        added[field::fields] = lax.split(total, channels, axis=axis)
+    return structure.unflatten(added)
 
 
 copy_for_readers.defvjp(lambda maps, readers: ((maps,) * readers, None), _add_gradients)
+
+
+@jax.custom_vjp
+def join(values: list[jax.Array]) -> jax.Array:
+    """Returns the concatenation of maps `[N, C, H, W]` along channels.
+
+    On a GPU the backward pass writes the gradient of the whole before it is divided. Otherwise XLA
+    would compute it again, from the values and all, wherever a part of it is needed.
+    """
+    return jnp.concatenate(values, axis=1)
+
+
+def _join_backward(channels, gradient):
+    gradient = lax.platform_dependent(
+        gradient, cuda=lax.optimization_barrier, default=lambda gradient: gradient
+    )
+    return (lax.split(gradient, channels, axis=1),)
+
+
+join.defvjp(lambda values: (join(values), [x.shape[1] for x in values]), _join_backward)
