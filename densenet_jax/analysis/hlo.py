@@ -4,6 +4,7 @@ import collections
 import functools
 import math
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 _ITEM_BYTES = {
@@ -215,29 +216,34 @@ def _read_bytes(fused: Computation, sector: int) -> float:
 
     Element-wise operations before a slice are computed for the slice alone.
     """
-    # Of each instruction, the regions that are needed: shares of its bytes by region.
-    needs: dict[str, dict[str, float]] = collections.defaultdict(dict)
-    everything = {"all": 1.0}
+    # Of each instruction, the regions that are needed. Each is a function from the bytes of an
+    # item to a share of the array, because a parameter may be converted before it is sliced.
+    needs: dict[str, dict[str, Callable[[int], float]]] = collections.defaultdict(dict)
+    everything = {"all": lambda item_bytes: 1.0}
     for i in reversed(fused.values()):  # Users come after what they use.
         for position, name in enumerate(i.operands):
             if name not in fused:
                 continue
-            size = fused[name].bytes or 1
             if i.opcode in ("slice", "dynamic-slice") and position == 0:
                 region = i.attribute("slice") or i.name
-                read = _slice_bytes(i.arrays[0], fused[name].arrays[0], sector)
-                needs[name][region] = read / size
+                whole = fused[name].arrays[0]
+                needs[name][region] = functools.partial(_slice_share, i.arrays[0], whole, sector)
             elif i.opcode == "gather" and position == 0:
-                needs[name][i.name] = min(1.0, i.bytes / size)
+                share = min(1.0, i.bytes / (fused[name].bytes or 1))
+                needs[name][i.name] = lambda item_bytes, share=share: share
             elif i.opcode == "dynamic-update-slice" and position == 0:
                 continue  # Updated in place.
             elif i.opcode in _ELEMENT_WISE and not i.is_root:
                 needs[name] |= needs[i.name]
             else:
                 needs[name] |= everything
-    parameters = (i for i in fused.values() if i.opcode == "parameter")
-    # Whole sectors of many small pieces may come to more than the array.
-    return sum(i.bytes * min(1.0, sum(needs[i.name].values())) for i in parameters)
+    total = 0.0
+    for i in fused.values():
+        if i.opcode == "parameter" and i.arrays:
+            shares = (share(i.arrays[0].item_bytes) for share in needs[i.name].values())
+            # Whole sectors of many small pieces may come to more than the array.
+            total += i.bytes * min(1.0, sum(shares))
+    return total
 
 
 def _written_bytes(instruction: Instruction, fused: Computation) -> int:
@@ -252,20 +258,21 @@ def _written_bytes(instruction: Instruction, fused: Computation) -> int:
     return total
 
 
-def _slice_bytes(part: Array, whole: Array, sector: int) -> float:
-    """Returns the bytes of memory that reading `part` out of `whole` costs."""
-    piece = part.item_bytes  # Bytes that are contiguous in memory.
+def _slice_share(part: Array, whole: Array, sector: int, item_bytes: int) -> float:
+    """Returns the bytes that reading `part` out of `whole` costs, as a share of `whole`."""
+    share = math.prod(part.dims) / max(math.prod(whole.dims), 1)
+    piece = item_bytes  # Bytes that are contiguous in memory.
     for dimension in whole.minor_to_major:
         piece *= part.dims[dimension]
         if part.dims[dimension] != whole.dims[dimension]:
             break
-    if not part.bytes or piece >= _LONG_PIECE_SECTORS * sector:
-        return part.bytes
+    if not piece or piece >= _LONG_PIECE_SECTORS * sector:
+        return share
     # The mean number of sectors that a piece touches; pieces start at multiples of `aligned`.
     aligned = math.gcd(piece, sector)
     starts = range(0, sector, aligned)
     sectors = sum(math.ceil((start + piece) / sector) for start in starts) / len(starts)
-    return part.bytes / piece * sectors * sector
+    return share * sectors * sector / piece
 
 
 def _closing(text: str, start: int) -> int:
