@@ -190,14 +190,15 @@ def _estimate_lines(estimate: dict) -> list[str]:
     if estimate["cycles"]:
         rows.append(("cycles a step", f"{estimate['cycles']:,}"))
     unit = "cycles" if estimate["cycles"] else "us"
-    heads = f"{'costliest':32}{unit:>12}{'MB':>10}{'kernels':>10}"
+    traffic = "MB" if estimate["times"] else ""
     return [
         "",
         "estimate, of one step on one device",
         *(f"{name:26}{value}" for name, value in rows),
-        heads,
+        f"{'costliest':32}{unit:>12}{'kernels':>10}{traffic:>10}",
         *(
-            f"{row['origin']:32}{row[unit]:12,.0f}{row['mb']:10,.1f}{row['kernels']:10,}"
+            f"{row['origin']:32}{row[unit]:12,.0f}{row['kernels']:10,}"
+            + (f"{row['mb']:10,.1f}" if traffic else "")
             for row in estimate["origins"]
         ),
     ]

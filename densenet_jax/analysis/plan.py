@@ -204,18 +204,19 @@ def _next_batch(totals: dict[int, float], limit: int, chips: int) -> int:
         return 8 * chips
     if failing - fitting <= chips or failing <= _BATCH_FACTOR * fitting:
         return 0
-    known = sorted((abs(t - limit), size) for size, t in totals.items() if t < math.inf)
+    finite = (size for size, total in totals.items() if total < math.inf)
+    known = sorted(finite, key=lambda size: (abs(totals[size] - limit), -size))
     if known:
-        size = known[0][1]
-        slope = totals[size] / size
-        if len(known) > 1:
-            other = known[1][1]
-            line = (totals[other] - totals[size]) / (other - size)
-            slope = line if line > 0 else slope
+        size, *others = known
+        # Until there are two batches, a line from the origin, which is too steep.
+        slope, least = totals[size] / size, 1.25 * size + chips
+        if others:
+            line = (totals[others[0]] - totals[size]) / (others[0] - size)
+            # Small batches may take equal memory.
+            slope, least = (line, 0) if line > 0 else (slope, 8 * size)
         guess = size + (limit - totals[size]) / slope
-        if len(known) == 1 and size == fitting:
-            # The line from the origin is too steep, and may end beside the batch at hand.
-            guess = max(guess, 1.25 * size + chips)
+        if size == fitting:
+            guess = max(guess, least)
     else:
         guess = failing / 4
     if guess >= failing:  # The line is wrong.

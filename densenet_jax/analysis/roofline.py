@@ -8,7 +8,7 @@ So the estimate is a lower bound. The L2 cache, cuDNN's choice of algorithm, and
 uses the memory are unknown. For an H100 a second estimate knows how fast each kind of kernel ran
 in one profile, see `_H100_KERNELS`.
 
-On a TPU the compiler's own estimates are added up, in cycles.
+On a TPU the compiler's own estimates are added up, in cycles. Collectives have none.
 """
 
 import collections
@@ -117,7 +117,8 @@ def estimate(
 
     Returns:
       None for a CPU. Else, for one step on one device:
-        kernels: instructions that the device runs.
+        kernels: instructions that the device runs; on a TPU those with an estimate of cycles,
+          which are neither collectives nor copies in the background.
         launches: of kernels and CUDA graphs, as XLA captures them by default.
         launches_all_captured: the same if convolutions were captured as well.
         collectives: operations between devices.
@@ -127,16 +128,17 @@ def estimate(
           all devices, and `floor_share`, the floor's time as a share of `us`.
         cycles: on a TPU; None elsewhere, as what only exists for GPUs is None on a TPU.
         origins: the costliest places in the network: `origin`, `us` ("captured") or `cycles`,
-          `mb`, `kernels`.
+          `kernels`, and on a GPU `mb`.
     """
     if target.platform == "cpu":
         return None
     images = batch_size / target.chips
     found = kernels(Program(text), target)
-    runs = sum(k.times for k in found)
-    collectives = sum(k.times for k in found if k.kind == "collective")
+    collectives = sum(k.times for k in found if k.family == "collective")
+    if target.platform == "tpu":
+        found = [k for k in found if k.cycles]
     shared = {
-        "kernels": runs,
+        "kernels": sum(k.times for k in found),
         "collectives": collectives,
         "floor_mb_an_image": floor_bytes / 1e6,
         "origins": _origins(found, target.platform),
@@ -183,18 +185,18 @@ def _launches(found: list[Kernel], alone: tuple[str, ...]) -> int:
 
 def _origins(found: list[Kernel], platform: str) -> list[dict]:
     """Returns the costliest origins, see `estimate`."""
-    table = collections.defaultdict(lambda: [0.0, 0.0, 0])
+    rows = {}
     for k in found:
-        row, cost = table[k.origin], k.cycles if platform == "tpu" else k.bound_us(CAPTURED_US)
-        row[0] += k.times * cost
-        row[1] += k.times * k.bytes
-        row[2] += k.times
-    unit = "cycles" if platform == "tpu" else "us"
-    costliest = sorted(table.items(), key=lambda item: -item[1][0])[:TOP_ORIGINS]
-    return [
-        {"origin": origin, unit: cost, "mb": moved / 1e6, "kernels": count}
-        for origin, (cost, moved, count) in costliest
-    ]
+        row = rows.setdefault(k.origin, collections.Counter())
+        row["kernels"] += k.times
+        if platform == "tpu":
+            row["cycles"] += k.times * k.cycles
+        else:
+            row["us"] += k.times * k.bound_us(CAPTURED_US)
+            row["mb"] += k.times * k.bytes / 1e6
+    cost = "cycles" if platform == "tpu" else "us"
+    costliest = sorted(rows.items(), key=lambda item: -item[1][cost])[:TOP_ORIGINS]
+    return [{"origin": origin, **row} for origin, row in costliest]
 
 
 def kernels(program: Program, target: Target) -> list[Kernel]:
