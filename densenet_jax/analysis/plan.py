@@ -171,12 +171,13 @@ def max_batch(
       planned: the result of `plan` for `config`, which saves a compilation.
     """
     chips, limit = target.chips, _limit(target)
-    totals, about = {}, ""  # Bytes by batch, infinite if the compiler gave up.
+    totals, first = {}, ""  # Bytes by batch, infinite if the compiler gave up.
     if planned:
         memory = planned["memory"]
         totals[planned["batch_size"]] = memory["total_bytes"] if memory else math.inf
-        about = f" of about {planned['compile_seconds']:.0f} s each"
-    say(f"looking for the largest batch that fits: at most {MOST_COMPILATIONS} compilations{about}")
+        first = f"; the first took {planned['compile_seconds']:.0f} s"
+    most = f"at most {MOST_COMPILATIONS} more compilations"
+    say(f"looking for the largest batch that fits: {most}{first}")
     for count in range(1, MOST_COMPILATIONS + 1):
         batch_size = _next_batch(totals, limit, chips)
         if not batch_size:
