@@ -10,9 +10,9 @@ For GPUs an estimate of the step follows, from the compiled program alone:
   * the kernels of a step and the launches, now and if convolutions were in CUDA graphs as well,
   * megabytes of memory traffic an image, and the floor: the traffic with everything fused,
   * microseconds a step and images/s if no kernel takes less than 2 us (in a CUDA graph) or 4.5 us
-    (launched one by one); both are lower bounds on the time. For an H100 also at the speed that
-    each kind of kernel reached in one measured run. Each with its share of the floor: the time of
-    the floor over the time of the step,
+    (launched one by one), and otherwise the memory or the arithmetic is the limit. For an H100
+    also a calibrated time, at the speed that each kind of kernel reached in one measured run,
+  * for each of these times its share of the floor's speed: the floor's time over that time,
   * the costliest places in the network.
 For TPUs it has kernels, collectives and places, in cycles of the compiler's own estimate. With
 --json all of this is under "estimate".
@@ -44,7 +44,7 @@ from launch.paths import typed_path
 _ASSUMPTIONS = {
     "captured": "at 2 us a kernel",
     "launched": "at 4.5 us a kernel",
-    "as_measured": "as measured on an H100",
+    "calibrated": "calibrated on one H100",
 }
 
 

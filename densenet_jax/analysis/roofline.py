@@ -4,9 +4,9 @@ On a GPU each kernel is taken to last as long as the longest of
   * its bytes over the bandwidth of a copy; slices of few channels cost whole sectors of memory,
   * its arithmetic over the rate of matrix products, with narrow channels padded to tiles,
   * the shortest time of any kernel: 2 us inside a CUDA graph, 4.5 us launched one by one.
-So the estimate is a lower bound. The L2 cache, cuDNN's choice of algorithm, and how well a kernel
-uses the memory are unknown. For an H100 a second estimate knows how fast each kind of kernel ran
-in one profile, see `_H100_KERNELS`.
+So the estimate with 2 us is a lower bound. It ignores the L2 cache, cuDNN's choice of algorithm,
+and how well a kernel uses the memory. For an H100 a calibrated estimate uses the speed that each
+kind of kernel reached in one profile, see `_H100_KERNELS`.
 
 On a TPU the compiler's own estimates are added up, in cycles. Collectives have none.
 """
@@ -124,7 +124,7 @@ def estimate(
         collectives: operations between devices.
         mb_an_image, floor_mb_an_image: megabytes of memory traffic, of the program and the least.
         floor_us: time for the least traffic, or for the arithmetic if that takes longer.
-        times: by assumption ("captured", "launched", "as_measured") `us`, `images_per_second` of
+        times: by assumption ("captured", "launched", "calibrated") `us`, `images_per_second` of
           all devices, and `floor_share`, the floor's time as a share of `us`.
         cycles: on a TPU; None elsewhere, as what only exists for GPUs is None on a TPU.
         origins: the costliest places in the network: `origin`, `us` ("captured") or `cycles`,
@@ -155,7 +155,7 @@ def estimate(
         "launched": sum(k.times * k.bound_us(LAUNCHED_US) for k in found),
     }
     if target.name.startswith("h100"):
-        us["as_measured"] = sum(k.times * k.h100_us() for k in found)
+        us["calibrated"] = sum(k.times * k.h100_us() for k in found)
     times = {
         name: {"us": t, "images_per_second": 1e6 * batch_size / t, "floor_share": floor_us / t}
         for name, t in us.items()
