@@ -1,13 +1,25 @@
-"""What a config's training step would cost on hardware that need not be at hand.
+"""Reports what a config's training step costs on hardware that need not be at hand.
 
     python -m launch.plan --config experiments/synthetic.py:densenet121 --target h100
 
-Compiles the real step for the target and reports memory, whether it fits, the largest batch that
-does, and costs, all of one device; and how many images a second all devices could train on if only
-convolutions took time, so that no stream of pictures need bring more. Nothing is trained and no
-data are read. The compilers for GPU and TPU run on any machine, in an environment of their own if
-they are not installed in this one. The target `analytic` is none: nothing is compiled, and what can
-be counted is told at once.
+Compiles the program that training runs on the target, many steps a dispatch, and reports for one
+device: memory, whether it fits, the largest batch that fits, and costs. Nothing is trained and no
+data are read.
+
+For GPUs an estimate of the step follows, from the compiled program alone:
+  * the kernels of a step and the launches, now and if convolutions were in CUDA graphs as well,
+  * megabytes of memory traffic an image, and the floor: the traffic with everything fused,
+  * microseconds a step and images/s if no kernel takes less than 2 us (in a CUDA graph) or 4.5 us
+    (launched one by one), and otherwise the memory or the arithmetic is the limit. For an H100
+    also a calibrated time, at the speed that each kind of kernel reached in one measured run,
+  * for each of these times its share of the floor's speed: the floor's time over that time,
+  * the costliest places in the network.
+For TPUs it has kernels, collectives and places, in cycles of the compiler's own estimate. With
+--json all of this is under "estimate".
+
+The search for the largest batch compiles up to eight times more; --this_batch skips it. The
+compilers for GPU and TPU run on any machine, in an environment of their own if they are not
+installed in this one. The target `analytic` compiles nothing and reports what can be counted.
 """
 
 import argparse
@@ -28,6 +40,13 @@ from launch import command
 from launch.cache import cache_directory
 from launch.paths import typed_path
 
+# How fast the kernels of a GPU are assumed to be, see `roofline.estimate`.
+_ASSUMPTIONS = {
+    "captured": "at 2 us a kernel",
+    "launched": "at 4.5 us a kernel",
+    "calibrated": "calibrated on one H100",
+}
+
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
@@ -45,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         help="write the result to DIR/plan.json, for reports",
     )
     parser.add_argument(
-        "--this_batch", action="store_true", help="do not look for the largest batch that fits"
+        "--this_batch", action="store_true", help="skip the search for the largest batch that fits"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, last")
     compiler = str(_environment("PLATFORM") / "bin" / "python").replace("%", "%%")
@@ -65,11 +84,16 @@ def main(argv: list[str] | None = None) -> None:
     if not _ready(target):
         _run_elsewhere(target, args.compiler, argv)
         return
-    command.use_compile_cache(args.compile_cache)
+    # JAX cannot load a compiled program for devices that are absent, and warns of each.
+    command.use_compile_cache(args.compile_cache if target.platform == "cpu" else "off")
     found = plan(config, target)
     if not args.this_batch:
-        found["max_batch"] = max_batch(config, target, lambda line: print(line, file=sys.stderr))
+        found["max_batch"] = max_batch(config, target, _say, found)
     _tell(found, _table, args)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _tell(found: dict, table: Callable[[dict], str], args: argparse.Namespace) -> None:
@@ -141,9 +165,43 @@ def _table(found: dict) -> str:
         ),
     ]
     lines = [f"{name:26}{value}" for name, value in rows]
-    return "\n".join(
-        [*lines, "* as the compiler counts: what a loop repeats, as in a ResNet, once"]
-    )
+    lines.append("* as the compiler counts: what a loop repeats, as in a ResNet, once")
+    return "\n".join(lines + (_estimate_lines(found["estimate"]) if found["estimate"] else []))
+
+
+def _estimate_lines(estimate: dict) -> list[str]:
+    kernels = f"{estimate['kernels']:,}"
+    if estimate["launches"]:
+        kernels += (
+            f", launches {estimate['launches']:,} "
+            f"({estimate['launches_all_captured']:,} if convolutions were in CUDA graphs)"
+        )
+    floor = f"{estimate['floor_mb_an_image']:.1f} MB an image"
+    rows = [("kernels a step", kernels), ("collectives a step", f"{estimate['collectives']:,}")]
+    if estimate["times"]:
+        rows.append(("memory traffic", f"{estimate['mb_an_image']:.1f} MB an image"))
+        floor += f", {estimate['floor_us']:,.0f} us a step"
+    rows.append(("floor, all fused", floor))
+    for name, time in (estimate["times"] or {}).items():
+        speed = f"{time['us']:,.0f} us a step, {time['images_per_second']:,.0f} images/s"
+        rows.append(
+            (_ASSUMPTIONS[name], f"{speed}, {time['floor_share']:.0%} of the floor's speed")
+        )
+    if estimate["cycles"]:
+        rows.append(("cycles a step", f"{estimate['cycles']:,}"))
+    unit = "cycles" if estimate["cycles"] else "us"
+    traffic = "MB" if estimate["times"] else ""
+    return [
+        "",
+        "estimate, of one step on one device",
+        *(f"{name:26}{value}" for name, value in rows),
+        f"{'costliest':32}{unit:>12}{'kernels':>10}{traffic:>10}",
+        *(
+            f"{row['origin']:32}{row[unit]:12,.0f}{row['kernels']:10,}"
+            + (f"{row['mb']:10,.1f}" if traffic else "")
+            for row in estimate["origins"]
+        ),
+    ]
 
 
 def _analytic_table(found: dict) -> str:

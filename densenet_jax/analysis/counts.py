@@ -33,22 +33,41 @@ def count_touched(config: NetworkConfig, height: int, width: int) -> int:
 
     Their weights apart, which a batch shares.
     """
-    return _count(config, height, width).touched
+    counts = _count(config, height, width)
+    return counts.inputs + counts.outputs
+
+
+def count_fused(config: NetworkConfig, height: int, width: int) -> int:
+    """Counts the numbers that a training step must move in memory for one image.
+
+    Everything between two convolutions is fused with them, and a step keeps no more on chip than
+    one convolution needs. Then each convolution and linear layer
+      * reads its input and writes its output, forward,
+      * reads its input and the gradient of its output, and adds to the gradient of its input by
+        reading and writing it, backward: in one kernel for both gradients.
+    So inputs are moved four times and outputs twice. A batch shares the weights, which are left
+    out.
+    """
+    counts = _count(config, height, width, as_published=False)
+    return 4 * counts.inputs + 2 * counts.outputs
 
 
 class _Counts(NamedTuple):
+    """Multiply-adds, and the numbers that convolutions and linear layers read and write."""
+
     macs: int
-    touched: int
+    inputs: int
+    outputs: int
 
     def __add__(self, other: "_Counts") -> "_Counts":
-        return _Counts(self.macs + other.macs, self.touched + other.touched)
+        return _Counts(*map(sum, zip(self, other, strict=True)))
 
     def __mul__(self, times: int) -> "_Counts":
-        return _Counts(self.macs * times, self.touched * times)
+        return _Counts(*(times * count for count in self))
 
 
-def _count(config: NetworkConfig, height: int, width: int) -> _Counts:
-    if isinstance(config, DenseNetConfig):
+def _count(config: NetworkConfig, height: int, width: int, *, as_published: bool = True) -> _Counts:
+    if as_published and isinstance(config, DenseNetConfig):
         # Without dropout between them, ours convolves after pooling.
         config = dataclasses.replace(config, dropout_rate=0.5)
     graphdef, state = nnx.split(_abstract(config))
@@ -94,7 +113,7 @@ def _is_jaxpr(value) -> bool:
 
 def _count_program(jaxpr) -> _Counts:
     """Of a program, its loops and calls included; of alternatives, one for each backend, one."""
-    total = _Counts(0, 0)
+    total = _Counts(0, 0, 0)
     for equation in jaxpr.eqns:
         inner = [
             _count_program(getattr(leaf, "jaxpr", leaf))
@@ -111,9 +130,9 @@ def _count_program(jaxpr) -> _Counts:
                 out_axis = params["dimension_numbers"].rhs_spec[0]
                 per_output = math.prod(operands[1]) // operands[1][out_axis]
             outputs = math.prod(equation.outvars[0].aval.shape)
-            total += _Counts(outputs * per_output, outputs + math.prod(operands[0]))
+            total += _Counts(outputs * per_output, math.prod(operands[0]), outputs)
         elif name == "cond":
             total += max(inner)
         else:
-            total += sum(inner, _Counts(0, 0)) * params.get("length", 1)
+            total += sum(inner, _Counts(0, 0, 0)) * params.get("length", 1)
     return total

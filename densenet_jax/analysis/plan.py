@@ -1,7 +1,9 @@
 """What a training step costs on a target: found by compiling it, nothing is run."""
 
+import dataclasses
 import math
 import re
+import time
 from collections.abc import Callable
 
 import jax
@@ -11,10 +13,12 @@ from ml_collections import ConfigDict
 
 from densenet_jax.analysis.counts import (
     activation_bytes,
+    count_fused,
     count_macs,
     count_params,
     count_touched,
 )
+from densenet_jax.analysis.roofline import estimate
 from densenet_jax.analysis.targets import ANALYTIC, Target
 from densenet_jax.data import sources
 from densenet_jax.data.preprocessing import preprocess
@@ -25,6 +29,13 @@ from densenet_jax.train.trainer import Trainer, memory_bytes
 
 # Of a device's memory, what a step may take; the rest is the runtime's and lost to fragmentation.
 USABLE = 0.9
+# Steps that training dispatches at once on GPU and TPU, if the config leaves it open.
+DISPATCH_STEPS = 100
+# The search for the largest batch gives up after this many; memory is nearly linear in the batch,
+# so it mostly needs three.
+MOST_COMPILATIONS = 8
+# The search ends if the largest batch is known to this factor.
+_BATCH_FACTOR = 1.02
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
 _COLLECTIVE = re.compile(
@@ -35,26 +46,31 @@ _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 def plan(config: ConfigDict, target: Target) -> dict:
-    """What a training step of `config` takes on `target`, of which one device is meant.
+    """Returns what a training step of `config` takes on one device of `target`.
 
-    What the compiler does not tell is None; so is `memory`, where it gives up for lack of memory.
+    What the compiler does not report is None. If the compiler gives up for lack of memory, so are
+    `memory` and `estimate`. For `estimate` see `roofline.estimate`.
 
     Raises:
       InputError: a wrong config, or a batch that the devices cannot share.
     """
     trainer = _trainer(config, target)
+    started = time.monotonic()
     compiled = _compile(trainer)
-    memory, costs, text = None, {}, ""
+    compile_seconds = time.monotonic() - started
+    network, examples = trainer.model_config, len(_official(config).train)
+    height, width = trainer.data.image_shape[:2]
+    macs = count_macs(network, height, width)
+    memory, costs, text, estimated = None, {}, "", None
     if compiled:
-        memory, costs, text = (
-            memory_bytes(compiled),
-            compiled.cost_analysis() or {},
-            compiled.as_text(),
-        )
-    macs = count_macs(trainer.model_config, *trainer.data.image_shape[:2])
-    network = trainer.model_config
+        memory, text = memory_bytes(compiled), compiled.as_text()
+        costs = compiled.cost_analysis() or {}
+        floor_bytes = count_fused(network, height, width) * jnp.dtype(config.dtype).itemsize
+        # A training step has each convolution three times.
+        floor_operations = 3 * 2 * macs * _slower(config, target)
+        estimated = estimate(text, target, config.batch_size, floor_bytes, floor_operations)
     most = target.peak_flops and most_images_per_second(config, network, target)
-    images = config.epochs * len(trainer.data.train)
+    images = config.epochs * examples
     cycles = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     return {
         "model": config.model.name,
@@ -63,7 +79,7 @@ def plan(config: ConfigDict, target: Target) -> dict:
         "chips": target.chips,
         "batch_size": config.batch_size,
         "dtype": config.dtype,
-        "remat": getattr(trainer.model_config, "remat", "none"),
+        "remat": getattr(network, "remat", "none"),
         "params": trainer.params,
         "macs": macs,
         "memory": memory,
@@ -73,9 +89,11 @@ def plan(config: ConfigDict, target: Target) -> dict:
         "bytes_accessed": costs.get("bytes accessed"),
         "estimated_cycles": sum(cycles) or None,
         "collective_bytes": collective_bytes(text) if compiled else None,
+        "estimate": estimated,
         "most_images_per_second": most,
         "epochs": config.epochs,
         "least_hours": most and images / most / 3600,
+        "compile_seconds": compile_seconds,
         "jax": jax.__version__,
     }
 
@@ -88,12 +106,17 @@ def most_images_per_second(config: ConfigDict, network: NetworkConfig, target: T
     output to it, which is taken for granted: no convolution is fused with the next.
     """
     height, width, _ = sources.image_shape(config.data.name, config.data.image_size)
-    # Convolutions of float32 run as TF32 on a GPU, half as fast, and in bfloat16 on a TPU.
-    slower = 2 if config.dtype != "bfloat16" and target.platform == "cuda" else 1
-    arithmetic = 2 * count_macs(network, height, width) * slower / target.peak_flops
+    operations = 2 * count_macs(network, height, width) * _slower(config, target)
+    arithmetic = operations / target.peak_flops
     size = jnp.dtype(config.dtype).itemsize
     memory = count_touched(network, height, width) * size / target.bandwidth
     return target.chips / (3 * max(arithmetic, memory))
+
+
+def _slower(config: ConfigDict, target: Target) -> int:
+    """Returns how much longer a convolution takes than in bfloat16."""
+    # Convolutions of float32 run as TF32 on a GPU, half as fast, and in bfloat16 on a TPU.
+    return 2 if config.dtype != "bfloat16" and target.platform == "cuda" else 1
 
 
 def analyse(config: ConfigDict) -> dict:
@@ -135,44 +158,72 @@ def given_settings(config: ConfigDict) -> dict:
     return {k: v for k, v in config.model.items() if k != "name" and v is not None}
 
 
-def max_batch(config: ConfigDict, target: Target, say: Callable[[str], None]) -> int:
-    """The largest batch that fits `target`, to a fiftieth; 0 if no batch does.
+def max_batch(
+    config: ConfigDict, target: Target, say: Callable[[str], None], planned: dict | None = None
+) -> int:
+    """Returns the largest batch that fits `target`, to a fiftieth; 0 if no batch fits.
 
-    Memory is nearly linear in the batch: a line through two batches gives a guess, which is
-    compiled as well and gives a better line. `say` is told of each compilation.
+    Memory is nearly linear in the batch: a line through two batches gives the next one to compile.
+    After `MOST_COMPILATIONS` the largest batch found so far is returned.
+
+    Args:
+      say: receives a line before the search, and one after each compilation.
+      planned: the result of `plan` for `config`, which saves a compilation.
     """
     chips, limit = target.chips, _limit(target)
-
-    def total(batch_size: int) -> float:
+    totals, first = {}, ""  # Bytes by batch, infinite if the compiler gave up.
+    if planned:
+        memory = planned["memory"]
+        totals[planned["batch_size"]] = memory["total_bytes"] if memory else math.inf
+        first = f"; the first took {planned['compile_seconds']:.0f} s"
+    most = f"at most {MOST_COMPILATIONS} more compilations"
+    say(f"looking for the largest batch that fits: {most}{first}")
+    for count in range(1, MOST_COMPILATIONS + 1):
+        batch_size = _next_batch(totals, limit, chips)
+        if not batch_size:
+            break
         with config.unlocked():
             tried = ConfigDict(config, convert_dict=False)
         tried.batch_size = batch_size
-        say(f"compiling for a batch of {batch_size}")
+        started = time.monotonic()
         compiled = _compile(_trainer(tried, target))
-        return memory_bytes(compiled)["total_bytes"] if compiled else math.inf
+        total = memory_bytes(compiled)["total_bytes"] if compiled else math.inf
+        totals[batch_size] = total
+        needs = f"{total / 1e9:.3f} GB" if compiled else "more memory than there is"
+        say(
+            f"compilation {count} of at most {MOST_COMPILATIONS}: a batch of {batch_size:,} needs "
+            f"{needs} of {limit / 1e9:.3f} GB, compiled in {time.monotonic() - started:.0f} s"
+        )
+    return max((size for size, total in totals.items() if total <= limit), default=0)
 
-    small = 8 * chips
-    low, high = total(small), total(2 * small)
-    if low > limit:
-        small, low, high = chips, total(chips), total(2 * chips)
-    if low > limit:
+
+def _next_batch(totals: dict[int, float], limit: int, chips: int) -> int:
+    """Returns the batch to compile next, a multiple of `chips`; 0 if the search is done."""
+    fitting = max((size for size, total in totals.items() if total <= limit), default=0)
+    failing = min((size for size, total in totals.items() if total > limit), default=math.inf)
+    if not totals:
+        return 8 * chips
+    if failing - fitting <= chips or failing <= _BATCH_FACTOR * fitting:
         return 0
-    if high > limit:
-        return small
-    best, used = 2 * small, high
-    # Of tiny steps a larger one may take less; then a line through nothing at all.
-    slope = (high - low) / small if high > low else high / best
-    while True:
-        guess = best + int((limit - used) / slope)
-        guess -= guess % chips
-        if guess <= 1.02 * best:
-            return best
-        took = total(guess)
-        if took <= limit:
-            slope = max((took - used) / (guess - best), slope / 2)
-            best, used = guess, took
-        else:
-            slope = max(slope * 1.02, min((took - used) / (guess - best), slope * 2))
+    finite = (size for size, total in totals.items() if total < math.inf)
+    known = sorted(finite, key=lambda size: (abs(totals[size] - limit), -size))
+    if known:
+        size, *others = known
+        # Until there are two batches, a line from the origin, which is too steep.
+        slope, least = totals[size] / size, 1.25 * size + chips
+        if others:
+            line = (totals[others[0]] - totals[size]) / (others[0] - size)
+            # Small batches may take equal memory.
+            slope, least = (line, 0) if line > 0 else (slope, 8 * size)
+        guess = size + (limit - totals[size]) / slope
+        if size == fitting:
+            guess = max(guess, least)
+    else:
+        guess = failing / 4
+    if guess >= failing:  # The line is wrong.
+        guess = (fitting + failing) / 2
+    guess = max(int(guess) - int(guess) % chips, chips)
+    return 0 if guess <= _BATCH_FACTOR * fitting else guess
 
 
 def collective_bytes(program: str) -> dict[str, int]:
@@ -191,9 +242,23 @@ def collective_bytes(program: str) -> dict[str, int]:
     return total
 
 
-def _trainer(config: ConfigDict, target: Target) -> Trainer:
+def _official(config: ConfigDict) -> sources.Dataset:
     # A set that is smaller than the batch, as the synthetic ones may be, is taken to be as large.
-    data = sources.describe(config.data.name, least=config.batch_size)
+    return sources.describe(config.data.name, least=config.batch_size)
+
+
+def _trainer(config: ConfigDict, target: Target) -> Trainer:
+    """Builds the trainer whose program users run on `target`: many steps a dispatch."""
+    data = _official(config)
+    if target.platform != "cpu" and not data.streamed:
+        with config.unlocked():
+            config = ConfigDict(config, convert_dict=False)
+        config.steps_per_dispatch = config.steps_per_dispatch or DISPATCH_STEPS
+        if data.name.startswith("synthetic"):
+            # Labels for a whole dispatch. More images would count as memory that no run needs.
+            least = config.steps_per_dispatch * config.batch_size
+            labels = sources.describe(data.name, least).train.labels
+            data = dataclasses.replace(data, train=sources.Split(data.train.images, labels))
     data = preprocess(data, config.data.preprocessing)
     return Trainer(config, data=data, devices=target.devices(), place=_note)
 

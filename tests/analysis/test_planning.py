@@ -4,6 +4,7 @@ import jax
 import pytest
 import small
 
+from densenet_jax.analysis import plan as planning
 from densenet_jax.analysis import targets
 from densenet_jax.analysis.counts import count_macs, count_touched
 from densenet_jax.analysis.plan import collective_bytes, max_batch, most_images_per_second, plan
@@ -55,13 +56,71 @@ def test_no_more_images_than_arithmetic_or_memory_allow():
 def test_the_largest_batch_fits_and_a_somewhat_larger_one_does_not():
     config, said = small.config(PLAIN), []
     target = targets.Target("small", "cpu", 1, 200_000_000)
-    largest = max_batch(config, target, said.append)
-    assert len(said) >= 3
+    planned = plan(config, target)
+    largest = max_batch(config, target, said.append, planned)
+    expected, *compilations = said
+    assert "at most 8 more compilations; the first took" in expected
+    assert 1 <= len(compilations) <= 3
+    assert compilations[0].startswith("compilation 1 of at most 8: a batch of ")
+    assert "GB of 0.180 GB, compiled in" in compilations[0]
 
     def fits(batch_size):
         return plan(small.config(PLAIN | {"batch_size": batch_size}), target)["fits"]
 
     assert fits(largest) and not fits(int(1.05 * largest))
+
+
+@pytest.mark.parametrize("start", [None, 1, 8, 64, 900, 5_000])
+@pytest.mark.parametrize(("fixed", "least"), [(0, 0), (40e6, 0), (0, 150e6), (170e6, 0)])
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_the_largest_batch_is_found_from_any_batch(start, fixed, least, gives_up, monkeypatch):
+    """Memory is linear in the batch, or constant for small ones, and the compiler may give up."""
+    target = targets.Target("made up", "cpu", 1, 200_000_000)
+    limit = 180e6
+
+    def total_bytes(batch_size):
+        total = max(least, fixed + 1e5 * batch_size)
+        return None if gives_up and total > limit else {"total_bytes": total}
+
+    monkeypatch.setattr(planning, "_trainer", lambda config, target: config.batch_size)
+    monkeypatch.setattr(planning, "_compile", total_bytes)
+    monkeypatch.setattr(planning, "memory_bytes", lambda memory: memory)
+    planned = start and {
+        "batch_size": start,
+        "memory": total_bytes(start),
+        "compile_seconds": 95.0,
+    }
+    said = []
+    largest = max_batch(small.config(PLAIN), target, said.append, planned)
+    assert total_bytes(largest) and total_bytes(largest)["total_bytes"] <= limit
+    # Where memory is constant at first, the search may end early.
+    factor = 2 if least else 1.02
+    assert max(least, fixed + 1e5 * (factor * largest + 2)) > limit
+    assert len(said) <= 1 + planning.MOST_COMPILATIONS
+    if planned:
+        assert said[0].endswith("at most 8 more compilations; the first took 95 s")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps_per_dispatch", "rows"),
+    [("h100", 0, 100), ("h100", 7, 7), ("cpu", 0, 1)],
+)
+def test_the_program_that_users_run_is_planned(name, steps_per_dispatch, rows, monkeypatch):
+    """Many steps a dispatch on an accelerator; the images that exist are all that take memory."""
+    target = targets.Target(name, "cpu" if name == "cpu" else "cuda", 1, 2**40)
+    monkeypatch.setattr(targets.Target, "devices", lambda self: jax.devices("cpu")[:1])
+    config = small.config(
+        {
+            "data.name": "synthetic",
+            "data.holdout": 0,
+            "batch_size": 256,
+            "steps_per_dispatch": steps_per_dispatch,
+        }
+    )
+    batches = planning._trainer(config, target)._feed.example("train")
+    assert batches.indices.shape == (rows, 256)
+    assert batches.images.shape == (512, 32, 32, 3)
+    assert config.steps_per_dispatch == steps_per_dispatch
 
 
 def test_no_batch_fits_where_the_network_does_not():

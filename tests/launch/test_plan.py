@@ -7,6 +7,8 @@ import pytest
 import small
 
 from densenet_jax.analysis import targets
+from densenet_jax.analysis.plan import plan
+from densenet_jax.analysis.roofline import estimate
 from launch import command
 from launch import plan as launch_plan
 
@@ -52,13 +54,72 @@ def test_one_batch_only(tmp_path, capsys):
     assert run_plan("--target", "cpu", "--this_batch", "--out", str(tmp_path)) == 0
     found = json.loads((tmp_path / "plan.json").read_text())
     assert "max_batch" not in found and found["memory"]["temp_bytes"] > 0
-    assert "compiling for a batch" not in capsys.readouterr().err
+    assert "compilation" not in capsys.readouterr().err
 
 
 def test_compiles_in_another_process_where_this_one_is_not_set_up(monkeypatch, capfd):
     monkeypatch.delenv("JAX_PLATFORMS")
     assert run_plan() == 0
     assert "largest batch that fits" in capfd.readouterr().out
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """What is planned for the small network on the CPU, which takes the place of any target."""
+    found = plan(small.config(small.PLAIN | {"data.holdout": 0}), targets.target("cpu"))
+    monkeypatch.setattr(launch_plan, "_ready", lambda target: True)
+    monkeypatch.setattr(launch_plan, "plan", lambda config, target: found)
+    return found
+
+
+@pytest.mark.parametrize(("name", "kept"), [("cpu", True), ("h100", False), ("tpu-v5e-1", False)])
+def test_programs_for_absent_devices_are_not_kept(name, kept, planned, tmp_path, caplog):
+    """JAX cannot load them again."""
+    argv = [*CONFIG, "--this_batch", f"--target={name}", f"--compile_cache={tmp_path / 'cache'}"]
+    assert command.run(launch_plan.main, argv) == 0
+    assert jax.config.jax_compilation_cache_dir == (str(tmp_path / "cache") if kept else None)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "h100",
+            [
+                "kernels a step            10, launches 6 (3 if convolutions were in CUDA graphs)",
+                "collectives a step        1",
+                "floor, all fused          2.0 MB an image, 42 us a step",
+                "at 2 us a kernel          ",
+                "at 4.5 us a kernel        ",
+                "calibrated on one H100    ",
+                "costliest                                 us   kernels        MB",
+                "forward 1x1 convolution  ",
+            ],
+        ),
+        (
+            "tpu-v5e-1",
+            [
+                "kernels a step            8",
+                "collectives a step        1",
+                "floor, all fused          2.0 MB an image",
+                "cycles a step             7,460",
+                "costliest                             cycles   kernels",
+                "backward 3x3 input gradient            7,000         1",
+            ],
+        ),
+    ],
+)
+def test_the_estimate_is_part_of_the_table_and_of_the_json(name, lines, planned, capsys):
+    program = (
+        small.ROOT / "tests" / "analysis" / f"{'gpu' if name == 'h100' else 'tpu'}_step.hlo.txt"
+    )
+    planned["estimate"] = estimate(program.read_text(), targets.target(name), 64, 2e6, 0)
+    assert run_plan("--target", name, "--this_batch", "--json") == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    for line in lines:
+        assert any(row.startswith(line) for row in table), line
+    assert json.loads(last)["estimate"] == planned["estimate"]
 
 
 @pytest.mark.parametrize(("name", "extra"), [("h100", "cuda12"), ("tpu-v5e-8", "tpu")])

@@ -1,0 +1,285 @@
+"""Reads the text of compiled XLA programs: instructions, arrays, and the bytes of memory moved."""
+
+import collections
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+_ITEM_BYTES = {
+    "token": 0, "pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2,
+    "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16,
+}  # fmt: skip
+# Instructions that neither compute nor copy anything on the device.
+_FREE = {
+    "parameter", "constant", "get-tuple-element", "bitcast", "tuple", "after-all", "domain",
+    "optimization-barrier", "opt-barrier", "partition-id", "replica-id", "add-dependency",
+}  # fmt: skip
+# Element-wise instructions: element i of the result needs only element i of each operand.
+_ELEMENT_WISE = {
+    "abs", "add", "and", "bitcast", "compare", "convert", "copy", "divide", "exponential", "log",
+    "maximum", "minimum", "multiply", "negate", "not", "or", "power", "rsqrt", "select", "sqrt",
+    "subtract", "tanh", "xor",
+}  # fmt: skip
+# Contiguous pieces of at least this many sectors waste little of their first and last sector.
+_LONG_PIECE_SECTORS = 8
+
+_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](?:\{([\d,]*)[^}]*\})?")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
+_NAME = re.compile(r"%([\w.\-]+)")
+
+
+class Array(NamedTuple):
+    """One array.
+
+    Attributes:
+      type: as XLA writes it, such as "bf16".
+      dims: length of each dimension.
+      minor_to_major: dimensions, the one that is contiguous in memory first.
+    """
+
+    type: str
+    dims: tuple[int, ...]
+    minor_to_major: tuple[int, ...]
+
+    @property
+    def item_bytes(self) -> int:
+        return _ITEM_BYTES.get(self.type, 1 if self.type.startswith("f8") else 4)
+
+    @property
+    def bytes(self) -> int:
+        return self.item_bytes * math.prod(self.dims)
+
+
+class Instruction:
+    """One instruction of a program.
+
+    Attributes:
+      name: unique in the program, without the percent sign.
+      opcode: as XLA writes it, such as "fusion".
+      operands: names of instructions of the same computation.
+      is_root: whether the computation returns the result.
+    """
+
+    def __init__(self, name: str, text: str, is_root: bool):
+        self.name, self.is_root = name, is_root
+        if text.startswith("("):
+            end = _closing(text, 0) + 1
+            self._shape, text = text[:end], text[end:].lstrip()
+        else:
+            self._shape, _, text = text.partition(" ")
+        self.opcode, _, text = text.partition("(")
+        end = _closing("(" + text, 0) - 1
+        self.operands = _NAME.findall(text[:end])
+        self.attributes = text[end + 1 :]
+
+    @functools.cached_property
+    def arrays(self) -> list[Array]:
+        """The result: one array, or all arrays of a tuple."""
+        found = []
+        for type_, dims, layout in _ARRAY.findall(self._shape):
+            lengths = tuple(map(int, filter(None, dims.split(","))))
+            order = tuple(map(int, filter(None, layout.split(","))))
+            found.append(Array(type_, lengths, order or tuple(range(len(lengths)))[::-1]))
+        return found
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.bytes for array in self.arrays)
+
+    def attribute(self, key: str) -> str:
+        """Returns the value of `key=value`, without braces or percent sign; "" if absent."""
+        found = re.search(rf"\b{key}=(?:\{{([^}}]*)\}}|([^\s,]+))", self.attributes)
+        return (found[1] or found[2] or "").lstrip("%") if found else ""
+
+    @functools.cached_property
+    def op_name(self) -> str:
+        """The path of the JAX operation that the instruction comes from; "" if unknown."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else ""
+
+    @property
+    def library_call(self) -> str:
+        """The library function of a custom call, such as "__cudnn$convForward"; "" if none."""
+        return self.attribute("custom_call_target").strip('"')
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of a TPU that the compiler expects the instruction to take."""
+        found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
+        return int(found[1]) if found else 0
+
+
+Computation = dict[str, Instruction]
+
+
+class Program:
+    """A compiled program.
+
+    Attributes:
+      computations: instructions by name, in order; by the name of their computation.
+      entry: the name of the computation that the program starts with.
+    """
+
+    def __init__(self, text: str):
+        self.computations: dict[str, Computation] = {}
+        self.entry, now = "", None
+        for line in text.splitlines():
+            if line[:1].isspace():
+                found = _INSTRUCTION.match(line)
+                if found and now is not None:
+                    now[found[2]] = Instruction(found[2], found[3], bool(found[1]))
+            elif found := _COMPUTATION.match(line):
+                now = self.computations[found[2]] = {}
+                self.entry = found[2] if found[1] else self.entry
+
+    def called(self, instruction: Instruction, key: str = "calls") -> Computation:
+        """Returns the computation that `instruction` names under `key`; empty if there is none."""
+        return self.computations.get(instruction.attribute(key), {})
+
+    def step(self) -> list[tuple[Instruction, Computation, int]]:
+        """Returns the instructions of one training step that take time.
+
+        One step is one trip of the longest loop if that loop has at least half of the program's
+        instructions, and else the whole program.
+
+        Returns:
+          Each instruction with the computation that holds it, and how often one step runs it.
+        """
+        whole = self._running(self.computations.get(self.entry, {}), 1)
+        loops = [i for i, _, times in whole if i.opcode == "while" and times == 1]
+        bodies = [self._running(self.called(loop, "body"), 1) for loop in loops]
+        longest = max(bodies, key=len, default=[])
+        step = longest if 2 * len(longest) >= len(whole) else whole
+        return [found for found in step if found[0].opcode != "while"]
+
+    def _running(self, computation: Computation, times: int) -> list:
+        """Returns what `step` does, with loops before what they run."""
+        found = []
+        for i in computation.values():
+            if i.opcode in _FREE or i.opcode.endswith(("-done", "-update")):
+                continue
+            if i.opcode == "while":
+                trips = re.search(r'known_trip_count":\{"n":"(\d+)"', i.attributes)
+                trips = int(trips[1]) if trips else 1
+                found.append((i, computation, times))
+                found += self._running(self.called(i, "body"), times * trips)
+            elif i.opcode == "conditional":
+                names = _NAME.findall(i.attributes)
+                branches = [self.computations[name] for name in names if name in self.computations]
+                found += max((self._running(b, times) for b in branches), key=len, default=[])
+            elif i.opcode in ("call", "async-start"):
+                inner = self.called(i) or self.called(i, "to_apply")
+                found += self._running(inner, times)
+            else:
+                found.append((i, computation, times))
+        return found
+
+
+def moved_bytes(
+    program: Program, instruction: Instruction, computation: Computation, sector: int = 1
+) -> float:
+    """Returns the bytes of memory that an instruction reads and writes.
+
+    Each operand is read once, or the part that is sliced out. Each result is written once. An
+    update in place writes only what changes.
+
+    Args:
+      sector: the bytes that memory delivers at least, and their alignment. Pieces that are not
+        contiguous cost whole sectors.
+    """
+    fused = program.called(instruction) if instruction.opcode == "fusion" else {}
+    if fused:
+        return _read_bytes(fused, sector) + _written_bytes(instruction, fused)
+    inputs = sum(computation[name].bytes for name in dict.fromkeys(instruction.operands))
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * computation[instruction.operands[1]].bytes
+    if instruction.opcode in ("slice", "dynamic-slice", "gather"):
+        return 2 * instruction.bytes
+    if instruction.opcode.endswith("-start"):  # The result is a tuple that repeats the operands.
+        return 2 * inputs
+    return inputs + _result_bytes(instruction)
+
+
+def _result_bytes(instruction: Instruction) -> int:
+    """Returns the bytes of the result, without the scratch memory of a library call."""
+    arrays = instruction.arrays
+    if instruction.library_call and len(arrays) > 1 and arrays[-1].type in ("u8", "s8"):
+        arrays = arrays[:-1]
+    return sum(array.bytes for array in arrays)
+
+
+def _read_bytes(fused: Computation, sector: int) -> float:
+    """Returns the bytes that a fused computation reads of its parameters.
+
+    Element-wise operations before a slice are computed for the slice alone.
+    """
+    # Of each instruction, the regions that are needed. Each is a function from the bytes of an
+    # item to a share of the array, because a parameter may be converted before it is sliced.
+    needs: dict[str, dict[str, Callable[[int], float]]] = collections.defaultdict(dict)
+    everything = {"all": lambda item_bytes: 1.0}
+    for i in reversed(fused.values()):  # Users come after what they use.
+        for position, name in enumerate(i.operands):
+            if name not in fused:
+                continue
+            if i.opcode in ("slice", "dynamic-slice") and position == 0:
+                region = i.attribute("slice") or i.name
+                whole = fused[name].arrays[0]
+                needs[name][region] = functools.partial(_slice_share, i.arrays[0], whole, sector)
+            elif i.opcode == "gather" and position == 0:
+                share = min(1.0, i.bytes / (fused[name].bytes or 1))
+                needs[name][i.name] = lambda item_bytes, share=share: share
+            elif i.opcode == "dynamic-update-slice" and position == 0:
+                continue  # Updated in place.
+            elif i.opcode in _ELEMENT_WISE and not i.is_root:
+                needs[name] |= needs[i.name]
+            else:
+                needs[name] |= everything
+    total = 0.0
+    for i in fused.values():
+        if i.opcode == "parameter" and i.arrays:
+            shares = (share(i.arrays[0].item_bytes) for share in needs[i.name].values())
+            # Whole sectors of many small pieces may come to more than the array.
+            total += i.bytes * min(1.0, sum(shares))
+    return total
+
+
+def _written_bytes(instruction: Instruction, fused: Computation) -> int:
+    root = next(i for i in fused.values() if i.is_root)
+    results = [fused[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    total = 0
+    for result in results:
+        while result.opcode == "bitcast":
+            result = fused[result.operands[0]]
+        updates_in_place = result.opcode == "dynamic-update-slice"
+        total += fused[result.operands[1]].bytes if updates_in_place else result.bytes
+    return total
+
+
+def _slice_share(part: Array, whole: Array, sector: int, item_bytes: int) -> float:
+    """Returns the bytes that reading `part` out of `whole` costs, as a share of `whole`."""
+    share = math.prod(part.dims) / max(math.prod(whole.dims), 1)
+    piece = item_bytes  # Bytes that are contiguous in memory.
+    for dimension in whole.minor_to_major:
+        piece *= part.dims[dimension]
+        if part.dims[dimension] != whole.dims[dimension]:
+            break
+    if not piece or piece >= _LONG_PIECE_SECTORS * sector:
+        return share
+    # The mean number of sectors that a piece touches; pieces start at multiples of `aligned`.
+    aligned = math.gcd(piece, sector)
+    starts = range(0, sector, aligned)
+    sectors = sum(math.ceil((start + piece) / sector) for start in starts) / len(starts)
+    return share * sectors * sector / piece
+
+
+def _closing(text: str, start: int) -> int:
+    """Returns the index of the parenthesis that closes the one at `start`."""
+    depth = 0
+    for index in range(start, len(text)):
+        depth += (text[index] == "(") - (text[index] == ")")
+        if not depth:
+            return index
+    return len(text)
