@@ -91,7 +91,12 @@ def test_one_seed_has_no_deviation(runs, run_report):
     [
         {"data.directory": "elsewhere"},
         {"model.remat": "layer"},
-        {"eval_batch_size": 100, "eval_every_epochs": 10, "checkpoint_every_epochs": 50},
+        {
+            "deterministic": True,
+            "eval_batch_size": 100,
+            "eval_every_epochs": 10,
+            "checkpoint_every_epochs": 50,
+        },
         {"steps_per_dispatch": 7},
     ],
 )
