@@ -20,6 +20,7 @@ from launch.benchmark import jax_runners, torch_runners
 from launch.benchmark import predict as benchmark_predict
 from launch.benchmark.jax_naive import NaiveDenseNet
 from launch.benchmark.job import Job
+from launch.benchmark.plot import plot_memory_and_time
 
 TINY = "densenet_bc_k12_d10"
 EFFICIENT = "torchvision-efficient"
@@ -181,6 +182,19 @@ def test_benchmark(tmp_path, capsys, broken_torch):
     for words in ("jax-naive", "memory (GB)", "efficient PyTorch, published"):
         assert f"<!-- {words}" in picture
     assert "<!-- torch " not in picture
+
+
+def test_all_contestants_are_in_the_picture(tmp_path):
+    names = ["ours", *benchmark.PEERS]
+    results = [
+        {"contestant": name, "depth": depth, "memory_bytes": 1e9 * i, "step_seconds": i}
+        for i, name in enumerate(names, 1)
+        for depth in (40, 100)
+    ]
+    report = dict(model="densenet121", batch_size=64, dtype="float32", remat="concat")
+    plot_memory_and_time(report | {"results": results}, tmp_path)
+    picture = (tmp_path / "memory_and_time.svg").read_text()
+    assert all(f"<!-- {name} -->" in picture for name in names)
 
 
 @pytest.mark.parametrize("steps, platform, dispatch", [(2, "cpu", 1), (50, "gpu", 50)])
