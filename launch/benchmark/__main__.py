@@ -18,7 +18,8 @@ The time of a step is the median over rounds. All contestants run where JAX runs
 
 On an accelerator each contestant does all its rounds alone, then the next one starts. The memory of
 JAX is the compiler's total for a dispatch; that of PyTorch is its peak since warm-up. The peak
-beside it is that of the whole process, in which autotuning may have taken more.
+beside it is that of the whole process, in which autotuning may have taken more. On NVIDIA GPUs
+float32 convolutions use TF32 in JAX and in PyTorch, the default of both.
 
 On CPU the contestants take turns, so that other load slows all of them alike. The machine should
 still be idle: a busy core slows PyTorch, whose threads wait for each other all the time, far more

@@ -88,6 +88,8 @@ def prepare(name: str, job: Job) -> Runner:
         memory, kind = torch.cuda.max_memory_reserved(), "peak reserved since warm-up"
     elif cuda:
         memory, kind = torch.cuda.max_memory_allocated(), "peak allocated since warm-up"
+    if cuda:
+        peak = max(peak, memory)
     else:
         # torch.compile itself would be most of it.
         known = resident is not None and not compiled
