@@ -83,12 +83,11 @@ def prepare(name: str, job: Job) -> Runner:
             torch.cuda.empty_cache()  # Keeps the memory of the graphs.
         torch.cuda.reset_peak_memory_stats()
     step_seconds = _seconds(run, 1)
-    if name == "torch-graphs" and cuda:
-        # A replayed graph uses memory that PyTorch's allocator counts as free, but reserved.
-        memory, kind = torch.cuda.max_memory_reserved(), "peak reserved since warm-up"
-    elif cuda:
-        memory, kind = torch.cuda.max_memory_allocated(), "peak allocated since warm-up"
     if cuda:
+        memory, kind = torch.cuda.max_memory_allocated(), "peak allocated since warm-up"
+        if name == "torch-graphs":
+            # A replayed graph uses memory that PyTorch's allocator counts as free, but reserved.
+            memory, kind = torch.cuda.max_memory_reserved(), "peak reserved since warm-up"
         peak = max(peak, memory)
     else:
         # torch.compile itself would be most of it.
