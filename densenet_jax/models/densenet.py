@@ -6,13 +6,11 @@ with Dense Connectivity", TPAMI 2019. Section numbers below are those of the CVP
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.layers import (
@@ -32,10 +30,8 @@ from densenet_jax.models.layers import (
     max_pool,
     normalize_relu,
 )
+from densenet_jax.models.remat import LAYERS_PER_SUM, copy_for_readers, remat_if
 from densenet_jax.models.settings import NetworkConfig, Stem
-
-# After how many layers the gradients of feature maps are added up: more take memory, fewer time.
-LAYERS_PER_SUM = 4
 
 Remat = Literal["none", "concat", "layer"]
 Connectivity = Literal["block", "full", "span", "odd_even", "logarithmic"]
@@ -154,9 +150,12 @@ class DenseLayer(nnx.Module):
             hidden = max(k // config.se_ratio, 1)
             self.excitation = SqueezeExcitation(k, hidden, **dtype, rngs=rngs)
 
-    def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
+    def __call__(
+        self, maps: list[FeatureMap], mode: Mode, expected_mean: jax.Array | None
+    ) -> FeatureMap:
         compute = remat_if(
-            self.config.remat == "layer", lambda *inputs: self.compute(*inputs, mode)
+            self.config.remat == "layer",
+            lambda *inputs: self.compute(*inputs, mode, expected_mean),
         )
         post = self.config.post_activation
         new, inner = compute(
@@ -168,19 +167,23 @@ class DenseLayer(nnx.Module):
         return activated_by(self.norm1, new) if post else new
 
     def compute(
-        self, values: list[jax.Array], affine: Affine, mode: Mode
+        self,
+        values: list[jax.Array],
+        affine: Affine,
+        mode: Mode,
+        expected_mean: jax.Array | None,
     ) -> tuple[FeatureMap, Statistics | None]:
         """The new feature map, and the batch statistics inside the bottleneck."""
         rate = self.config.dropout_rate
         normalize_conv = remat_if(self.config.remat == "concat", concat_normalize_conv)
         x, inner = mode.fold(0).dropout(normalize_conv(values, affine, self.conv1), rate), None
         if self.config.bottleneck:
-            x, inner, _ = mode.observe(x)
+            x, inner, _ = mode.observe(x, self.norm2.mean[...])
             x = normalize_conv([x], self.norm2.affine(inner), self.conv2)
             x = mode.fold(1).dropout(x, rate)
         if self.config.se_ratio:
             x = self.excitation(x)
-        return mode.observe(x), inner
+        return mode.observe(x, expected_mean), inner
 
 
 class Transition(nnx.Module):
@@ -195,7 +198,9 @@ class Transition(nnx.Module):
         self.norm = BatchNorm(out_features if config.post_activation else in_features, **dtype)
         self.conv = Conv(in_features, out_features, 1, **dtype, rngs=rngs)
 
-    def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
+    def __call__(
+        self, maps: list[FeatureMap], mode: Mode, expected_mean: jax.Array | None
+    ) -> FeatureMap:
         rate, post = self.config.dropout_rate, self.config.post_activation
         # Pooling and a 1x1 convolution commute, unless something comes between them; pooling first
         # takes a quarter of the arithmetic.
@@ -207,17 +212,20 @@ class Transition(nnx.Module):
         affine = affine_of(maps, None if post else self.norm)
         x = mode.dropout(normalize_conv([m.values for m in maps], affine, self.conv), rate)
         if post:
-            return pool_active([activated_by(self.norm, mode.observe(x))])
-        return mode.observe(x if early else average_pool(x))
+            return pool_active([activated_by(self.norm, mode.observe(x, self.norm.mean[...]))])
+        return mode.observe(x if early else average_pool(x), expected_mean)
 
 
 class Pooling(nnx.Module):
     """2x2 average pooling and nothing else: the transition of "full" connectivity."""
 
-    def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
+    def __call__(
+        self, maps: list[FeatureMap], mode: Mode, expected_mean: jax.Array | None
+    ) -> FeatureMap:
         if maps[0].affine is not None:
             return pool_active(maps)
-        return mode.observe(average_pool(jnp.concatenate([m.values for m in maps], axis=1)))
+        x = average_pool(jnp.concatenate([m.values for m in maps], axis=1))
+        return mode.observe(x, expected_mean)
 
 
 class DenseNet(nnx.Module):
@@ -298,24 +306,52 @@ class DenseNet(nnx.Module):
         found = {"stem": maps}
         for b, block in enumerate(self.blocks):
             if b:
-                maps = [self.transitions[b - 1](maps, mode.fold(b).fold(0))]
+                mean = self._expected_mean(mode, b, 0)
+                maps = [self.transitions[b - 1](maps, mode.fold(b).fold(0), mean)]
                 found[f"transition{b}"] = maps
-            for i, layer in enumerate(block, start=1):
-                if i % LAYERS_PER_SUM == 0:
-                    maps = add_gradients_here(maps)
-                read = [maps[s] for s in sources(self.config, i)]
-                maps = [*maps, layer(read, mode.fold(b).fold(i))]
+            for first in range(0, len(block), LAYERS_PER_SUM):
+                group, new = block[first : first + LAYERS_PER_SUM], []
+                *copies, maps = copy_for_readers(maps, len(group) + 1)
+                for i, (layer, old) in enumerate(zip(group, copies, strict=True), first + 1):
+                    there = [*old, *new]
+                    read = [there[s] for s in sources(self.config, i)]
+                    mean = self._expected_mean(mode, b, i)
+                    new.append(layer(read, mode.fold(b).fold(i), mean))
+                maps = [*maps, *new]
             found[f"block{b + 1}"] = maps
         return found
 
     def _stem(self, images: jax.Array, mode: Mode) -> FeatureMap:
-        x = mode.observe(self.conv0(images))
+        x = self.conv0(images)
         if not hasattr(self, "norm0"):
-            return x
-        x = activated_by(self.norm0, x)
+            return mode.observe(x, self._expected_mean(mode, 0, 0))
+        x = activated_by(self.norm0, mode.observe(x, self.norm0.mean[...]))
         if self.config.stem == "imagenet":
             x = activated(max_pool(x.active()), x.affine)
-        return x if self.config.post_activation else mode.observe(x.values)
+        if self.config.post_activation:
+            return x
+        return mode.observe(x.values, self._expected_mean(mode, 0, 0))
+
+    def _expected_mean(self, mode: Mode, block: int, layer: int) -> jax.Array | None:
+        """Returns the running mean of what a layer of a block gives; layer 0 is the block's input.
+
+        It is kept by the next layer, whose last maps they are, or by what follows the block. None
+        if that keeps none, and outside training. In post-activation the layer keeps its own.
+        """
+        layers, channels = self.blocks[block], None
+        if not mode.train:
+            return None
+        if layer:
+            channels = self.config.growth_rate * self.config.growth_factor**block
+        if self.config.post_activation:
+            norm = layers[layer - 1].norm1 if layer else None
+        elif layer < len(layers):
+            norm = layers[layer].norm1
+        elif block + 1 < len(self.blocks):
+            norm = getattr(self.transitions[block], "norm", None)
+        else:
+            norm = self.norm5
+        return norm and norm.mean[...][-channels if channels else None :]
 
 
 def affine_of(maps: list[FeatureMap], norm: BatchNorm | None) -> Affine:
@@ -349,19 +385,6 @@ def pool_active(maps: list[FeatureMap]) -> FeatureMap:
     return activated(average_pool(x), affine_of(maps, None))
 
 
-@jax.custom_vjp
-def add_gradients_here(maps: list[FeatureMap]) -> list[FeatureMap]:
-    """`maps` as they are; in the backward pass, their gradients so far are added up here.
-
-    Left to itself XLA may keep the gradient of every reader until all can be added at once, and
-    their memory grows with the square of the depth.
-    """
-    return maps
-
-
-add_gradients_here.defvjp(lambda maps: (maps, None), lambda _, g: (lax.optimization_barrier(g),))
-
-
 def concat_normalize_conv(
     values: list[jax.Array], affine: Affine, conv: Conv, pool: bool = False
 ) -> jax.Array:
@@ -377,8 +400,3 @@ def concat_normalize_pool(values: list[jax.Array], affine: Affine) -> jax.Array:
     """Global average, `[N, channels]`, of ReLU(norm(concatenation of `values`))."""
     x = normalize_relu(jnp.concatenate(values, axis=1), affine)
     return x.mean((2, 3), dtype=affine[0].dtype)
-
-
-def remat_if(condition: bool, function: Callable) -> Callable:
-    """`function`, keeping only its inputs for the backward pass if `condition` holds."""
-    return jax.checkpoint(function) if condition else function

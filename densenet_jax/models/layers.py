@@ -8,9 +8,10 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from densenet_jax.errors import InputError, counted
+from densenet_jax.errors import InputError
 from densenet_jax.models.convolution import convolve
 from densenet_jax.models.initializers import Initializer, constant, he_normal, torch_linear
+from densenet_jax.models.statistics import Statistics, batch_statistics, per_image, sum_pair
 
 # PyTorch's BatchNorm constants. PyTorch's momentum is the weight of the *new* value.
 MOMENTUM = 0.1
@@ -18,18 +19,6 @@ EPSILON = 1e-5
 
 # (a, b), each [groups, channels] or [channels]: the map a x + b.
 Affine = tuple[jax.Array, jax.Array]
-
-
-class Statistics(NamedTuple):
-    """Mean and biased variance of each channel, over groups of images of equal size.
-
-    Both `[groups, channels]`; `count`, `[groups, 1]`, says over how many values, which is 0 where a
-    group is all padding.
-    """
-
-    mean: jax.Array
-    var: jax.Array
-    count: jax.Array
 
 
 class FeatureMap(NamedTuple):
@@ -76,11 +65,12 @@ class Mode(NamedTuple):
         """The mode of part number `index`, with dropout masks of its own."""
         return self if self.key is None else self._replace(key=jax.random.fold_in(self.key, index))
 
-    def observe(self, values: jax.Array) -> FeatureMap:
-        """Attaches batch statistics to `values`, in training."""
+    def observe(self, values: jax.Array, expected_mean: jax.Array | None = None) -> FeatureMap:
+        """Attaches batch statistics to `values`, in training; see `batch_statistics`."""
         if not self.train:
             return FeatureMap(values, None)
-        return FeatureMap(values, batch_statistics(values, self.mask, self.group_size))
+        statistics = batch_statistics(values, self.mask, self.group_size, expected_mean)
+        return FeatureMap(values, statistics)
 
     def dropout(self, values: jax.Array, rate: float) -> jax.Array:
         return self._drop(values, rate, values.shape)
@@ -94,83 +84,6 @@ class Mode(NamedTuple):
             return values
         keep = jax.random.bernoulli(self.key, 1 - rate, shape)
         return jnp.where(keep, values / (1 - rate), jnp.zeros_like(values))
-
-
-def batch_statistics(
-    values: jax.Array, mask: jax.Array | None = None, group_size: int = 0
-) -> Statistics:
-    """Statistics of `[N, C, H, W]` values over the images that `mask` (`[N]`) marks with 1.
-
-    Computed in float32 at least. Under `jit` with a sharded batch they are those of the global
-    batch; or, given `group_size`, those of each so many successive images of it, on however many
-    devices they lie.
-
-    Raises:
-      InputError: N is no multiple of `group_size`.
-    """
-    images, _, height, width = values.shape
-    check_groups(images, group_size)
-    wide = jnp.promote_types(values.dtype, jnp.float32)
-    weights = jnp.ones(images, wide) if mask is None else mask.astype(wide)
-    weights = weights.reshape(-1, group_size or images, 1)
-    count = total = weights.sum(1) * (height * width)
-    if mask is not None:
-        # A group of nothing but padding is normalised by itself, which keeps its values finite.
-        weights = jnp.where(count[..., None] > 0, weights, 1)
-        total = jnp.where(count > 0, count, weights.shape[1] * height * width)
-    return Statistics(*_mean_and_variance(values, weights, total), count)
-
-
-def check_groups(images: int, group_size: int) -> None:
-    """Raises InputError if `images` are no whole number of groups."""
-    if group_size and images % group_size:
-        raise InputError(
-            f"a batch of {counted(images, 'image')} cannot be divided into groups of bn_group_size "
-            f"{group_size}: use a multiple of it."
-        )
-
-
-@jax.custom_vjp
-def _mean_and_variance(
-    values: jax.Array, weights: jax.Array, total: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Each group's mean and variance of each channel, `[groups, C]`, over `total` values each.
-
-    Images are weighted by `weights`, `[groups, images in a group, 1]`. Keeps the values for the
-    backward pass, which are kept anyway, and no wider copy.
-    """
-    x = values.astype(weights.dtype)
-
-    def mean(y):
-        # Image by image first: a mask on whole maps would be one more pass over them.
-        return (weights * y.sum((2, 3)).reshape(*weights.shape[:2], -1)).sum(1) / total
-
-    center = mean(x)
-    return center, mean(jnp.square(x - per_image(center, x.shape[0])))
-
-
-def _mean_and_variance_forward(values, weights, total):
-    mean, var = _mean_and_variance(values, weights, total)
-    return (mean, var), (values, weights, total, mean)
-
-
-def _mean_and_variance_backward(residuals, gradients):
-    values, weights, total, mean = residuals
-    of_mean, of_var = (
-        (weights * (g / total)[:, None]).reshape(*values.shape[:2], 1, 1) for g in gradients
-    )
-    gradient = of_mean + 2 * of_var * (values - per_image(mean, values.shape[0]))
-    return gradient.astype(values.dtype), jnp.zeros_like(weights), jnp.zeros_like(total)
-
-
-_mean_and_variance.defvjp(_mean_and_variance_forward, _mean_and_variance_backward)
-
-
-def per_image(of_channels: jax.Array, images: int) -> jax.Array:
-    """What maps `[images, C, H, W]` can be scaled by: `[groups, C]` or `[C]`, for all positions."""
-    if of_channels.ndim == 2 and len(of_channels) > 1:
-        of_channels = jnp.repeat(of_channels, images // len(of_channels), axis=0)
-    return of_channels[..., None, None]
 
 
 def concatenate_statistics(maps: list[FeatureMap]) -> Statistics | None:
@@ -200,7 +113,7 @@ class BatchNorm(nnx.Module):
 
         Dense layers, whose readers share statistics, go through `affine` and `track` instead.
         """
-        values, statistics, _ = mode.observe(values)
+        values, statistics, _ = mode.observe(values, self.mean[...])
         self.track(statistics)
         return (normalize_relu if relu else normalize)(values, self.affine(statistics))
 
@@ -237,10 +150,41 @@ def normalize(values: jax.Array, affine: Affine) -> jax.Array:
     return (values.astype(a.dtype) * a + b).astype(values.dtype)
 
 
+@jax.custom_vjp
 def normalize_relu(values: jax.Array, affine: Affine) -> jax.Array:
-    """ReLU(a x + b), computed in the affine map's precision, returned in that of `values`."""
+    """ReLU(a x + b), computed in the affine map's precision, returned in that of `values`.
+
+    Its derivative reads the values and the gradient once. Left to itself, XLA computes the two sums
+    over positions in separate kernels on a GPU, one of which writes their summands to memory.
+    """
+    return _normalize_relu(values, affine)
+
+
+def _normalize_relu(values, affine):
     a, b = (per_image(c, values.shape[0]) for c in affine)
     return relu(values.astype(a.dtype) * a + b).astype(values.dtype)
+
+
+def _normalize_relu_backward(residuals, gradient):
+    def plain(values, affine, gradient):
+        return jax.vjp(_normalize_relu, values, affine)[1](gradient)
+
+    return lax.platform_dependent(*residuals, gradient, cpu=plain, default=_both_sums_at_once)
+
+
+def _both_sums_at_once(values, affine, gradient):
+    a, b = (per_image(c, values.shape[0]) for c in affine)
+    x = values.astype(a.dtype)
+    masked = jnp.where(x * a + b <= 0, 0, gradient.astype(a.dtype))
+    of_a, of_b = sum_pair(masked * x, masked, groups=affine[0].size // x.shape[1])
+    of_affine = of_a.reshape(affine[0].shape), of_b.reshape(affine[1].shape)
+    return (masked * a).astype(values.dtype), of_affine
+
+
+normalize_relu.defvjp(
+    lambda values, affine: (_normalize_relu(values, affine), (values, affine)),
+    _normalize_relu_backward,
+)
 
 
 def relu(x: jax.Array) -> jax.Array:
@@ -261,12 +205,11 @@ def max_pool(x: jax.Array, size: int = 3, padding: tuple[int, int] = (1, 1)) -> 
       padding: rows and columns of nothing before and after the map. (1, 1) is ResNet's; (0, 1),
         of size 3, is Caffe's, whose first window starts in the corner and whose last may hang over.
     """
-    images, channels = x.shape[:2]
-    # Padded beforehand, and by a function that it knows, for the converter to ONNX.
+    # Padded beforehand, and by a function that it knows, for the converter to ONNX. Images and
+    # channels stay two dimensions: one of both would have to be transposed on a GPU.
     x = jnp.pad(x, ((0, 0), (0, 0), padding, padding), constant_values=-jnp.inf)
-    x = x.reshape(images * channels, *x.shape[2:], 1)
-    x = nnx.max_pool(x, window_shape=(size, size), strides=(2, 2), padding="VALID")
-    return x.reshape(images, channels, *x.shape[1:3])
+    x = nnx.max_pool(x[..., None], window_shape=(size, size), strides=(2, 2), padding="VALID")
+    return x[..., 0]
 
 
 def global_average(x: jax.Array, dtype) -> jax.Array:

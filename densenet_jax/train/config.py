@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_dict
 from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import FAMILIES, model_config
-from densenet_jax.models.layers import check_groups
+from densenet_jax.models.statistics import check_groups
 
 CHOICES = {
     "dtype": ("float32", "bfloat16", "float64"),

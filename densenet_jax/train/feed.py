@@ -12,29 +12,50 @@ from ml_collections import ConfigDict
 from densenet_jax.data import batches, stream
 from densenet_jax.data.sources import Dataset
 from densenet_jax.train.config import steps_per_epoch
-from densenet_jax.train.mesh import batch_sharded, local_rows, place_rows, replicated
+from densenet_jax.train.mesh import batch_sharded, local_rows, place_rows, platform, replicated
 
 SPLITS = ("train", "validation", "test")
 TEN = 10  # Crops of a picture: its corners and its middle, and those of its mirror image.
 
 
 class Batches(NamedTuple):
-    """What one dispatch works on: the first `count` of some steps.
+    """The input of one dispatch, which runs one step for each row of `indices`.
 
     Attributes:
-      images, labels: of a whole set, `[examples, ...]`; or of a step, `[1, batch, ...]`.
-      indices: `[steps, batch]`, of the examples in their set.
+      images, labels: a whole set, `[examples, ...]`; or those of one step, `[1, batch, ...]`.
+      indices: `[steps, batch]`, positions of the examples in their set.
     """
 
     images: jax.Array
     labels: jax.Array
     indices: jax.Array
-    count: np.int32
+
+    @property
+    def steps(self) -> int:
+        return self.indices.shape[0]
+
+    def of_steps(self, steps: int) -> "Batches":
+        """Returns the same with the shape of so many steps in the place of the indices."""
+        shape, indices = (steps, *self.indices.shape[1:]), self.indices
+        placeholder = jax.ShapeDtypeStruct(shape, indices.dtype, sharding=indices.sharding)
+        return self._replace(indices=placeholder)
 
 
 def eval_batch_size(config: ConfigDict, devices: int, crops: int = 1) -> int:
     """Pictures a step of evaluation: those of the config, shared equally by the devices."""
     return math.ceil(config.eval_batch_size / crops / devices) * devices
+
+
+def steps_per_dispatch(steps: int, most: int) -> int:
+    """Returns how many of an epoch's `steps` one dispatch runs, at most `most`.
+
+    Each number of steps is a program of its own, so a divisor of `steps` is preferred: then one
+    program serves the whole epoch. If no divisor exceeds a quarter of `most`, the last dispatch
+    of an epoch is shorter and is compiled separately.
+    """
+    most = min(most, steps)
+    divisor = max(n for n in range(1, most + 1) if steps % n == 0)
+    return divisor if 4 * divisor > most else most
 
 
 class Resident:
@@ -51,10 +72,7 @@ class Resident:
         }
         self._sizes = {split: len(getattr(data, split)) for split in self._arrays}
         # Many steps a dispatch keep an accelerator busy; on CPU loops are slow (see step.py).
-        on_cpu = jax.default_backend() == "cpu"
-        rows = config.steps_per_dispatch or (1 if on_cpu else 100)
-        self._train_rows = min(rows, steps_per_epoch(config, self._sizes["train"]))
-        self._eval_rows = 1 if on_cpu else 100
+        self._most_steps = 1 if platform(mesh) == "cpu" else 100
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -69,22 +87,20 @@ class Resident:
         order = batches.epoch_order(
             config.seed, epoch, self._sizes["train"], config.batch_size, config.data.drop_last
         )
-        return self._dispatches("train", order[first:], self._train_rows)
+        steps = steps_per_dispatch(len(order), config.steps_per_dispatch or self._most_steps)
+        return self._dispatches("train", order[first:], steps)
 
     def evaluate(self, split: str, crops: int = 1) -> Iterator[Batches]:
         """See `Streamed.evaluate`."""
         size = eval_batch_size(self._config, self._mesh.size)
         order = batches.in_batches(np.arange(self._sizes[split]), size)
-        return self._dispatches(split, order, self._eval_rows)
+        return self._dispatches(split, order, steps_per_dispatch(len(order), self._most_steps))
 
-    def _dispatches(self, split: str, order: np.ndarray, rows: int) -> Iterator[Batches]:
-        """Cuts `order` (`[steps, batch]`) into pieces of `rows` steps, all of one shape."""
-        for start in range(0, len(order), rows):
-            piece = order[start : start + rows]
-            filled = np.full((rows, order.shape[1]), batches.PADDING, np.int32)
-            filled[: len(piece)] = piece
-            placed = self._place(filled, batch_sharded(self._mesh, axis=1))
-            yield Batches(*self._arrays[split], placed, np.int32(len(piece)))
+    def _dispatches(self, split: str, order: np.ndarray, steps: int) -> Iterator[Batches]:
+        """Cuts `order` (`[steps, batch]`) into pieces of `steps` steps; the last may be shorter."""
+        for start in range(0, len(order), steps):
+            placed = self._place(order[start : start + steps], batch_sharded(self._mesh, axis=1))
+            yield Batches(*self._arrays[split], placed)
 
 
 class Streamed:
@@ -110,7 +126,7 @@ class Streamed:
             return jax.ShapeDtypeStruct((1, size, *shape), dtype, sharding=self._sharding)
 
         images = array(np.uint8, *self._shape(crops))
-        return Batches(images, array(np.int32), array(np.int32), np.int32(1))
+        return Batches(images, array(np.int32), array(np.int32))
 
     def train(
         self, epoch: int, first: int = 0, finish: Callable[[], None] = lambda: None
@@ -164,8 +180,7 @@ class Streamed:
 
         def place(batch: stream.HostBatch) -> Batches:
             arrays = batch.images, batch.labels, batch.indices
-            placed = (place_rows(array, rows, size, self._sharding) for array in arrays)
-            return Batches(*placed, np.int32(1))
+            return Batches(*(place_rows(array, rows, size, self._sharding) for array in arrays))
 
         return stream.Stream(source, place, data.workers, data.skip_broken)
 

@@ -196,8 +196,8 @@ class _Training:
             state, progress.sums = trainer.train(state, previous, batches, progress.epoch)
             # Waiting for the dispatch before this one leaves the devices one to work on.
             self._check_loss(previous, first_step)
-            step += int(batches.count)
-            self.reporter.advance(int(batches.count))
+            step += batches.steps
+            self.reporter.advance(batches.steps)
         self._check_loss(progress.sums, first_step)
         rate = float(f"{trainer.learning_rate(step - 1):.6g}")
         line = {

@@ -45,6 +45,11 @@ def data_mesh(batch_size: int, devices: Sequence | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def platform(mesh: Mesh) -> str:
+    """Returns what the devices are: "cpu", "gpu" or "tpu"."""
+    return mesh.devices.flat[0].platform
+
+
 def place(tree, sharding: NamedSharding):
     """Puts arrays on devices. Of what is divided over several hosts, each puts its own part."""
     if jax.process_count() == 1 or sharding.is_fully_replicated:

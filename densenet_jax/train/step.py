@@ -12,6 +12,7 @@ from jax import lax
 from densenet_jax.data import batches
 from densenet_jax.data.augmentation import Augmentation
 from densenet_jax.data.batches import Batch
+from densenet_jax.train.flat import Layout
 
 # One stream of random numbers for each purpose.
 INIT, AUGMENT, DROPOUT, COLOR = range(4)
@@ -65,6 +66,8 @@ class Learner:
     loss: str
     label_smoothing: float
     companion_weight: optax.Schedule
+    # Whether a loop of steps keeps the train state as few flat vectors, see flat.py.
+    flat_loop: bool = False
 
     @property
     def wide_dtype(self):
@@ -125,11 +128,23 @@ def sums(logits: jax.Array, batch: Batch, kind: str, label_smoothing: float = 0.
     return Sums(total, (wrong * mask).sum(), (missed * mask).sum(), mask.sum(), is_finite)
 
 
-def train_step(state: TrainState, batch: Batch, learner: Learner) -> tuple[TrainState, Sums]:
-    """One step of SGD on the mean loss of `batch`, plus those of the network's companions."""
+def train_step(
+    state: TrainState, batch: Batch, learner: Learner, layout: Layout | None = None
+) -> tuple[TrainState, Sums]:
+    """Runs one step of SGD on the mean loss of `batch` plus the losses of companion classifiers.
+
+    With a `layout`, parameters, statistics and optimiser state are its flat vectors.
+    """
 
     def mean_loss(params):
-        model = learner.model(dataclasses.replace(state, params=params))
+        trees = dataclasses.replace(state, params=params)
+        if layout:
+            trees = dataclasses.replace(
+                trees,
+                params=layout.params.unpack(params, kernels=learner.dtype),
+                batch_stats=layout.batch_stats.unpack(state.batch_stats),
+            )
+        model = learner.model(trees)
         nnx.reseed(model, dropout=jax.random.fold_in(learner.key(DROPOUT), state.step))
         logits = model(batch.images, train=True, mask=batch.mask)
         totals = sums(logits, batch, learner.loss, learner.label_smoothing)
@@ -139,6 +154,8 @@ def train_step(state: TrainState, batch: Batch, learner: Learner) -> tuple[Train
             weight = learner.companion_weight(state.step)
             objective += weight * companion.loss / companion.examples
         batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        if layout:
+            batch_stats = layout.batch_stats.pack(batch_stats)
         return objective, (totals, batch_stats)
 
     grads, (totals, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
@@ -159,32 +176,37 @@ def eval_step(state: TrainState, batch: Batch, learner: Learner) -> Sums:
 
 
 def train_steps(
-    state: TrainState, totals: Sums, images, labels, indices, count, epoch, *, learner: Learner
+    state: TrainState, totals: Sums, images, labels, indices, epoch, *, learner: Learner
 ) -> tuple[TrainState, Sums]:
-    """The first `count` of the steps that `feed.Batches` describes, within one epoch.
+    """Runs the steps that `feed.Batches` describes, all in one epoch, and adds to `totals`.
 
-    Adds to `totals`. `count` and `epoch` are arrays, so one compilation serves the whole run.
+    `epoch` is an array, so that one compilation serves the whole run.
     """
+    layout = None
 
     def one(i, carry):
         state, totals = carry
         batch = learner.training_batch(*_of_step(i, images, labels, indices), epoch)
-        state, new = train_step(state, batch, learner)
+        state, new = train_step(state, batch, learner, layout)
         return state, totals + new
 
-    return _repeat(one, indices.shape[0], count, (state, totals))
+    if not learner.flat_loop or len(indices) == 1:
+        return _repeat(one, len(indices), (state, totals))
+    layout = Layout.of(state.params, state.batch_stats)
+    flat, totals = _repeat(one, len(indices), (layout.flatten(state), totals))
+    return layout.restore(flat, like=state), totals
 
 
 def eval_steps(
-    state: TrainState, totals: Sums, images, labels, indices, count, *, learner: Learner
+    state: TrainState, totals: Sums, images, labels, indices, *, learner: Learner
 ) -> Sums:
-    """Adds the first `count` of the steps that `feed.Batches` describes to `totals`."""
+    """Adds the steps that `feed.Batches` describes to `totals`."""
 
     def one(i, totals):
         batch = learner.batch(*_of_step(i, images, labels, indices))
         return totals + eval_step(state, batch, learner)
 
-    return _repeat(one, indices.shape[0], count, totals)
+    return _repeat(one, len(indices), totals)
 
 
 def _of_step(i, images, labels, indices):
@@ -195,7 +217,8 @@ def _of_step(i, images, labels, indices):
     return images[some], labels[some], indices[i]
 
 
-def _repeat(body, length: int, count, carry):
+def _repeat(body, steps: int, carry):
     # No loop around a single step: XLA's CPU backend runs convolutions inside loops on a slow
-    # path (27 to 40 times slower in a small test, with jaxlib 0.10 and 0.12).
-    return body(0, carry) if length == 1 else lax.fori_loop(0, count, body, carry)
+    # path (27 to 40 times slower in a small test, with jaxlib 0.10 and 0.12). A loop has a static
+    # number of steps: otherwise a GPU's host would wait for the loop's condition in each step.
+    return body(0, carry) if steps == 1 else lax.fori_loop(0, steps, body, carry)

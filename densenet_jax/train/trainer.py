@@ -22,7 +22,7 @@ from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
 from densenet_jax.train.feed import TEN, Batches, Resident, Streamed
-from densenet_jax.train.mesh import data_mesh, place, replicated
+from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
 from densenet_jax.train.step import (
     INIT,
@@ -119,6 +119,8 @@ class Trainer:
             loss=config.loss,
             label_smoothing=config.label_smoothing,
             companion_weight=companion_weight(config, len(self.data.train)),
+            # Multipliers find parameters by their paths, which a flat vector has not.
+            flat_loop=platform(self._mesh) == "gpu" and not config.learning_rate_multipliers,
         )
         step = jnp.zeros((), jnp.int32)
         opt_state = jax.jit(learner.optimizer.init)(params)  # One program, not one a shape.
@@ -153,21 +155,29 @@ class Trainer:
             "classes": data.classes,
         }
 
-    def compiled(self, split: str, crops: int = 1) -> jax.stages.Compiled:
-        """The program of `lower`, compiled when it is first asked for."""
-        if (split, crops) not in self._compiled:
+    def compiled(self, split: str, crops: int = 1, steps: int | None = None) -> jax.stages.Compiled:
+        """Returns the program of `lower`, compiled when it is first asked for."""
+        key = split, crops, steps or self._feed.example(split, crops).steps
+        if key not in self._compiled:
             started = time.monotonic()
             with _garbage_left_alone():
-                lowered = self.lower(split, crops)
-            options = compiler_options(self.config, self._mesh.devices.flat[0].platform)
-            self._compiled[split, crops] = lowered.compile(options)
+                lowered = self.lower(*key)
+            options = compiler_options(self.config, platform(self._mesh))
+            self._compiled[key] = lowered.compile(options)
             self.compile_seconds += time.monotonic() - started
-        return self._compiled[split, crops]
+        return self._compiled[key]
 
-    def lower(self, split: str, crops: int = 1) -> jax.stages.Lowered:
-        """The program of a dispatch: training steps for "train", else evaluation."""
+    def lower(self, split: str, crops: int = 1, steps: int | None = None) -> jax.stages.Lowered:
+        """Returns the program of a dispatch: training steps for "train", else evaluation.
+
+        Args:
+          steps: of the dispatch; None: as many as the first dispatch of an epoch has.
+        """
         jit = functools.partial(jax.jit, out_shardings=replicated(self._mesh))
-        arguments = (self.initial_state, self.sums(), *self._feed.example(split, crops))
+        example = self._feed.example(split, crops)
+        if steps:
+            example = example.of_steps(steps)
+        arguments = (self.initial_state, self.sums(), *example)
         with _matmul_precision(self.config):
             if split == "train":
                 function = functools.partial(train_steps, learner=self._learner)
@@ -192,7 +202,7 @@ class Trainer:
         self, state: TrainState, sums: Sums, batches: Batches, epoch: int
     ) -> tuple[TrainState, Sums]:
         """Trains on `batches`. Consumes `state`; adds to `sums`. Does not wait for the devices."""
-        program = self.compiled("train")
+        program = self.compiled("train", steps=batches.steps)
         state, sums = program(state, sums, *batches, np.int32(epoch))
         self._newest = sums
         return state, sums
@@ -212,9 +222,9 @@ class Trainer:
         for split in ("validation", "test"):
             if getattr(self.data, split) is None or (crops == TEN and split != "test"):
                 continue
-            program, sums = self.compiled(split, crops), self.sums()
+            sums = self.sums()
             for batches in self._feed.evaluate(split, crops):
-                sums = program(state, sums, *batches)
+                sums = self.compiled(split, crops, batches.steps)(state, sums, *batches)
             values |= means(sums, split)
             if self.data.streamed:
                 errors, examples = map(float, jax.device_get((sums.top5_errors, sums.examples)))
@@ -272,10 +282,10 @@ def _augmentation(config: ConfigDict, data: sources.Dataset) -> Augmentation | N
     return Augmentation(padding, wanted.padding_mode, wanted.flip, *colors, data.white)
 
 
-def compiler_options(config: ConfigDict, platform: str) -> dict[str, bool] | None:
-    """Returns the options of the compiler for `platform` ("cpu", "gpu" or "tpu"), None if unset."""
+def compiler_options(config: ConfigDict, backend: str) -> dict[str, bool] | None:
+    """Returns the options of the compiler for `backend` ("cpu", "gpu" or "tpu"), None if unset."""
     # Programs for CPU and TPU are deterministic without an option.
-    on_gpu = config.deterministic and platform == "gpu"
+    on_gpu = config.deterministic and backend == "gpu"
     return {"xla_gpu_deterministic_ops": True} if on_gpu else None
 
 

@@ -50,9 +50,8 @@ def ours(job: Job) -> Runner:
     def run(steps: int) -> None:
         nonlocal state, sums
         while steps > 0:
-            count = min(steps, len(batches.indices))
-            state, sums = trainer.train(state, sums, batches._replace(count=np.int32(count)), 0)
-            steps -= count
+            state, sums = trainer.train(state, sums, batches, 0)
+            steps -= batches.steps
         jax.block_until_ready(state)
 
     return _warm(run, trainer.compile_seconds, compiled, job, len(trainer.data.train))

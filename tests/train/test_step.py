@@ -132,6 +132,6 @@ def test_the_border_has_the_mean_colour():
         steps = jax.jit(functools.partial(train_steps, learner=learner))
         indices = np.arange(8)[None]
         state, totals = trainer.initial_state, trainer.sums()
-        _, totals = steps(state, totals, images, labels, indices, np.int32(1), np.int32(0))
+        _, totals = steps(state, totals, images, labels, indices, np.int32(0))
         losses.append(float(totals.loss))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

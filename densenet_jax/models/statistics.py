@@ -1,0 +1,145 @@
+"""Batch statistics of feature maps `[N, C, H, W]`: how they are computed on each kind of device."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from densenet_jax.errors import InputError, counted
+
+
+class Statistics(NamedTuple):
+    """Mean and biased variance of each channel, over groups of images of equal size.
+
+    Both `[groups, channels]`; `count`, `[groups, 1]`, says over how many values, which is 0 where a
+    group is all padding.
+    """
+
+    mean: jax.Array
+    var: jax.Array
+    count: jax.Array
+
+
+def batch_statistics(
+    values: jax.Array,
+    mask: jax.Array | None = None,
+    group_size: int = 0,
+    expected_mean: jax.Array | None = None,
+) -> Statistics:
+    """Returns the statistics of `[N, C, H, W]` values over the images that `mask` marks with 1.
+
+    Computed in float32 at least. Under `jit` with a sharded batch they are those of the global
+    batch; or, given `group_size`, those of each so many successive images of it, on however many
+    devices they lie.
+
+    Args:
+      mask: `[N]`, 1 for images that count and 0 for padding; None: all count.
+      expected_mean: `[C]`, about what the mean will be, such as a running mean. It changes nothing
+        but rounding errors: the variance loses digits where the mean is far from it, compared to
+        the standard deviation. None: each channel's first value.
+
+    Raises:
+      InputError: N is no multiple of `group_size`.
+    """
+    images, _, height, width = values.shape
+    check_groups(images, group_size)
+    wide = jnp.promote_types(values.dtype, jnp.float32)
+    groups = images // (group_size or images)
+    if expected_mean is not None:
+        expected_mean = lax.stop_gradient(expected_mean).astype(wide)
+    if mask is None:
+        count = jnp.full((groups, 1), images // groups * height * width, wide)
+        return Statistics(*_mean_and_variance(values, None, count, expected_mean), count)
+    weights = mask.astype(wide).reshape(groups, -1, 1)
+    count = weights.sum(1) * (height * width)
+    # A group of nothing but padding is normalised by itself, which keeps its values finite.
+    weights = jnp.where(count[..., None] > 0, weights, 1)
+    total = jnp.where(count > 0, count, weights.shape[1] * height * width)
+    return Statistics(*_mean_and_variance(values, weights, total, expected_mean), count)
+
+
+def check_groups(images: int, group_size: int) -> None:
+    """Raises InputError if `images` are no whole number of groups."""
+    if group_size and images % group_size:
+        raise InputError(
+            f"a batch of {counted(images, 'image')} cannot be divided into groups of bn_group_size "
+            f"{group_size}: use a multiple of it."
+        )
+
+
+@jax.custom_vjp
+def _mean_and_variance(
+    values: jax.Array,
+    weights: jax.Array | None,
+    total: jax.Array,
+    expected_mean: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns each group's mean and variance of each channel, `[groups, C]`.
+
+    Images are weighted by `weights`, `[groups, images in a group, 1]`, and `total`, `[groups, 1]`,
+    is the number of values that count. Keeps the values for the backward pass, which are kept
+    anyway, and no wider copy.
+    """
+    return lax.platform_dependent(
+        *(values, weights, total, expected_mean), cpu=_two_passes, default=_one_pass
+    )
+
+
+def _two_passes(values, weights, total, _):
+    x = values.astype(total.dtype)
+
+    def mean(y):
+        # Image by image first: a mask on whole maps would be one more pass over them.
+        of_images = y.sum((2, 3)).reshape(len(total), -1, y.shape[1])
+        return (of_images if weights is None else weights * of_images).sum(1) / total
+
+    center = mean(x)
+    return center, mean(jnp.square(x - per_image(center, len(x))))
+
+
+def _one_pass(values, weights, total, expected_mean):
+    """One reading of the values and, on several devices, one exchange."""
+    x = values.astype(total.dtype)
+    center = x[0, :, 0, 0] if expected_mean is None else expected_mean
+    distance = x - per_image(center, len(x))
+    weighted = distance if weights is None else distance * weights.reshape(-1, 1, 1, 1)
+    first, second = sum_pair(weighted, weighted * distance, groups=len(total))
+    mean = first / total
+    return center + mean, jnp.maximum(second / total - jnp.square(mean), 0)
+
+
+def _mean_and_variance_forward(values, weights, total, expected_mean):
+    mean, var = _mean_and_variance(values, weights, total, expected_mean)
+    return (mean, var), (values, weights, total, expected_mean, mean)
+
+
+def _mean_and_variance_backward(residuals, gradients):
+    values, weights, total, expected_mean, mean = residuals
+    of_mean, of_var = (per_image(g / total, len(values)) for g in gradients)
+    if weights is not None:
+        of_mean, of_var = (weights.reshape(-1, 1, 1, 1) * g for g in (of_mean, of_var))
+    gradient = of_mean + 2 * of_var * (values - per_image(mean, len(values)))
+    nothing = jax.tree.map(jnp.zeros_like, (weights, total, expected_mean))
+    return gradient.astype(values.dtype), *nothing
+
+
+_mean_and_variance.defvjp(_mean_and_variance_forward, _mean_and_variance_backward)
+
+
+def sum_pair(x: jax.Array, y: jax.Array, groups: int = 1) -> tuple[jax.Array, jax.Array]:
+    """Returns the sums of two `[N, C, H, W]` over positions and the images of each group.
+
+    Both `[groups, C]`, by one reduction, so that what both are computed from is read once.
+    """
+    zero = jnp.zeros((), x.dtype)
+    axes = (0, 2, 3) if groups == 1 else (2, 3)
+    sums = lax.reduce((x, y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
+    return tuple(s.reshape(groups, -1, x.shape[1]).sum(1) for s in sums)
+
+
+def per_image(of_channels: jax.Array, images: int) -> jax.Array:
+    """What maps `[images, C, H, W]` can be scaled by: `[groups, C]` or `[C]`, for all positions."""
+    if of_channels.ndim == 2 and len(of_channels) > 1:
+        of_channels = jnp.repeat(of_channels, images // len(of_channels), axis=0)
+    return of_channels[..., None, None]

@@ -1,0 +1,92 @@
+"""The train state as flat vectors, for loops of steps on a GPU.
+
+A DenseNet has hundreds of small parameters. Updating, averaging and converting each of them costs
+more than a thousand kernels a step, most of which only wait for their launch; on vectors of all
+parameters the same work takes a few kernels (launch/benchmark/NOTES.md has the figures).
+"""
+
+import dataclasses
+import math
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """The order and the shapes in which the arrays of a tree lie in one vector."""
+
+    tree: jax.tree_util.PyTreeDef
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, tree) -> Self:
+        leaves, structure = jax.tree.flatten(tree)
+        return cls(structure, tuple(leaf.shape for leaf in leaves))
+
+    def fits(self, tree) -> bool:
+        """Whether `tree` has the structure that this packing is for."""
+        return jax.tree.structure(tree) == self.tree
+
+    def pack(self, tree) -> jax.Array:
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+    def unpack(self, vector: jax.Array, kernels=None):
+        """Returns the tree; convolution kernels in the type `kernels`, if it is given.
+
+        All kernels are converted in one operation, and outside the parts of the network that the
+        backward pass computes again.
+        """
+        leaves = self._split(vector)
+        if kernels and kernels != vector.dtype:
+            converted = self._split(vector.astype(kernels))
+            leaves = [c if x.ndim == 4 else x for x, c in zip(leaves, converted, strict=True)]
+        return self.tree.unflatten(leaves)
+
+    def _split(self, vector: jax.Array) -> list[jax.Array]:
+        parts = lax.split(vector, [math.prod(shape) for shape in self.shapes])
+        return [x.reshape(shape) for x, shape in zip(parts, self.shapes, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the parameters and the running statistics of a train state are packed.
+
+    Whatever in the optimiser's state has the structure of the parameters is packed as they are.
+    """
+
+    params: Packing
+    batch_stats: Packing
+
+    @classmethod
+    def of(cls, params, batch_stats) -> Self:
+        return cls(Packing.of(params), Packing.of(batch_stats))
+
+    def flatten(self, state: Any) -> Any:
+        """Returns the train state `state` with vectors in the place of trees."""
+        return dataclasses.replace(
+            state,
+            params=self.params.pack(state.params),
+            batch_stats=self.batch_stats.pack(state.batch_stats),
+            opt_state=jax.tree.map(
+                lambda part: self.params.pack(part) if self.params.fits(part) else part,
+                state.opt_state,
+                is_leaf=self.params.fits,
+            ),
+        )
+
+    def restore(self, state: Any, like: Any) -> Any:
+        """Undoes `flatten`, which was given `like`."""
+        return dataclasses.replace(
+            state,
+            params=self.params.unpack(state.params),
+            batch_stats=self.batch_stats.unpack(state.batch_stats),
+            opt_state=jax.tree.map(
+                lambda was, part: self.params.unpack(part) if self.params.fits(was) else part,
+                like.opt_state,
+                state.opt_state,
+                is_leaf=self.params.fits,
+            ),
+        )

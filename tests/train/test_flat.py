@@ -1,0 +1,79 @@
+"""The train state as flat vectors, and how an epoch is divided into dispatches."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from densenet_jax.train.feed import steps_per_dispatch
+from densenet_jax.train.flat import Packing
+from densenet_jax.train.step import train_steps
+from densenet_jax.train.trainer import Trainer
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_flat_steps_are_the_same_steps(dtype, float64):
+    changes = {"dtype": dtype, "batch_size": 8, "steps_per_dispatch": 3, "data.examples": 24}
+    trainer = Trainer(small.config(small.PLAIN | {"model.bottleneck": 4} | changes))
+    batches = next(trainer.epoch_batches(0))
+    assert batches.steps == 3
+    ends = []
+    for flat in (False, True):
+        learner = dataclasses.replace(trainer._learner, flat_loop=flat)
+        steps = jax.jit(functools.partial(train_steps, learner=learner))
+        ends.append(steps(trainer.initial_state, trainer.sums(), *batches, np.int32(0)))
+    assert jax.tree.structure(ends[0]) == jax.tree.structure(ends[1])
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    close = functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance)
+    jax.tree.map(close, *ends)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), ends[1][0], trainer.initial_state)
+    assert all(jax.tree.leaves(moved))
+
+
+def test_multipliers_are_never_flat():
+    """Multipliers find parameters by their paths."""
+    trainer = Trainer(small.config({**small.PLAIN, "learning_rate_multipliers": (("conv0", 0.0),)}))
+    assert not trainer._learner.flat_loop
+
+
+def test_only_kernels_are_converted():
+    tree = {"kernel": np.ones((3, 3, 2, 4), np.float32), "scale": np.arange(4, dtype=np.float32)}
+    packing = Packing.of(tree)
+    unpacked = packing.unpack(packing.pack(tree), kernels=jax.numpy.bfloat16)
+    assert unpacked["kernel"].dtype == "bfloat16" and unpacked["scale"].dtype == "float32"
+    jax.tree.map(np.testing.assert_array_equal, unpacked, tree)
+
+
+@pytest.mark.parametrize(
+    "steps, most, expected",
+    [
+        (938, 100, 67),  # Fashion-MNIST in batches of 64: 14 dispatches of one program.
+        (782, 100, 46),
+        (40, 100, 40),
+        (23, 1, 1),
+        (787, 100, 100),  # A prime number: the last dispatch has 87 steps.
+        (7, 5, 5),
+        (6, 4, 3),
+    ],
+)
+def test_an_epoch_is_divided_equally_where_it_can_be(steps, most, expected):
+    assert steps_per_dispatch(steps, most) == expected
+
+
+def test_the_last_dispatch_may_be_shorter():
+    """Losses do not depend on how an epoch is divided."""
+    sums = {}
+    for most in (1, 5):
+        changes = {"batch_size": 8, "data.examples": 56, "steps_per_dispatch": most}
+        trainer = Trainer(small.config(small.PLAIN | changes))
+        state, total, steps = trainer.initial_state, trainer.sums(), []
+        for batches in trainer.epoch_batches(0):
+            steps.append(batches.steps)
+            state, total = trainer.train(state, total, batches, 0)
+        assert steps == {1: [1] * 7, 5: [5, 2]}[most]
+        assert int(state.step) == 7 and float(total.examples) == 56
+        sums[most] = float(total.loss)
+    assert sums[1] == pytest.approx(sums[5], rel=1e-5)
