@@ -9,7 +9,8 @@ from pathlib import Path
 from launch.cache import cache_directory
 
 # JAX reads these when it is imported; commands that tests start inherit them.
-os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests of numbers can run on other devices; most other tests expect a CPU.
+os.environ["JAX_PLATFORMS"] = os.environ.get("DENSENET_JAX_TEST_PLATFORM", "cpu")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
     (cache_directory() or Path(tempfile.gettempdir()) / "densenet_jax") / "tests"
 )

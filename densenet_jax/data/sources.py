@@ -60,6 +60,9 @@ class Dataset:
 FOLDER = "folder"  # Of anybody's pictures.
 NAMES = (*FACTS, FOLDER)
 
+# Training images of a synthetic set that are made at once. The noise of a piece takes 8 bytes a
+# value: 0.6 GB of host memory for images of 224 x 224. Another number makes another set.
+_SYNTHETIC_PIECE = 512
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 
 
@@ -80,7 +83,8 @@ def load(
       holdout: number of training images to move to `validation`: the last ones, except for
         `svhn`, where two thirds come from "train" and one third from "extra", as many of each
         class.
-      examples: keep only so many of the remaining training images, the first; 0: all.
+      examples: keep only so many of the remaining training images, the first; 0: all. A synthetic
+        set is made larger if `holdout` and `examples` together exceed its 512 training images.
       image_size: side of the images of a "folder", whose short sides are made as long.
 
     A set that is well formed but not of the official size is accepted, with a logged warning.
@@ -94,6 +98,9 @@ def load(
         facts = _facts_of(tree, image_size)
     else:
         facts = _facts(name)
+    if _is_synthetic(name):
+        needed = max(facts.sizes["train"], holdout + examples)
+        facts = dataclasses.replace(facts, sizes=facts.sizes | {"train": needed})
     if holdout < 0 or (name == "svhn" and holdout % 30):
         multiple = " and, for svhn, divisible by 30" if name == "svhn" else ""
         raise InputError(f"data.holdout = {holdout} must be 0 or more{multiple}.")
@@ -200,7 +207,7 @@ def _read(
     """The parts named in `facts.sizes`, from wherever the set lies."""
     if name == "digits":
         return _read_digits()
-    if name.startswith("synthetic"):
+    if _is_synthetic(name):
         return _make_synthetic(facts)
     folder = _directory(name, directory)
     if name == "imagenet":
@@ -246,18 +253,29 @@ def _read_digits() -> dict[str, Split]:
     return {"train": Split(images[~test], labels[~test]), "test": Split(images[test], labels[test])}
 
 
+def _is_synthetic(name: str) -> bool:
+    return name.startswith("synthetic")
+
+
 def _make_synthetic(facts: Facts) -> dict[str, Split]:
-    """Noise around one coarse random pattern per class, which a small network soon learns."""
+    """Makes noise around one coarse random pattern per class, which a small network soon learns.
+
+    The test images and the first 512 training images do not depend on the number of images.
+    """
     random = np.random.RandomState(0)  # unlike Generator's, its numbers never change
     patterns = random.randint(64, 192, (facts.num_classes, 4, 4, 3))
     cell = facts.image_shape[0] // 4
-    parts = {}
-    for part, size in facts.sizes.items():
+
+    def make(size: int) -> Split:
         labels = random.permutation(np.arange(size, dtype=np.int32) % facts.num_classes)
         images = random.randint(-80, 81, (size, *facts.image_shape))
         images += patterns[labels].repeat(cell, 1).repeat(cell, 2)
-        parts[part] = Split(images.clip(0, 255).astype(np.uint8), labels)
-    return parts
+        return Split(images.clip(0, 255).astype(np.uint8), labels)
+
+    train, test = [make(_SYNTHETIC_PIECE)], make(facts.sizes["test"])
+    for start in range(_SYNTHETIC_PIECE, facts.sizes["train"], _SYNTHETIC_PIECE):
+        train.append(make(min(_SYNTHETIC_PIECE, facts.sizes["train"] - start)))
+    return {"train": _concatenate(train), "test": test}
 
 
 def _checked(facts: Facts, piece: archives.Piece) -> Split:

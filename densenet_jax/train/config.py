@@ -22,6 +22,8 @@ CHOICES = {
     "data.padding_mode": ("zeros", "reflect"),
     "data.random_crop": ("padded", "resized"),
 }
+# Names of `jax.default_matmul_precision`, without those of single algorithms.
+MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
 # Keys that name a file or a directory. `init_from` may also be hf:REPOSITORY.
 PATHS = ("init_from", "data.directory")
 # Model fields that the top level (dtype) decides.
@@ -60,6 +62,11 @@ def base_config() -> ConfigDict:
                                or run directory; a head that does not fit stays new
     seed (0)                   of initialisation, order, augmentation and dropout
     dtype ("float32")          of convolutions and feature maps: float32, bfloat16, float64
+    matmul_precision           of float32 products and convolutions, by JAX's names: default, high,
+                               highest, bfloat16, tensorfloat32, float32; unset: JAX's default,
+                               which is TF32 on NVIDIA GPUs and bfloat16 on TPUs
+    deterministic (False)      on GPUs: use only kernels that give the same bits each time, and
+                               choose them without autotuning; steps may be slower
     eval_batch_size (250)      images a step of evaluation
     eval_every_epochs (1)      evaluate after every so many epochs, and after the last
     checkpoint_every_epochs (10)
@@ -74,7 +81,8 @@ def base_config() -> ConfigDict:
                                synthetic_imagenet, imagenet, folder
     data.directory             where the set lies; unset: the set's usual place, if it has one
     data.holdout (0)           training images held out for validation
-    data.examples (0)          train on so many of the others only, the first; 0: on all
+    data.examples (0)          train on so many of the others only, the first; 0: on all. Synthetic
+                               sets grow to this size
     data.image_size (224)      side of what is cut out of the pictures of a folder, in pixels
     data.preprocessing ("standardize")
                                by mean and deviation of each channel; "gcn": the contrast of each
@@ -117,6 +125,8 @@ def base_config() -> ConfigDict:
             init_from=config_dict.placeholder(str),
             seed=0,
             dtype="float32",
+            matmul_precision=config_dict.placeholder(str),
+            deterministic=False,
             eval_batch_size=250,
             eval_every_epochs=1,
             checkpoint_every_epochs=10,
@@ -241,6 +251,11 @@ def check_config(config: ConfigDict) -> None:
         value = flatten(config)[key]
         if value not in choices:
             raise InputError(f"{key} is {value!r}: choose one of {', '.join(choices)}.")
+    if config.matmul_precision not in (None, *MATMUL_PRECISIONS):
+        raise InputError(
+            f"matmul_precision is {config.matmul_precision!r}: choose one of "
+            f"{', '.join(MATMUL_PRECISIONS)}, or None for JAX's default"
+        )
     for key in ("data.color_jitter", "label_smoothing"):
         if flatten(config)[key] > 1:
             raise InputError(f"{key} is {flatten(config)[key]}: it must be at most 1.")

@@ -162,7 +162,8 @@ class Trainer:
             started = time.monotonic()
             with _garbage_left_alone():
                 lowered = self.lower(*key)
-            self._compiled[key] = lowered.compile()
+            options = compiler_options(self.config, platform(self._mesh))
+            self._compiled[key] = lowered.compile(options)
             self.compile_seconds += time.monotonic() - started
         return self._compiled[key]
 
@@ -177,11 +178,12 @@ class Trainer:
         if steps:
             example = example.of_steps(steps)
         arguments = (self.initial_state, self.sums(), *example)
-        if split == "train":
-            function = jit(functools.partial(train_steps, learner=self._learner), donate_argnums=0)
-            return function.lower(*arguments, np.int32(0))
-        function = jit(functools.partial(eval_steps, learner=self._learner))
-        return function.lower(*arguments)
+        with _matmul_precision(self.config):
+            if split == "train":
+                function = functools.partial(train_steps, learner=self._learner)
+                return jit(function, donate_argnums=0).lower(*arguments, np.int32(0))
+            function = jit(functools.partial(eval_steps, learner=self._learner))
+            return function.lower(*arguments)
 
     def sums(self, **numbers: float) -> Sums:
         """Sums to go on from; over no examples by default."""
@@ -278,6 +280,20 @@ def _augmentation(config: ConfigDict, data: sources.Dataset) -> Augmentation | N
             "data.preprocessing 'standardize': set them to 0."
         )
     return Augmentation(padding, wanted.padding_mode, wanted.flip, *colors, data.white)
+
+
+def compiler_options(config: ConfigDict, backend: str) -> dict[str, bool] | None:
+    """Returns the options of the compiler for `backend` ("cpu", "gpu" or "tpu"), None if unset."""
+    # Programs for CPU and TPU are deterministic without an option.
+    on_gpu = config.deterministic and backend == "gpu"
+    return {"xla_gpu_deterministic_ops": True} if on_gpu else None
+
+
+def _matmul_precision(config: ConfigDict) -> contextlib.AbstractContextManager:
+    """Sets the precision of products while a program is traced, if the config names one."""
+    precision = config.matmul_precision
+    # None would override JAX_DEFAULT_MATMUL_PRECISION.
+    return jax.default_matmul_precision(precision) if precision else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

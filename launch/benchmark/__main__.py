@@ -1,20 +1,29 @@
-"""Measure a training step of our network and of its peers, turn by turn on this machine.
+"""Measure a training step of our network and of its peers on this machine.
 
     python -m launch.benchmark --model densenet_bc_k12_d100 --against torch,jax-naive
 
 A step is forward, backward and SGD with Nesterov momentum, on images of 32 x 32 pixels, or of
 224 x 224 for an ImageNet network, on one device. Peers:
 
-  jax-naive           the network as one would write it in Flax from the paper
-  torch               PyTorch, eager
-  torch-checkpointed  the same, computing concatenation, BN, ReLU and 1x1 convolution again
-  torch-compiled      the same, compiled by torch.compile
-  torchvision         torchvision's DenseNet-121, 161, 169 or 201, eager
+  jax-naive              the network as one would write it in Flax from the paper
+  torch                  PyTorch, eager
+  torch-checkpointed     the same, computing concatenation, BN, ReLU and 1x1 convolution again
+  torch-compiled         the network of torch, compiled by torch.compile
+  torch-graphs           the same with mode="reduce-overhead": CUDA graphs, if there is a GPU
+  torchvision            torchvision's DenseNet-121, 161, 169 or 201, eager
+  torchvision-efficient  the same with memory_efficient=True
 
-Each runs in a process of its own, compiles and warms up; then they go round. The time of a step is
-the median over rounds. On GPUs ask for some 50 steps a turn, or their start will be measured. On
-CPU the machine should be idle: a busy core slows PyTorch, whose threads wait for each other all the
-time, far more than JAX. The report tells if it was not.
+Each contestant compiles and warms up in a process of its own, then trains for a number of rounds.
+The time of a step is the median over rounds. All contestants run where JAX runs.
+
+On an accelerator each contestant does all its rounds alone, then the next one starts. The memory of
+JAX is the compiler's total for a dispatch; that of PyTorch is its peak since warm-up. The peak
+beside it is that of the whole process, in which autotuning may have taken more. On NVIDIA GPUs
+float32 convolutions use TF32 in JAX and in PyTorch, the default of both.
+
+On CPU the contestants take turns, so that other load slows all of them alike. The machine should
+still be idle: a busy core slows PyTorch, whose threads wait for each other all the time, far more
+than JAX. The report warns if it was not.
 
     python -m launch.benchmark accuracy
     python -m launch.benchmark input
@@ -25,23 +34,31 @@ classification of pictures; see their --help.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
 import shlex
 import sys
+import threading
 from pathlib import Path
 
 from densenet_jax.errors import InputError, counted, suggest
 from densenet_jax.train.record import PACKAGES, versions
 from launch import command
-from launch.benchmark import accuracy, input, predict
-from launch.benchmark.job import TORCHVISION_NETWORKS, Job
+from launch.benchmark import accuracy, input, predict, turns
+from launch.benchmark.job import (
+    ACCELERATOR_STEPS,
+    CPU_STEPS,
+    TORCHVISION_NETWORKS,
+    TORCHVISION_PEERS,
+    Job,
+)
 from launch.benchmark.plot import plot_memory_and_time
-from launch.benchmark.turns import measure
+from launch.benchmark.torch_runners import COMPILE_MODES
 
 OTHERS = {"accuracy": accuracy, "input": input, "predict": predict}
-PEERS = ("jax-naive", "torch", "torch-checkpointed", "torch-compiled", "torchvision")
+PEERS = ("jax-naive", "torch", "torch-checkpointed", *COMPILE_MODES, *TORCHVISION_PEERS)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,11 +71,17 @@ def main(argv: list[str] | None = None) -> None:
     jobs = _jobs(args)
     out = _folder(args.out)
     load = os.getloadavg()[0]
-    results = [result for job in jobs for result in measure(names, job, args.rounds)]
-    report = _report(args, argv, jobs[0], load, results)
+    backend = turns.platform()
+    jobs = [dataclasses.replace(job, platform=backend) for job in jobs]
+    results = []
+    for job in jobs:
+        for new in turns.measure(names, job, args.rounds, args.time_limit):
+            report = _report(args, argv, job, load, results + new)
+            if out:
+                _write(report, out / "benchmark.json")
+        results += new
     print(table(report))
     if out:
-        (out / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
         plot_memory_and_time(report, out)
     if args.json:
         print(json.dumps(report))
@@ -77,8 +100,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, default=64, metavar="N", help="images a step (%(default)s)")
     add("--dtype", default="float32", help="float32 or bfloat16 (%(default)s)")
     add("--remat", default="concat", help="of ours: none, concat or layer (%(default)s)")
-    add("--steps", type=int, default=2, metavar="N", help="steps a turn (%(default)s)")
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"steps a turn ({CPU_STEPS} on CPU, {ACCELERATOR_STEPS} on an accelerator)",
+    )
     add("--rounds", type=int, default=5, metavar="N", help="turns of each (%(default)s)")
+    add(
+        "--time_limit",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="end a contestant that takes longer to get ready or for a turn, and report it as "
+        "failed (%(default)s)",
+    )
     add(
         "--depths",
         metavar="L,L,...",
@@ -87,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--out",
         metavar="DIR",
-        help="write there benchmark.json, memory_and_time.png and memory_and_time.svg",
+        help="write benchmark.json, memory_and_time.png and memory_and_time.svg there; "
+        "benchmark.json is written again after each contestant on an accelerator and after each "
+        "round on CPU, so that an interrupted benchmark keeps its results",
     )
     add("--json", action="store_true", help="print one JSON object, last")
     return parser
@@ -98,7 +136,7 @@ def _peers(args) -> list[str]:
     for name in names:
         if name not in PEERS:
             raise InputError(f"there is no peer {name!r}: {suggest(name, PEERS)}")
-    if "torchvision" in names and args.model not in TORCHVISION_NETWORKS:
+    if not set(TORCHVISION_PEERS).isdisjoint(names) and args.model not in TORCHVISION_NETWORKS:
         raise InputError(
             f"torchvision has no {args.model!r}: {suggest(args.model, TORCHVISION_NETWORKS)}"
         )
@@ -109,6 +147,8 @@ def _jobs(args) -> list[Job]:
     """One job a depth. Raises InputError for what any of them refuses."""
     if args.rounds < 1:
         raise InputError(f"rounds is {args.rounds}: it must be at least 1.")
+    if not 0 < args.time_limit <= threading.TIMEOUT_MAX:
+        raise InputError(f"time_limit is {args.time_limit:g}: it must be a number above 0.")
     try:
         depths = [int(depth) for depth in args.depths.split(",")] if args.depths else [None]
     except ValueError as error:
@@ -117,6 +157,13 @@ def _jobs(args) -> list[Job]:
         Job(args.model, depth, args.batch_size, args.dtype, args.remat, args.steps)
         for depth in sorted(set(depths))
     ]
+
+
+def _write(report: dict, path: Path) -> None:
+    """Writes the report in one piece, so that an interruption leaves the report before it."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(report, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def _folder(path: str | None) -> Path | None:
@@ -136,7 +183,8 @@ def _report(args, argv: list[str], job: Job, load: float, results: list[dict]) -
         "image_size": job.image_size,
         "dtype": args.dtype,
         "remat": args.remat,
-        "steps": args.steps,
+        "backend": job.platform,
+        "steps": job.turn_steps,
         "rounds": args.rounds,
         "command": f"python -m launch.benchmark {shlex.join(argv)}",
         "python": platform.python_version(),
@@ -148,12 +196,18 @@ def _report(args, argv: list[str], job: Job, load: float, results: list[dict]) -
     }
 
 
+COLUMNS = (
+    *("", "L", "ms/step", "from", "to", "images/s", "x ours"),
+    *("memory MB", "x ours", "peak MB", "compile s"),
+)
+
+
 def table(report: dict) -> str:
     """Everything measured, as aligned text; "x ours" is the number before it over ours.
 
     "from" and "to" are the fastest round and the slowest.
     """
-    rows = [["", "L", "s/step", "from", "to", "x ours", "memory MB", "x ours", "compile s"]]
+    rows = [list(COLUMNS)]
     rows += [_cells(result) for result in report["results"]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     ends = ["device", *(r.get("device") or f"failed: {r['error']}" for r in report["results"])]
@@ -188,14 +242,18 @@ def _doubts(report: dict) -> list[str]:
 def _cells(result: dict) -> list[str]:
     start = [result["contestant"], str(result["depth"])]
     if "error" in result:
-        return start + 7 * [""]
-    seconds, rounds, memory = (
-        result[key] for key in ("step_seconds", "round_seconds", "memory_bytes")
+        return start + (len(COLUMNS) - len(start)) * [""]
+    rounds = result["round_seconds"]
+    times = [1000 * s for s in (result["step_seconds"], min(rounds), max(rounds))]
+    speed = [*(f"{ms:,.2f}" for ms in times), f"{result['images_per_second']:,.1f}"]
+    step, memory = (
+        f"{result[key]:.2f}" if key in result else "-" for key in ("step_ratio", "memory_ratio")
     )
-    times = [f"{s:.4f}" for s in (seconds, min(rounds), max(rounds))]
-    ratios = [f"{result[k]:.2f}" if k in result else "-" for k in ("step_ratio", "memory_ratio")]
-    taken = "-" if memory is None else f"{memory / 1e6:,.1f}"
-    return [*start, *times, ratios[0], taken, ratios[1], f"{result['compile_seconds']:.1f}"]
+    taken, peak = (
+        "-" if result[key] is None else f"{result[key] / 1e6:,.1f}"
+        for key in ("memory_bytes", "peak_bytes")
+    )
+    return [*start, *speed, step, taken, memory, peak, f"{result['compile_seconds']:.1f}"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """One contestant, in the process of its own that `python -m launch.benchmark` starts.
 
     python -m launch.benchmark.contestant NAME JOB
+    python -m launch.benchmark.contestant platform
 
-JOB is JSON. Prints a line of JSON when the network is compiled and warm; then, for each line with a
-number of steps that it reads, trains for so many and prints their time.
+The first form takes JOB as JSON. It prints a line of JSON when the network is compiled and warm.
+Then it reads lines with a number of steps, trains for so many and prints their time. The second
+form prints the platform on which JAX runs.
 """
 
 import contextlib
@@ -14,12 +16,17 @@ import time
 import traceback
 
 from densenet_jax.errors import InputError, RunError
+from densenet_jax.train.mesh import all_devices
 from launch import command
 from launch.benchmark.job import Job, Runner
 
 
 def main(argv: list[str] | None = None) -> None:
-    name, job = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:] if argv is None else argv
+    if argv == ["platform"]:
+        print(all_devices()[0].platform)
+        return
+    name, job = argv
     with _answers() as answer:
         try:
             _serve(name, Job(**json.loads(job)), answer)

@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from ml_collections import ConfigDict
 
+from densenet_jax.errors import counted
 from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.train.trainer import Trainer
+from densenet_jax.train.trainer import Trainer, memory_bytes
 from experiments import synthetic
 from launch import command
 from launch.benchmark.jax_naive import NaiveDenseNet
 from launch.benchmark.job import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Job, Runner
 
 
-def ours(job: Job) -> Runner:
-    """The step of `launch.train`, drawing its batch from the data set included; on one device."""
-    command.keep_memory()
+def config_of(job: Job) -> ConfigDict:
+    """Returns the config that trains our network as `job` says; an epoch is a turn."""
     config = synthetic.get_config(job.model)
     config.update(
         batch_size=job.batch_size,
@@ -28,13 +29,20 @@ def ours(job: Job) -> Runner:
         learning_rate_drops=(),
         momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
-        steps_per_dispatch=1 if jax.default_backend() == "cpu" else job.steps,
+        steps_per_dispatch=1 if job.platform == "cpu" else job.turn_steps,
     )
+    config.data.examples = job.batch_size * job.turn_steps
     config.model.remat = job.remat
     config.model.num_classes = job.network.num_classes
     if job.depth is not None:
         config.model.depth = job.depth
-    trainer = Trainer(config, devices=jax.local_devices()[:1])
+    return config
+
+
+def ours(job: Job) -> Runner:
+    """The step of `launch.train`, drawing its batch from the data set included; on one device."""
+    command.keep_memory()
+    trainer = Trainer(config_of(job), devices=jax.local_devices()[:1])
     compiled = trainer.compiled("train")
     batches = next(trainer.epoch_batches(0))
     state, sums = trainer.initial_state, trainer.sums()
@@ -46,7 +54,7 @@ def ours(job: Job) -> Runner:
             steps -= batches.steps
         jax.block_until_ready(state)
 
-    return _warm(run, trainer.compile_seconds, compiled)
+    return _warm(run, trainer.compile_seconds, compiled, job, len(trainer.data.train))
 
 
 def naive(job: Job) -> Runner:
@@ -66,7 +74,7 @@ def naive(job: Job) -> Runner:
             state = compiled(state, images, labels)
         jax.block_until_ready(state)
 
-    return _warm(run, compile_seconds, compiled)
+    return _warm(run, compile_seconds, compiled, job, job.batch_size)
 
 
 def _naive_state(config: DenseNetConfig, dtype) -> tuple:
@@ -96,12 +104,15 @@ def _naive_step(state: tuple, images: jax.Array, labels: jax.Array, static: tupl
     return optax.apply_updates(params, updates), statistics, opt_state
 
 
-def _warm(run, compile_seconds: float, compiled: jax.stages.Compiled) -> Runner:
+def _warm(
+    run, compile_seconds: float, compiled: jax.stages.Compiled, job: Job, images: int
+) -> Runner:
+    """Warms up and measures memory; `images` is the number of images in the program's arguments."""
     run(2)
-    device = jax.local_devices()[0]
-    measured = device.memory_stats()
-    if measured:
-        memory, kind = measured["peak_bytes_in_use"], "peak of the device"
-    else:
-        memory, kind = compiled.memory_analysis().temp_size_in_bytes, "compiler's temporaries"
-    return Runner(run, compile_seconds, memory, kind, device.device_kind)
+    device, sizes = jax.local_devices()[0], memory_bytes(compiled)
+    if job.platform == "cpu":
+        memory, kind = sizes["temp_bytes"], "compiler's temporaries"
+        return Runner(run, compile_seconds, memory, kind, device.device_kind)
+    memory, kind = sizes["total_bytes"], f"compiler's total, with {counted(images, 'image')}"
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    return Runner(run, compile_seconds, memory, kind, device.device_kind, peak)

@@ -18,7 +18,9 @@ def plot_memory_and_time(report: dict, folder: Path) -> None:
     memory, time = figure.subplots(1, 2)
     results = [result for result in report["results"] if "error" not in result]
     names = list(dict.fromkeys(result["contestant"] for result in results))
-    for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
+    for i, name in enumerate(names):
+        # The eighth contestant has the first colour again, but the second marker.
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
         mine = [result for result in results if result["contestant"] == name]
         for axis, key, unit in ((memory, "memory_bytes", 1e9), (time, "step_seconds", 1)):
             points = [(r["depth"], r[key] / unit) for r in mine if r[key] is not None]

@@ -5,19 +5,36 @@ import time
 from pathlib import Path
 
 from densenet_jax.errors import InputError
-from launch.benchmark.job import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Job, Runner
+from launch.benchmark.job import (
+    LEARNING_RATE,
+    MOMENTUM,
+    TORCHVISION_PEERS,
+    WEIGHT_DECAY,
+    Job,
+    Runner,
+)
 
 # How torch.compile is asked to compile: "reduce-overhead" captures CUDA graphs.
 COMPILE_MODES = {"torch-compiled": "default", "torch-graphs": "reduce-overhead"}
+# The first step compiles, the second captures CUDA graphs, the third replays them.
+_WARM_UP_STEPS_COMPILED = 3
 
 
 def prepare(name: str, job: Job) -> Runner:
-    """The runner of a peer called "torch..."; see the help of `launch.benchmark`."""
+    """Returns the runner of a peer called "torch..."; see the help of `launch.benchmark`.
+
+    Raises InputError if a package is missing, or if PyTorch cannot use the job's platform.
+    """
     if importlib.util.find_spec("torch") is None:
         raise InputError("torch is not installed: pip install 'densenet_jax[bench]'")
     import torch
 
-    cuda = torch.cuda.is_available()
+    cuda = job.platform == "gpu" and torch.cuda.is_available()
+    if job.platform != "cpu" and not cuda:
+        raise InputError(
+            f"JAX runs on {job.platform}, but this PyTorch finds no CUDA device: install PyTorch "
+            "for CUDA, or compare on CPU with JAX_PLATFORMS=cpu"
+        )
     device = torch.device("cuda" if cuda else "cpu")
     # As XLA does: time the ways to compute each convolution, keep the fastest.
     torch.backends.cudnn.benchmark = True
@@ -57,38 +74,52 @@ def prepare(name: str, job: Job) -> Runner:
         step(images[:1], labels[:1])
         optimizer.zero_grad()
     resident = _start_of_resident_peak()
-    first = _seconds(run)
+    warm_up_steps = _WARM_UP_STEPS_COMPILED if compiled else 1
+    warm_up = _seconds(run, warm_up_steps)
+    peak = None
     if cuda:
+        peak = torch.cuda.max_memory_allocated()
+        if name == "torch-graphs":
+            torch.cuda.empty_cache()  # Keeps the memory of the graphs.
         torch.cuda.reset_peak_memory_stats()
-    second = _seconds(run)
+    step_seconds = _seconds(run, 1)
     if cuda:
-        memory, kind = torch.cuda.max_memory_allocated(), "peak of the device"
+        memory, kind = torch.cuda.max_memory_allocated(), "peak allocated since warm-up"
+        if name == "torch-graphs":
+            # A replayed graph uses memory that PyTorch's allocator counts as free, but reserved.
+            memory, kind = torch.cuda.max_memory_reserved(), "peak reserved since warm-up"
+        peak = max(peak, memory)
     else:
         # torch.compile itself would be most of it.
         known = resident is not None and not compiled
         memory = _resident("VmHWM") - resident if known else None
         kind = "growth of resident memory"
-    # The first step does more than the second only where it compiles, or chooses for cuDNN.
-    compile_seconds = max(first - second, 0.0) if compiled or cuda else 0.0
+    # Warm-up takes longer than later steps only if it compiles, or chooses algorithms of cuDNN.
+    longer = max(warm_up - warm_up_steps * step_seconds, 0.0)
+    compile_seconds = longer if compiled or cuda else 0.0
     device_name = torch.cuda.get_device_name() if cuda else "cpu"
-    return Runner(run, compile_seconds, memory, kind, device_name)
+    return Runner(run, compile_seconds, memory, kind, device_name, peak)
 
 
 def _network(name: str, job: Job):
-    if name == "torchvision":
+    if name in TORCHVISION_PEERS:
         if importlib.util.find_spec("torchvision") is None:
             raise InputError("torchvision is not installed: pip install torchvision")
         import torchvision
 
-        return torchvision.models.get_model(job.model, num_classes=job.network.num_classes)
+        return torchvision.models.get_model(
+            job.model,
+            num_classes=job.network.num_classes,
+            memory_efficient=name == "torchvision-efficient",
+        )
     from launch.benchmark.torch_densenet import TorchDenseNet
 
     return TorchDenseNet(job.network, checkpointed=name == "torch-checkpointed")
 
 
-def _seconds(run) -> float:
+def _seconds(run, steps: int) -> float:
     started = time.perf_counter()
-    run(1)
+    run(steps)
     return time.perf_counter() - started
 
 

@@ -28,6 +28,7 @@ NOT_PROTOCOL = (
     "eval_batch_size",
     "checkpoint_every_epochs",
     "steps_per_dispatch",
+    "deterministic",
     "model.remat",
 )
 

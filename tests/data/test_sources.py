@@ -44,6 +44,25 @@ def test_synthetic_is_fixed_and_learnable():
     assert np.mean(distances.argmin(1) == test.labels) > 0.9
 
 
+@pytest.mark.parametrize("holdout, examples", [(0, 513), (600, 500)])
+def test_synthetic_grows_with_what_is_asked_for(holdout, examples, caplog):
+    usual, grown = sources.load("synthetic"), sources.load("synthetic", None, holdout, examples)
+    assert len(grown.train) == examples
+    assert len(grown.validation.labels if holdout else ()) == holdout
+    same = min(512, examples)
+    assert_same(_first(grown.train, same), *_arrays(_first(usual.train, same)))
+    assert_same(grown.test, *_arrays(usual.test))
+    assert grown.official and not caplog.messages  # It is not a copy of a published set.
+
+
+def _first(split, count):
+    return sources.Split(split.images[:count], split.labels[:count])
+
+
+def _arrays(split):
+    return split.images, split.labels
+
+
 def test_holdout_is_the_last_training_images():
     whole, held = sources.load("digits"), sources.load("digits", holdout=100)
     assert_same(held.train, whole.train.images[:-100], whole.train.labels[:-100])

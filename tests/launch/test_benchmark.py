@@ -16,12 +16,14 @@ from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from launch import command
 from launch.benchmark import __main__ as benchmark
+from launch.benchmark import jax_runners, torch_runners
 from launch.benchmark import predict as benchmark_predict
-from launch.benchmark import torch_runners
 from launch.benchmark.jax_naive import NaiveDenseNet
 from launch.benchmark.job import Job
+from launch.benchmark.plot import plot_memory_and_time
 
 TINY = "densenet_bc_k12_d10"
+EFFICIENT = "torchvision-efficient"
 # With and without bottleneck and compression, and the large stem.
 NETWORKS = {
     TINY: {},
@@ -155,12 +157,17 @@ def test_benchmark(tmp_path, capsys, broken_torch):
         assert len(result["round_seconds"]) == 2
         for key in ("step", "round", "compile"):
             assert np.all(np.asarray(result[f"{key}_seconds"]) > 0)
-        assert result["memory_bytes"] > 1e6
+        assert result["step_milliseconds"] == 1000 * result["step_seconds"]
+        assert result["images_per_second"] == pytest.approx(4 / result["step_seconds"])
+        assert result["memory_bytes"] > 1e6 and result["peak_bytes"] is None
     ours, naive = measured
     assert ours["step_ratio"] == ours["memory_ratio"] == 1
     assert naive["step_ratio"] == pytest.approx(naive["step_seconds"] / ours["step_seconds"])
     assert naive["memory_ratio"] == pytest.approx(naive["memory_bytes"] / ours["memory_bytes"])
 
+    assert table[1].split()[1:5] == ["ms/step", "from", "to", "images/s"]
+    assert float(table[2].split()[2]) == pytest.approx(ours["step_milliseconds"], abs=0.006)
+    assert float(table[2].split()[5]) == pytest.approx(ours["images_per_second"], abs=0.06)
     for line, name in zip(table[2:5], ("ours", "jax-naive", "torch"), strict=True):
         assert line.split()[:2] == [name, "10"]
     assert table[4].endswith("failed: MemoryError: too large")
@@ -177,12 +184,65 @@ def test_benchmark(tmp_path, capsys, broken_torch):
     assert "<!-- torch " not in picture
 
 
-def test_a_batch_larger_than_the_data(capsys):
-    argv = ["--model", TINY, "--against=", "--batch_size=513"]
-    assert command.run(benchmark.main, argv) == 2
-    assert capsys.readouterr().err == (
-        "error: batch_size 513 is larger than the training set of 512.\n"
-    )
+def test_all_contestants_are_in_the_picture(tmp_path):
+    names = ["ours", *benchmark.PEERS]
+    results = [
+        {"contestant": name, "depth": depth, "memory_bytes": 1e9 * i, "step_seconds": i}
+        for i, name in enumerate(names, 1)
+        for depth in (40, 100)
+    ]
+    report = dict(model="densenet121", batch_size=64, dtype="float32", remat="concat")
+    plot_memory_and_time(report | {"results": results}, tmp_path)
+    picture = (tmp_path / "memory_and_time.svg").read_text()
+    assert all(f"<!-- {name} -->" in picture for name in names)
+
+
+@pytest.mark.parametrize("steps, platform, dispatch", [(2, "cpu", 1), (50, "gpu", 50)])
+def test_the_data_set_is_as_large_as_a_turn(steps, platform, dispatch):
+    config = jax_runners.config_of(job(batch_size=513, steps=None, platform=platform))
+    assert config.data.examples == 513 * steps
+    assert config.steps_per_dispatch == dispatch
+
+
+def test_jax_without_a_device(capsys, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "absent")
+    assert command.run(benchmark.main, ["--model", TINY, "--against="]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: JAX cannot use any device with JAX_PLATFORMS='absent'")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name, mode", torch_runners.COMPILE_MODES.items())
+def test_compiled_torch_warms_up_for_three_steps(name, mode, monkeypatch):
+    torch = pytest.importorskip("torch")
+    calls = []
+
+    def compile(model, mode):
+        calls.append(mode)
+        return lambda images: calls.append(len(images)) or model(images)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    runner = torch_runners.prepare(name, job())
+    assert calls == [mode, *(3 + 1) * [4]]  # And one to measure its memory.
+    assert runner.memory_bytes is None and runner.peak_bytes is None
+    runner.run(2)
+    assert len(calls) == 7
+
+
+def test_torch_without_the_accelerator_of_jax(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for platform in ("gpu", "tpu"):
+        with pytest.raises(InputError, match=f"JAX runs on {platform}, but this PyTorch finds"):
+            torch_runners.prepare("torch", job(platform=platform))
+
+
+@pytest.mark.parametrize("name, efficient", [("torchvision", False), (EFFICIENT, True)])
+def test_torchvision_computes_again(name, efficient):
+    pytest.importorskip("torchvision")
+    network = torch_runners._network(name, job(model="densenet121"))
+    layer = network.features.denseblock1.denselayer1
+    assert layer.memory_efficient is efficient
 
 
 @pytest.mark.parametrize("package", ["torch", "torchvision"])
@@ -205,9 +265,12 @@ def test_a_package_that_is_not_installed(package, monkeypatch):
         (["--against=jax_naive"], ["there is no peer 'jax_naive'", "'jax-naive'"]),
         (["--against=torch,keras"], ["there is no peer 'keras'", "torch-checkpointed"]),
         (["--against=torchvision"], ["torchvision has no", "densenet121"]),
+        ([f"--against={EFFICIENT}"], ["torchvision has no", "densenet121"]),
         (["--batch_size=-1"], ["batch_size is -1", "at least 1"]),
         (["--steps=0"], ["steps is 0", "at least 1"]),
         (["--rounds=0"], ["rounds is 0", "at least 1"]),
+        (["--time_limit=0"], ["time_limit is 0", "above 0"]),
+        (["--time_limit=nan"], ["time_limit is nan", "above 0"]),
         (["--dtype=float16"], ["'float16'", "bfloat16"]),
         (["--remat=all"], ["remat is 'all'", "layer"]),
         (["--depths=40,41"], ["depth is 41", "40 or 46"]),

@@ -92,7 +92,7 @@ def test_one_seed_has_no_deviation(runs, run_report):
         {"data.directory": "elsewhere"},
         {"model.remat": "layer"},
         {"eval_batch_size": 100, "eval_every_epochs": 10, "checkpoint_every_epochs": 50},
-        {"steps_per_dispatch": 7},
+        {"steps_per_dispatch": 7, "deterministic": True},
     ],
 )
 def test_what_is_no_part_of_the_protocol_may_differ(runs, run_report, changes):

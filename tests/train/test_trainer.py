@@ -1,14 +1,18 @@
 """Evaluation, compilation, randomness and devices."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
 import pytest
 import small
 
+from densenet_jax.errors import InputError
+from densenet_jax.train import trainer as trainer_module
+from densenet_jax.train.config import MATMUL_PRECISIONS, check_config
 from densenet_jax.train.fit import fit
-from densenet_jax.train.trainer import Trainer
+from densenet_jax.train.trainer import Trainer, compiler_options
 
 
 def initial_state(trainer):
@@ -67,6 +71,55 @@ def test_later_epochs_compile_nothing(trainer, caplog):
         assert not caplog.messages
         jax.jit(lambda x: x + 1)(1)
         assert caplog.messages  # so the log does tell of compilations
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_matmul_precision_is_that_of_the_config(split):
+    """In convolutions and products, of training and of evaluation."""
+    found = {}
+    for precision in (None, "default", "highest"):
+        trainer = Trainer(small.config(small.PLAIN | {"matmul_precision": precision}))
+        text = trainer.lower(split).as_text()
+        pattern = r"precision(?:_config)? = \[(?:#stablehlo<precision )?(\w+)"
+        found[precision] = re.findall(pattern, text)
+    products = len(found[None])
+    assert products > 2
+    assert found[None] == found["default"] == products * ["DEFAULT"]
+    assert found["highest"] == products * ["HIGHEST"]
+
+
+def test_wrong_matmul_precision():
+    with pytest.raises(InputError, match="matmul_precision is 'hi': choose one of default, high, "):
+        Trainer(small.config({"matmul_precision": "hi"}))
+
+
+def test_every_matmul_precision_is_one_of_jax():
+    for name in MATMUL_PRECISIONS:
+        check_config(small.config({"matmul_precision": name}))
+        with jax.default_matmul_precision(name):
+            jax.jit(lambda x: x @ x).lower(np.ones((2, 2)))
+
+
+def test_only_the_gpu_compiler_gets_options():
+    """Those are options that this version of XLA knows: any compiler refuses others."""
+    given = {
+        (deterministic, platform): compiler_options(
+            small.config({"deterministic": deterministic}), platform
+        )
+        for deterministic in (False, True)
+        for platform in ("cpu", "gpu", "tpu")
+    }
+    options = given.pop((True, "gpu"))
+    assert set(given.values()) == {None}
+    compiled = jax.jit(lambda x: x + 1).lower(1).compile(options)
+    assert compiled(1) == 2
+
+
+def test_the_compiler_gets_the_options(trainer, monkeypatch):
+    monkeypatch.setattr(trainer, "_compiled", {})
+    monkeypatch.setattr(trainer_module, "compiler_options", lambda *_: {"xla_of_no_name": True})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_no_name"):
+        trainer.compiled("test")
 
 
 def test_augmentation_depends_on_the_epoch_and_dropout_on_the_step(trainer):
