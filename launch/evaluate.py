@@ -70,7 +70,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag} does not go with --workdir, which has it from its config")
     command.join_processes(args)
-    command.keep_memory()
+    command.prepare_devices()
     run = RunDirectory(args.workdir)
     config = run.config()
     step = run.checkpoint_step(args.checkpoint)
@@ -93,7 +93,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
 
 
 def _evaluate_weights(args: argparse.Namespace) -> None:
-    command.keep_memory()
+    command.prepare_devices()
     known = network.read(args)
     classes, label_order = _classes(known, is_run=Path(args.weights).is_dir())
     paths, labels, classes = folders.labelled(args.pictures, classes)

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--plot is in {args.plot.parent}, which is not a folder")
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
-    command.keep_memory()
+    command.prepare_devices()
     known = network.read(args)
     found = network.look_at(known, paths, predict, args, classes=known.classes, top=args.top)
     results = [

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parser.parse_known_args(argv)
     command.use_compile_cache(args.compile_cache)
     command.join_processes(args)
-    command.keep_memory()
+    command.prepare_devices()
     # Threads that write checkpoints would keep the one that trains waiting for 5 ms at a time.
     sys.setswitchinterval(0.0005)
     run = RunDirectory(args.workdir)

@@ -333,25 +333,18 @@ class DenseNet(nnx.Module):
         return mode.observe(x.values, self._expected_mean(mode, 0, 0))
 
     def _expected_mean(self, mode: Mode, block: int, layer: int) -> jax.Array | None:
-        """Returns the running mean of what a layer of a block gives; layer 0 is the block's input.
+        """Returns the running mean of a layer's maps, in training; layer 0 is the block's input.
 
-        It is kept by the next layer, whose last maps they are, or by what follows the block. None
-        if that keeps none, and outside training. In post-activation the layer keeps its own.
+        The first layer that reads them keeps it, or else what follows the block: they are the last
+        maps it reads. Returns None if there is no such mean.
         """
-        layers, channels = self.blocks[block], None
-        if not mode.train:
+        if not mode.train or self.config.post_activation:
             return None
-        if layer:
-            channels = self.config.growth_rate * self.config.growth_factor**block
-        if self.config.post_activation:
-            norm = layers[layer - 1].norm1 if layer else None
-        elif layer < len(layers):
-            norm = layers[layer].norm1
-        elif block + 1 < len(self.blocks):
-            norm = getattr(self.transitions[block], "norm", None)
-        else:
-            norm = self.norm5
-        return norm and norm.mean[...][-channels if channels else None :]
+        is_last = block + 1 == len(self.blocks)
+        after = self.norm5 if is_last else getattr(self.transitions[block], "norm", None)
+        norm = [*(layer.norm1 for layer in self.blocks[block]), after][layer]
+        channels = self.config.growth_rate * self.config.growth_factor**block if layer else 0
+        return norm and norm.mean[...][-channels:]  # Of 0: all.
 
 
 def affine_of(maps: list[FeatureMap], norm: BatchNorm | None) -> Affine:
@@ -392,11 +385,11 @@ def concat_normalize_conv(
 
     Its intermediate values, if all layers kept them, would grow with the square of the depth.
     """
-    x = normalize_relu(join(values) if len(values) > 1 else values[0], affine)
+    x = normalize_relu(join(values), affine)
     return conv(average_pool(x) if pool else x)
 
 
 def concat_normalize_pool(values: list[jax.Array], affine: Affine) -> jax.Array:
     """Global average, `[N, channels]`, of ReLU(norm(concatenation of `values`))."""
-    x = normalize_relu(join(values) if len(values) > 1 else values[0], affine)
+    x = normalize_relu(join(values), affine)
     return x.mean((2, 3), dtype=affine[0].dtype)

@@ -60,21 +60,23 @@ def _add_all_channels(*gradients):
 copy_for_readers.defvjp(lambda maps, readers: ((maps,) * readers, None), _add_gradients)
 
 
-@jax.custom_vjp
 def join(values: list[jax.Array]) -> jax.Array:
-    """Returns the concatenation of maps `[N, C, H, W]` along channels.
+    """Returns the concatenation of maps `[N, C, H, W]` along channels."""
+    return _join(values) if len(values) > 1 else values[0]
 
-    On a GPU the backward pass writes the gradient of the whole before it is divided. Otherwise XLA
-    would compute it again, from the values and all, wherever a part of it is needed.
-    """
+
+@jax.custom_vjp
+def _join(values):
     return jnp.concatenate(values, axis=1)
 
 
 def _join_backward(channels, gradient):
+    # A GPU writes the gradient of the whole before it is divided. Otherwise XLA would compute it
+    # again, from the values and all, wherever a part of it is needed.
     gradient = lax.platform_dependent(
         gradient, cuda=lax.optimization_barrier, default=lambda gradient: gradient
     )
     return (lax.split(gradient, channels, axis=1),)
 
 
-join.defvjp(lambda values: (join(values), [x.shape[1] for x in values]), _join_backward)
+_join.defvjp(lambda values: (_join(values), [x.shape[1] for x in values]), _join_backward)

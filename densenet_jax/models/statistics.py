@@ -130,11 +130,21 @@ _mean_and_variance.defvjp(_mean_and_variance_forward, _mean_and_variance_backwar
 def sum_pair(x: jax.Array, y: jax.Array, groups: int = 1) -> tuple[jax.Array, jax.Array]:
     """Returns the sums of two `[N, C, H, W]` over positions and the images of each group.
 
-    Both `[groups, C]`, by one reduction, so that what both are computed from is read once.
+    Both `[groups, C]`. On a GPU one reduction gives both, so that what they are computed from is
+    read once. On a TPU two are faster.
     """
-    zero = jnp.zeros((), x.dtype)
     axes = (0, 2, 3) if groups == 1 else (2, 3)
-    sums = lax.reduce((x, y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
+
+    def together(x, y):
+        zero = jnp.zeros((), x.dtype)
+        return tuple(
+            lax.reduce((x, y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
+        )
+
+    def separately(x, y):
+        return x.sum(axes), y.sum(axes)
+
+    sums = lax.platform_dependent(x, y, cuda=together, default=separately)
     return tuple(s.reshape(groups, -1, x.shape[1]).sum(1) for s in sums)
 
 

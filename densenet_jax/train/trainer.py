@@ -20,6 +20,7 @@ from densenet_jax.data.pictures import decode
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
+from densenet_jax.train.compiler import compile_program
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
 from densenet_jax.train.feed import TEN, Batches, Resident, Streamed
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
@@ -162,8 +163,8 @@ class Trainer:
             started = time.monotonic()
             with _garbage_left_alone():
                 lowered = self.lower(*key)
-            options = compiler_options(self.config, platform(self._mesh))
-            self._compiled[key] = lowered.compile(options)
+            program = compile_program(lowered, self.config, platform(self._mesh))
+            self._compiled[key] = program
             self.compile_seconds += time.monotonic() - started
         return self._compiled[key]
 
@@ -280,13 +281,6 @@ def _augmentation(config: ConfigDict, data: sources.Dataset) -> Augmentation | N
             "data.preprocessing 'standardize': set them to 0."
         )
     return Augmentation(padding, wanted.padding_mode, wanted.flip, *colors, data.white)
-
-
-def compiler_options(config: ConfigDict, backend: str) -> dict[str, bool] | None:
-    """Returns the options of the compiler for `backend` ("cpu", "gpu" or "tpu"), None if unset."""
-    # Programs for CPU and TPU are deterministic without an option.
-    on_gpu = config.deterministic and backend == "gpu"
-    return {"xla_gpu_deterministic_ops": True} if on_gpu else None
 
 
 def _matmul_precision(config: ConfigDict) -> contextlib.AbstractContextManager:

@@ -41,7 +41,7 @@ def config_of(job: Job) -> ConfigDict:
 
 def ours(job: Job) -> Runner:
     """The step of `launch.train`, drawing its batch from the data set included; on one device."""
-    command.keep_memory()
+    command.prepare_devices()
     trainer = Trainer(config_of(job), devices=jax.local_devices()[:1])
     compiled = trainer.compiled("train")
     batches = next(trainer.epoch_batches(0))

@@ -9,10 +9,9 @@ import pytest
 import small
 
 from densenet_jax.errors import InputError
-from densenet_jax.train import trainer as trainer_module
 from densenet_jax.train.config import MATMUL_PRECISIONS, check_config
 from densenet_jax.train.fit import fit
-from densenet_jax.train.trainer import Trainer, compiler_options
+from densenet_jax.train.trainer import Trainer
 
 
 def initial_state(trainer):
@@ -98,28 +97,6 @@ def test_every_matmul_precision_is_one_of_jax():
         check_config(small.config({"matmul_precision": name}))
         with jax.default_matmul_precision(name):
             jax.jit(lambda x: x @ x).lower(np.ones((2, 2)))
-
-
-def test_only_the_gpu_compiler_gets_options():
-    """Those are options that this version of XLA knows: any compiler refuses others."""
-    given = {
-        (deterministic, platform): compiler_options(
-            small.config({"deterministic": deterministic}), platform
-        )
-        for deterministic in (False, True)
-        for platform in ("cpu", "gpu", "tpu")
-    }
-    options = given.pop((True, "gpu"))
-    assert set(given.values()) == {None}
-    compiled = jax.jit(lambda x: x + 1).lower(1).compile(options)
-    assert compiled(1) == 2
-
-
-def test_the_compiler_gets_the_options(trainer, monkeypatch):
-    monkeypatch.setattr(trainer, "_compiled", {})
-    monkeypatch.setattr(trainer_module, "compiler_options", lambda *_: {"xla_of_no_name": True})
-    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_no_name"):
-        trainer.compiled("test")
 
 
 def test_augmentation_depends_on_the_epoch_and_dropout_on_the_step(trainer):

@@ -1,0 +1,51 @@
+"""How programs are compiled for each kind of device."""
+
+import logging
+import os
+
+import jax
+import jaxlib
+from ml_collections import ConfigDict
+
+# The environment variable that makes CUDA load all kernels at the start. Loaded when first used, a
+# kernel of cuDNN cannot be recorded into a CUDA graph: the program ends with cuDNN's status 5003.
+EAGER_LOADING = ("CUDA_MODULE_LOADING", "EAGER")
+
+_GRAPHS = "xla_gpu_enable_command_buffer"
+# What XLA records into CUDA graphs by default, and convolutions. Launched one by one from the host
+# they, and the few kernels between two of them, leave an H100 waiting for a fourth of the step.
+_IN_GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,CONVOLUTION"
+
+
+def compiler_options(config: ConfigDict, platform: str) -> dict[str, bool | str]:
+    """Returns the options of the compiler for `platform`: "cpu", "gpu" or "tpu"."""
+    options = {}
+    if platform == "gpu" and config.deterministic:  # Other platforms are, without an option.
+        options["xla_gpu_deterministic_ops"] = True
+    name, eager = EAGER_LOADING
+    # XLA_FLAGS of the user's own are left alone.
+    is_free = _GRAPHS not in os.environ.get("XLA_FLAGS", "")
+    if platform == "gpu" and os.environ.get(name) == eager and is_free:
+        options[_GRAPHS] = _IN_GRAPHS
+    return options
+
+
+def compile_program(
+    lowered: jax.stages.Lowered, config: ConfigDict, platform: str
+) -> jax.stages.Compiled:
+    """Compiles a program for `platform`; convolutions stay out of CUDA graphs if jaxlib cannot.
+
+    jaxlib changes the names of such options from release to release.
+    """
+    options = compiler_options(config, platform)
+    try:
+        return lowered.compile(options or None)
+    except jax.errors.JaxRuntimeError as error:
+        if _GRAPHS not in options or _GRAPHS not in str(error):
+            raise
+        logging.warning(
+            "this jaxlib (%s) does not record convolutions into CUDA graphs: steps are slower",
+            jaxlib.__version__,
+        )
+        del options[_GRAPHS]
+        return lowered.compile(options or None)
