@@ -25,12 +25,11 @@ from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.config import check_config, model_settings
+from densenet_jax.train.feed import STEPS_PER_DISPATCH
 from densenet_jax.train.trainer import Trainer, memory_bytes
 
 # Of a device's memory, what a step may take; the rest is the runtime's and lost to fragmentation.
 USABLE = 0.9
-# Steps that training dispatches at once on GPU and TPU, if the config leaves it open.
-DISPATCH_STEPS = 100
 # The search for the largest batch gives up after this many; memory is nearly linear in the batch,
 # so it mostly needs three.
 MOST_COMPILATIONS = 8
@@ -250,15 +249,11 @@ def _official(config: ConfigDict) -> sources.Dataset:
 def _trainer(config: ConfigDict, target: Target) -> Trainer:
     """Builds the trainer whose program users run on `target`: many steps a dispatch."""
     data = _official(config)
-    if target.platform != "cpu" and not data.streamed:
-        with config.unlocked():
-            config = ConfigDict(config, convert_dict=False)
-        config.steps_per_dispatch = config.steps_per_dispatch or DISPATCH_STEPS
-        if data.name.startswith("synthetic"):
-            # Labels for a whole dispatch. More images would count as memory that no run needs.
-            least = config.steps_per_dispatch * config.batch_size
-            labels = sources.describe(data.name, least).train.labels
-            data = dataclasses.replace(data, train=sources.Split(data.train.images, labels))
+    if target.platform != "cpu" and data.name.startswith("synthetic"):
+        # Labels for a whole dispatch. More images would count as memory that no run needs.
+        least = (config.steps_per_dispatch or STEPS_PER_DISPATCH) * config.batch_size
+        labels = sources.describe(data.name, least).train.labels
+        data = dataclasses.replace(data, train=sources.Split(data.train.images, labels))
     data = preprocess(data, config.data.preprocessing)
     return Trainer(config, data=data, devices=target.devices(), place=_note)
 

@@ -4,9 +4,9 @@ On a GPU each kernel is taken to last as long as the longest of
   * its bytes over the bandwidth of a copy; slices of few channels cost whole sectors of memory,
   * its arithmetic over the rate of matrix products, with narrow channels padded to tiles,
   * the shortest time of any kernel: 2 us inside a CUDA graph, 4.5 us launched one by one.
-So the estimate with 2 us is a lower bound. It ignores the L2 cache, cuDNN's choice of algorithm,
-and how well a kernel uses the memory. For an H100 a calibrated estimate uses the speed that each
-kind of kernel reached in one profile, see `_H100_KERNELS`.
+So the estimate with 2 us is a lower bound. It ignores the L2 cache, cuDNN's choice of algorithm and
+the padding kernels of cuDNN, and how well a kernel uses the memory. On an H100 steps took 1.7 to
+2.4 times as long (launch/benchmark/NOTES.md): compare forms of a step with it, not machines.
 
 On a TPU the compiler's own estimates are added up, in cycles. Collectives have none.
 """
@@ -49,25 +49,6 @@ _KINDS = {
 _COLLECTIVES = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
 )  # fmt: skip
-# How kernels run on an H100, by kind: us that each takes beside its traffic, the padding kernels
-# and memsets of cuDNN included, and the share of the bandwidth of a copy that it reaches.
-# Fitted on the profile of one program: DenseNet-BC (k = 12, L = 100), bfloat16, batch 64,
-# remat "concat", jax 0.11.2, cuDNN 9.19. Its step took 13.36 ms. cuDNN chooses other kernels for
-# other channel counts, image sizes and types, so there the estimate may be far off.
-_H100_KERNELS = {
-    "reduction": (2.0, 0.45),
-    "concatenate": (1.1, 0.32),
-    "sum of gradients": (1.5, 0.44),
-    "1x1 convolution": (3.9, 0.90),
-    "1x1 input gradient": (3.9, 0.90),
-    "1x1 kernel gradient": (5.2, 0.47),
-    "3x3 convolution": (9.2, 0.17),
-    "3x3 input gradient": (11.6, 0.32),
-    "3x3 kernel gradient": (14.5, 0.11),
-}
-_H100_OTHERS = (1.5, 1.0)
-# Between the end of a kernel and the start of the next, the mean of the same profile.
-_H100_GAP_US = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +79,6 @@ class Kernel:
         """Returns the least time of one run; no kernel is faster than `shortest`, in us."""
         return max(self.traffic_us, self.product_us, shortest)
 
-    def h100_us(self) -> float:
-        """Returns the time of one run at the speed of `_H100_KERNELS`."""
-        own_us, share = _H100_KERNELS.get(self.kind, _H100_OTHERS)
-        return _H100_GAP_US + own_us + max(self.traffic_us / share, self.product_us)
-
 
 def estimate(
     text: str, target: Target, batch_size: int, floor_bytes: float, floor_operations: float
@@ -119,13 +95,13 @@ def estimate(
       None for a CPU. Else, for one step on one device:
         kernels: instructions that the device runs; on a TPU those with an estimate of cycles,
           which are neither collectives nor copies in the background.
-        launches: of kernels and CUDA graphs, as XLA captures them by default.
-        launches_all_captured: the same if convolutions were captured as well.
+        launches: of kernels and CUDA graphs, if convolutions are not captured: XLA's default.
+        launches_all_captured: the same if they are, as in our commands (see `train.compiler`).
         collectives: operations between devices.
         mb_an_image, floor_mb_an_image: megabytes of memory traffic, of the program and the least.
         floor_us: time for the least traffic, or for the arithmetic if that takes longer.
-        times: by assumption ("captured", "launched", "calibrated") `us`, `images_per_second` of
-          all devices, and `floor_share`, the floor's time as a share of `us`.
+        times: by assumption ("captured", "launched") `us`, `images_per_second` of all devices,
+          and `floor_share`, the floor's time as a share of `us`.
         cycles: on a TPU; None elsewhere, as what only exists for GPUs is None on a TPU.
         origins: the costliest places in the network: `origin`, `us` ("captured") or `cycles`,
           `kernels`, and on a GPU `mb`.
@@ -154,8 +130,6 @@ def estimate(
         "captured": sum(k.times * k.bound_us(CAPTURED_US) for k in found),
         "launched": sum(k.times * k.bound_us(LAUNCHED_US) for k in found),
     }
-    if target.name.startswith("h100"):
-        us["calibrated"] = sum(k.times * k.h100_us() for k in found)
     times = {
         name: {"us": t, "images_per_second": 1e6 * batch_size / t, "floor_share": floor_us / t}
         for name, t in us.items()

@@ -14,6 +14,9 @@ from densenet_jax.data.sources import Dataset
 from densenet_jax.train.config import steps_per_epoch
 from densenet_jax.train.mesh import batch_sharded, local_rows, place_rows, platform, replicated
 
+# Steps that a GPU or TPU runs at most in one dispatch, if the config leaves it open. On CPU it is
+# one, as loops are slow there (see step.py).
+STEPS_PER_DISPATCH = 100
 SPLITS = ("train", "validation", "test")
 TEN = 10  # Crops of a picture: its corners and its middle, and those of its mirror image.
 
@@ -71,8 +74,7 @@ class Resident:
             if (part := getattr(data, split)) is not None
         }
         self._sizes = {split: len(getattr(data, split)) for split in self._arrays}
-        # Many steps a dispatch keep an accelerator busy; on CPU loops are slow (see step.py).
-        self._most_steps = 1 if platform(mesh) == "cpu" else 100
+        self._most_steps = 1 if platform(mesh) == "cpu" else STEPS_PER_DISPATCH
 
     def close(self) -> None:
         """There is nothing to end."""

@@ -117,7 +117,7 @@ def test_estimate_of_a_gpu(step):
             "images_per_second": pytest.approx(64e6 / us),
             "floor_share": pytest.approx(found["floor_us"] / us),
         }
-    assert found["times"]["calibrated"]["us"] > found["times"]["captured"]["us"]
+    assert found["times"].keys() == {"captured", "launched"}
     costs = [row["us"] for row in found["origins"]]
     assert costs == sorted(costs, reverse=True) and len(costs) == 10
     assert sum(row["kernels"] for row in found["origins"]) == 10
@@ -136,13 +136,6 @@ def test_several_gpus_share_a_batch():
     assert eight["times"]["captured"]["images_per_second"] == pytest.approx(
         one["times"]["captured"]["images_per_second"]
     )
-
-
-def test_efficiencies_were_measured_on_an_h100_only():
-    assert set(estimate(GPU, targets.target("a100"), 64, 1e6, 0)["times"]) == {
-        "captured",
-        "launched",
-    }
 
 
 def test_estimate_of_a_tpu():

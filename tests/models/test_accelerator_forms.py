@@ -1,9 +1,12 @@
 """What accelerators compute in place of the CPU's forms, run on the CPU."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from flax import nnx
 from jax import lax
 
@@ -129,3 +132,34 @@ def test_aligned_convolutions_are_the_same():
         np.testing.assert_array_equal(convolution._aligned(x, k), convolution._direct(x, k))
         text = str(jax.make_jaxpr(convolution._aligned)(x, k))
         assert f"[8,{wide},4,6] = conv_general_dilated" in text
+
+
+# Prints what a step on 8 devices exchanges, in the form of each platform: operations, and bytes.
+COLLECTIVES = """
+import json, re, jax, small
+from jax import lax
+from densenet_jax.analysis.plan import collective_bytes
+from densenet_jax.train.trainer import Trainer
+
+def collectives(platform):
+    jax.clear_caches()
+    lax.platform_dependent = lambda *a, default, **forms: forms.get(platform, default)(*a)
+    config = small.config({"model.dropout_rate": 0.0, "model.block_config": (4, 2)})
+    program = Trainer(config, devices=jax.devices()).compiled("train").as_text()
+    operations = re.findall(r" (?:all-reduce|all-gather|all-to-all|collective-permute)[(]", program)
+    return len(operations), sum(collective_bytes(program).values())
+
+print(json.dumps({platform: collectives(platform) for platform in ("cpu", "cuda", "tpu")}))
+"""
+
+
+def test_collectives():
+    """Two passes exchange the mean before they can exchange the variance; one pass does it once."""
+    process = small.start("-c", COLLECTIVES, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    operations, exchanged = zip(*json.loads(out.splitlines()[-1]).values(), strict=True)
+    # Each layer has two maps; the stem and the transition have one.
+    assert operations[0] - operations[2] >= 2 * 6 + 2
+    # Never a feature map: one of 8 images with 4 channels of 8 x 8 has 8 kB.
+    assert max(exchanged) < 4 * exchanged[0]
