@@ -22,14 +22,13 @@ from densenet_jax.models.layers import (
     Mode,
     SqueezeExcitation,
     Statistics,
-    average_pool,
     channels_first,
     channels_last,
     check_images,
     concatenate_statistics,
-    max_pool,
     normalize_relu,
 )
+from densenet_jax.models.pooling import average_pool, max_pool
 from densenet_jax.models.remat import LAYERS_PER_SUM, copy_for_readers, join, remat_if
 from densenet_jax.models.settings import NetworkConfig, Stem
 

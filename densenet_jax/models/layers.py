@@ -192,26 +192,6 @@ def relu(x: jax.Array) -> jax.Array:
     return jnp.where(x <= 0, np.zeros((), x.dtype), x)
 
 
-def average_pool(x: jax.Array) -> jax.Array:
-    """Means of 2x2 positions: `[N, C, H, W]` to `[N, C, H/2, W/2]`, an odd last one left out."""
-    window = (1, 1, 2, 2)
-    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, window, "VALID") / 4
-
-
-def max_pool(x: jax.Array, size: int = 3, padding: tuple[int, int] = (1, 1)) -> jax.Array:
-    """Maxima of `size` x `size` positions, every second one: `[N, C, H, W]` to half H and W.
-
-    Args:
-      padding: rows and columns of nothing before and after the map. (1, 1) is ResNet's; (0, 1),
-        of size 3, is Caffe's, whose first window starts in the corner and whose last may hang over.
-    """
-    # Padded beforehand, and by a function that it knows, for the converter to ONNX. Images and
-    # channels stay two dimensions: one of both would have to be transposed on a GPU.
-    x = jnp.pad(x, ((0, 0), (0, 0), padding, padding), constant_values=-jnp.inf)
-    x = nnx.max_pool(x[..., None], window_shape=(size, size), strides=(2, 2), padding="VALID")
-    return x[..., 0]
-
-
 def global_average(x: jax.Array, dtype) -> jax.Array:
     """Means over positions, `[N, C]`, in `dtype`."""
     return x.mean((2, 3), dtype=dtype)

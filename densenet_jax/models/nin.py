@@ -19,9 +19,9 @@ from densenet_jax.models.layers import (
     channels_first,
     check_images,
     global_average,
-    max_pool,
     relu,
 )
+from densenet_jax.models.pooling import max_pool
 from densenet_jax.models.settings import NetworkConfig
 
 

@@ -22,14 +22,13 @@ from densenet_jax.models.layers import (
     Conv,
     Linear,
     Mode,
-    average_pool,
     channels_first,
     channels_last,
     check_images,
     global_average,
-    max_pool,
     relu,
 )
+from densenet_jax.models.pooling import average_pool, max_pool
 from densenet_jax.models.settings import NetworkConfig, Stem
 from densenet_jax.models.stack import Stack
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 
 import densenet_jax as dj
-from densenet_jax.models import convolution, layers, remat, statistics
+from densenet_jax.models import convolution, layers, pooling, remat, statistics
 
 random = np.random.default_rng(0)
 VALUES = random.normal(size=(8, 5, 4, 6)) * 3 + 2
@@ -57,6 +57,17 @@ def test_the_derivative_of_normalize_relu(groups, float64):
     actual = layers._both_sums_at_once(values, affine, gradient)
     assert (np.asarray(expected[0]) == 0).any()  # Something was rectified.
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-10), actual, expected)
+
+
+@pytest.mark.parametrize("size, padding", [(3, (1, 1)), (3, (0, 1)), (2, (0, 0))])
+def test_the_derivative_of_max_pooling(size, padding, float64):
+    """Many values are equal, as after a ReLU: the first of a window has its gradient."""
+    x = jnp.asarray(np.maximum(random.normal(size=(3, 2, 8, 9)), 0))
+    x = jnp.pad(x, ((0, 0), (0, 0), padding, padding), constant_values=-jnp.inf)
+    maxima, backward = jax.vjp(lambda x: pooling._maxima(x, size), x)
+    gradient = jnp.asarray(random.normal(size=maxima.shape))
+    actual = pooling._gather_gradients(size, x, maxima, gradient)
+    np.testing.assert_allclose(actual, backward(gradient)[0], rtol=1e-12)
 
 
 def test_gradients_of_readers_are_added():

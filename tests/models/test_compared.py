@@ -10,7 +10,8 @@ import densenet_jax as dj
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.fractalnet import FractalBlock, Paths, join
 from densenet_jax.models.highway import HighwayLayer
-from densenet_jax.models.layers import Conv, Mode, SqueezeExcitation, max_pool
+from densenet_jax.models.layers import Conv, Mode, SqueezeExcitation
+from densenet_jax.models.pooling import max_pool
 from densenet_jax.models.rdnet import LayerNorm
 from densenet_jax.train.step import losses
 
