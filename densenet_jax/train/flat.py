@@ -16,7 +16,11 @@ from jax import lax
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """The order and the shapes in which the arrays of a tree lie in one vector."""
+    """The order and the shapes in which the arrays of a tree are stored in one vector.
+
+    Convolution kernels are stored as `[out, height, width, in]`, as cuDNN reads and writes them: in
+    another order each would be transposed three times a step.
+    """
 
     tree: jax.tree_util.PyTreeDef
     shapes: tuple[tuple[int, ...], ...]
@@ -31,7 +35,8 @@ class Packing:
         return jax.tree.structure(tree) == self.tree
 
     def pack(self, tree) -> jax.Array:
-        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+        leaves = jax.tree.leaves(tree)
+        return jnp.concatenate([_outputs_first(leaf).ravel() for leaf in leaves])
 
     def unpack(self, vector: jax.Array, kernels=None):
         """Returns the tree; convolution kernels in the type `kernels`, if it is given.
@@ -47,7 +52,18 @@ class Packing:
 
     def _split(self, vector: jax.Array) -> list[jax.Array]:
         parts = lax.split(vector, [math.prod(shape) for shape in self.shapes])
-        return [x.reshape(shape) for x, shape in zip(parts, self.shapes, strict=True)]
+        return [_shaped(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+def _outputs_first(array: jax.Array) -> jax.Array:
+    return array.transpose(3, 0, 1, 2) if array.ndim == 4 else array
+
+
+def _shaped(part: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns the array of `shape` that is stored as `part`."""
+    if len(shape) == 4:
+        return part.reshape(shape[3], *shape[:3]).transpose(1, 2, 3, 0)
+    return part.reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)
