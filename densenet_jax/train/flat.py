@@ -31,7 +31,9 @@ class Packing:
         return jax.tree.structure(tree) == self.tree
 
     def pack(self, tree) -> jax.Array:
-        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+        """Returns the vector; an empty one for a tree without arrays."""
+        leaves = jax.tree.leaves(tree)
+        return jnp.concatenate([leaf.ravel() for leaf in leaves]) if leaves else jnp.zeros(0)
 
     def unpack(self, vector: jax.Array, kernels=None):
         """Returns the tree; convolution kernels in the type `kernels`, if it is given.
@@ -46,7 +48,8 @@ class Packing:
         return self.tree.unflatten(leaves)
 
     def _split(self, vector: jax.Array) -> list[jax.Array]:
-        parts = lax.split(vector, [math.prod(shape) for shape in self.shapes])
+        sizes = [math.prod(shape) for shape in self.shapes]
+        parts = lax.split(vector, sizes) if sizes else []
         return [x.reshape(shape) for x, shape in zip(parts, self.shapes, strict=True)]
 
 
