@@ -148,11 +148,13 @@ class _Training:
                 waited = trainer.input_wait_seconds
                 state, line = self._epoch(state, progress)
                 waited = trainer.input_wait_seconds - waited
-                trained = time.monotonic() - started
+                # A dispatch of another number of steps is compiled when it first comes.
+                compiled = trainer.compile_seconds - compiling
+                trained = time.monotonic() - started - compiled
                 seconds["training"] += trained
                 seconds["input_wait"] += waited
                 if line is None:
-                    seconds["total"] += time.monotonic() - started
+                    seconds["total"] += trained
                     self._stop(state, progress, best)
                 if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
                     line |= trainer.evaluate(state)

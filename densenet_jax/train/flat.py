@@ -35,8 +35,9 @@ class Packing:
         return jax.tree.structure(tree) == self.tree
 
     def pack(self, tree) -> jax.Array:
-        leaves = jax.tree.leaves(tree)
-        return jnp.concatenate([_outputs_first(leaf).ravel() for leaf in leaves])
+        """Returns the vector; an empty one for a tree without arrays."""
+        leaves = [_outputs_first(leaf).ravel() for leaf in jax.tree.leaves(tree)]
+        return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
 
     def unpack(self, vector: jax.Array, kernels=None):
         """Returns the tree; convolution kernels in the type `kernels`, if it is given.
@@ -51,7 +52,8 @@ class Packing:
         return self.tree.unflatten(leaves)
 
     def _split(self, vector: jax.Array) -> list[jax.Array]:
-        parts = lax.split(vector, [math.prod(shape) for shape in self.shapes])
+        sizes = [math.prod(shape) for shape in self.shapes]
+        parts = lax.split(vector, sizes) if sizes else []
         return [_shaped(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 

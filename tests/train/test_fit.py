@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import time
 
 import jax
 import pytest
@@ -10,6 +11,7 @@ import small
 
 from densenet_jax.errors import InputError, RunError
 from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.compiler import compile_program
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import best_epoch
 from launch import command, evaluate
@@ -108,6 +110,20 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
     with pytest.raises(RunError, match=r"loss is nan in step 2 \(epoch 1, learning rate 1e\+30"):
         fit(small.config({**small.PLAIN, "learning_rate": 1e30}), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_compiling_a_shorter_dispatch_is_no_training(tmp_path, monkeypatch):
+    """The last two of 22 steps are a program of their own, compiled in the first epoch."""
+
+    def compile_slowly(*arguments):
+        time.sleep(1)
+        return compile_program(*arguments)
+
+    monkeypatch.setattr("densenet_jax.train.trainer.compile_program", compile_slowly)
+    changes = {"epochs": 1, "steps_per_dispatch": 10}
+    result = fit(small.config(small.PLAIN | changes), tmp_path / "run")
+    # Of training alone; the seconds are those of evaluation as well.
+    assert result["images_per_second"] * result["train_seconds"] >= 1400 * 0.99
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 5])

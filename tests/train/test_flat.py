@@ -8,29 +8,49 @@ import numpy as np
 import pytest
 import small
 
+from densenet_jax.train.config import base_config
 from densenet_jax.train.feed import steps_per_dispatch
 from densenet_jax.train.flat import Packing
 from densenet_jax.train.step import train_steps
 from densenet_jax.train.trainer import Trainer
 
 
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-def test_flat_steps_are_the_same_steps(dtype, float64):
-    changes = {"dtype": dtype, "batch_size": 8, "steps_per_dispatch": 3, "data.examples": 24}
-    trainer = Trainer(small.config(small.PLAIN | {"model.bottleneck": 4} | changes))
+STEPS = {"batch_size": 8, "steps_per_dispatch": 3, "data.examples": 24, "data.augment": False}
+
+
+def _end_of_steps(trainer: Trainer, flat: bool):
+    """Returns the state and the sums after the first dispatch."""
     batches = next(trainer.epoch_batches(0))
     assert batches.steps == 3
-    ends = []
-    for flat in (False, True):
-        learner = dataclasses.replace(trainer._learner, flat_loop=flat)
-        steps = jax.jit(functools.partial(train_steps, learner=learner))
-        ends.append(steps(trainer.initial_state, trainer.sums(), *batches, np.int32(0)))
+    learner = dataclasses.replace(trainer._learner, flat_loop=flat)
+    steps = jax.jit(functools.partial(train_steps, learner=learner))
+    return steps(trainer.initial_state, trainer.sums(), *batches, np.int32(0))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_flat_steps_are_the_same_steps(dtype, float64):
+    changes = {"dtype": dtype} | STEPS
+    trainer = Trainer(small.config(small.PLAIN | {"model.bottleneck": 4} | changes))
+    ends = [_end_of_steps(trainer, flat) for flat in (False, True)]
     assert jax.tree.structure(ends[0]) == jax.tree.structure(ends[1])
     tolerance = 1e-12 if dtype == "float64" else 1e-5
     close = functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance)
     jax.tree.map(close, *ends)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), ends[1][0], trainer.initial_state)
     assert all(jax.tree.leaves(moved))
+
+
+def test_networks_may_have_no_running_statistics(float64):
+    """Deeply-Supervised Nets have none; their companions' losses count."""
+    config = base_config()
+    changes = {"data.name": "digits", "model.name": "dsn", "dtype": "float64"} | STEPS
+    narrow = {"mlpconv_widths": (4, 4), "kernel_sizes": (3,), "companion_size": 8}
+    config.update_from_flattened_dict(changes | {f"model.{k}": v for k, v in narrow.items()})
+    trainer = Trainer(config)
+    ends = [_end_of_steps(trainer, flat) for flat in (False, True)]
+    assert not jax.tree.leaves(ends[1][0].batch_stats)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
+    jax.tree.map(close, *ends)
 
 
 def test_multipliers_are_never_flat():
