@@ -14,7 +14,6 @@ from densenet_jax.train.flat import Packing
 from densenet_jax.train.step import train_steps
 from densenet_jax.train.trainer import Trainer
 
-
 STEPS = {"batch_size": 8, "steps_per_dispatch": 3, "data.examples": 24, "data.augment": False}
 
 
