@@ -97,8 +97,9 @@ def target(name: str) -> Target:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Target(name, "cpu", 1, memory)
     kind, _, count = name.removeprefix("tpu-").partition("-")
-    if kind in _GPUS and name.startswith(kind) and (count or "1").isdigit():
-        return _gpu(name, kind, int(count or 1))
+    chips = count or "1"
+    if kind in _GPUS and name.startswith(kind) and chips.isdecimal() and int(chips):
+        return _gpu(name, kind, int(chips))
     if kind in _TPUS and name.startswith("tpu-") and count.isdigit():
         memory, cores, topology, peak, bandwidth = _TPUS[kind]
         chips = int(count) // cores

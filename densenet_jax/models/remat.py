@@ -1,4 +1,4 @@
-"""What keeps the memory of a training step linear in depth (TPAMI section 3.4)."""
+"""Keeps the memory of a training step linear in depth (TPAMI section 3.4)."""
 
 import functools
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def _add_each_map(*gradients):
 
 
 def _add_all_channels(*gradients):
-    """Adds the gradients of all maps at once, as they lie in the gradient of each reader.
+    """Adds the gradients of all maps at once, in the order that the readers' gradients have.
 
     Map by map, a GPU would read the few channels of each out of the gradient of every reader, at a
     tenth of its bandwidth.

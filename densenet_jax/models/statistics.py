@@ -1,4 +1,4 @@
-"""Batch statistics of feature maps `[N, C, H, W]`: how they are computed on each kind of device."""
+"""Batch statistics of feature maps `[N, C, H, W]`, in a form for each kind of device."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from densenet_jax.errors import InputError, counted
 class Statistics(NamedTuple):
     """Mean and biased variance of each channel, over groups of images of equal size.
 
-    Both `[groups, channels]`; `count`, `[groups, 1]`, says over how many values, which is 0 where a
-    group is all padding.
+    Both have shape `[groups, channels]`. `count`, `[groups, 1]`, is the number of values, 0 for a
+    group of padding alone.
     """
 
     mean: jax.Array
@@ -29,15 +29,15 @@ def batch_statistics(
 ) -> Statistics:
     """Returns the statistics of `[N, C, H, W]` values over the images that `mask` marks with 1.
 
-    Computed in float32 at least. Under `jit` with a sharded batch they are those of the global
-    batch; or, given `group_size`, those of each so many successive images of it, on however many
-    devices they lie.
+    Computed in float32 at least. Under `jit` with a sharded batch the statistics are those of the
+    global batch. Given `group_size`, they are those of each group of so many successive images,
+    which may be on several devices.
 
     Args:
       mask: `[N]`, 1 for images that count and 0 for padding; None: all count.
-      expected_mean: `[C]`, about what the mean will be, such as a running mean. It changes nothing
-        but rounding errors: the variance loses digits where the mean is far from it, compared to
-        the standard deviation. None: each channel's first value.
+      expected_mean: `[C]`, an approximation of the mean, such as a running mean. It changes only
+        rounding errors: the variance loses digits if the distance from the mean is many standard
+        deviations. None: each channel's first value.
 
     Raises:
       InputError: N is no multiple of `group_size`.
@@ -149,7 +149,7 @@ def sum_pair(x: jax.Array, y: jax.Array, groups: int = 1) -> tuple[jax.Array, ja
 
 
 def per_image(of_channels: jax.Array, images: int) -> jax.Array:
-    """What maps `[images, C, H, W]` can be scaled by: `[groups, C]` or `[C]`, for all positions."""
+    """Returns `[groups, C]` or `[C]` in a shape that broadcasts to maps `[images, C, H, W]`."""
     if of_channels.ndim == 2 and len(of_channels) > 1:
         of_channels = jnp.repeat(of_channels, images // len(of_channels), axis=0)
     return of_channels[..., None, None]

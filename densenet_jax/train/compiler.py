@@ -1,4 +1,4 @@
-"""How programs are compiled for each kind of device."""
+"""Compiles programs, with options for each kind of device."""
 
 import logging
 import os

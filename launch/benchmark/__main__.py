@@ -148,7 +148,7 @@ def _jobs(args) -> list[Job]:
     if args.rounds < 1:
         raise InputError(f"rounds is {args.rounds}: it must be at least 1.")
     if not 0 < args.time_limit <= threading.TIMEOUT_MAX:
-        raise InputError(f"time_limit is {args.time_limit:g}: it must be a number above 0.")
+        raise InputError(f"time_limit is {args.time_limit:g}: it must be a finite number above 0.")
     try:
         depths = [int(depth) for depth in args.depths.split(",")] if args.depths else [None]
     except ValueError as error:

@@ -146,7 +146,9 @@ def test_every_target_that_is_named_exists(name):
     assert target.name == name and target.chips >= 1 and target.memory_bytes > 2**30
 
 
-@pytest.mark.parametrize("name", ["h10", "tpu-v5e-3", "tpu-v5p-1", "gpu", "tpu-h100", "h100-x"])
+@pytest.mark.parametrize(
+    "name", ["h10", "tpu-v5e-3", "tpu-v5p-1", "gpu", "tpu-h100", "h100-x", "h100-0"]
+)
 def test_unknown_targets_are_refused(name):
     with pytest.raises(InputError, match=f"there is no target '{name}'"):
         targets.target(name)
