@@ -73,8 +73,8 @@ def base_config() -> ConfigDict:
                                save after every so many epochs, and after the last
     report ("last_epoch")      whose test error is the result's, or "best_validation": that of the
                                epoch with the lowest validation error
-    steps_per_dispatch (0)     training steps a dispatch at most, fewer if they divide the epoch
-                               equally; 0: 1 on CPU, else 100; of streamed pictures always 1
+    steps_per_dispatch (0)     training steps a dispatch; 0: 1 on CPU, else at most 100 that divide
+                               the epoch equally; of streamed pictures always 1
     model.name                 a name of the catalogue
     model.FIELD                any field of its config; unset: the catalogue's value
     data.name                  digits, fashion_mnist, cifar10, cifar100, svhn, synthetic,

@@ -89,7 +89,8 @@ class Resident:
         order = batches.epoch_order(
             config.seed, epoch, self._sizes["train"], config.batch_size, config.data.drop_last
         )
-        steps = steps_per_dispatch(len(order), config.steps_per_dispatch or self._most_steps)
+        given = min(config.steps_per_dispatch, len(order))
+        steps = given or steps_per_dispatch(len(order), self._most_steps)
         return self._dispatches("train", order[first:], steps)
 
     def evaluate(self, split: str, crops: int = 1) -> Iterator[Batches]:

@@ -10,6 +10,7 @@ from densenet_jax.analysis.counts import count_macs, count_touched
 from densenet_jax.analysis.plan import collective_bytes, max_batch, most_images_per_second, plan
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
+from densenet_jax.train import feed
 from experiments.cvpr2017 import recipes
 
 PLAIN = small.PLAIN | {"data.holdout": 0}
@@ -109,6 +110,7 @@ def test_the_program_that_users_run_is_planned(name, steps_per_dispatch, rows, m
     """Many steps a dispatch on an accelerator; the images that exist are all that take memory."""
     target = targets.Target(name, "cpu" if name == "cpu" else "cuda", 1, 2**40)
     monkeypatch.setattr(targets.Target, "devices", lambda self: jax.devices("cpu")[:1])
+    monkeypatch.setattr(feed, "platform", lambda mesh: "cpu" if name == "cpu" else "gpu")
     config = small.config(
         {
             "data.name": "synthetic",
