@@ -4,7 +4,7 @@ import collections
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _ITEM_BYTES = {
@@ -22,6 +22,10 @@ _ELEMENT_WISE = {
     "maximum", "minimum", "multiply", "negate", "not", "or", "power", "rsqrt", "select", "sqrt",
     "subtract", "tanh", "xor",
 }  # fmt: skip
+# Beginnings of the opcodes of exchanges between devices.
+COLLECTIVES = (
+    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
+)  # fmt: skip
 # Contiguous pieces of at least this many sectors waste little of their first and last sector.
 _LONG_PIECE_SECTORS = 8
 
@@ -110,6 +114,13 @@ class Instruction:
         """Cycles of a TPU that the compiler expects the instruction to take."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
         return int(found[1]) if found else 0
+
+
+def instructions(text: str) -> Iterator[Instruction]:
+    """Yields the instructions of all computations, each as often as the text has it."""
+    for line in text.splitlines():
+        if found := _INSTRUCTION.match(line):
+            yield Instruction(found[2], found[3], bool(found[1]))
 
 
 Computation = dict[str, Instruction]

@@ -18,6 +18,7 @@ from densenet_jax.analysis.counts import (
     count_params,
     count_touched,
 )
+from densenet_jax.analysis.hlo import COLLECTIVES, instructions
 from densenet_jax.analysis.roofline import estimate
 from densenet_jax.analysis.targets import ANALYTIC, Target
 from densenet_jax.data import sources
@@ -35,13 +36,6 @@ USABLE = 0.9
 MOST_COMPILATIONS = 8
 # The search ends if the largest batch is known to this factor.
 _BATCH_FACTOR = 1.02
-
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
-_COLLECTIVE = re.compile(
-    r" = (.*?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?:-start)?\((.*)"
-)
-_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 def plan(config: ConfigDict, target: Target) -> dict:
@@ -231,13 +225,9 @@ def collective_bytes(program: str) -> dict[str, int]:
     "gradients" are those of the backward pass, "statistics" all others: mostly batch statistics.
     """
     total = {"statistics": 0, "gradients": 0}
-    for shapes, rest in _COLLECTIVE.findall(program):
-        name = re.search(r'op_name="([^"]*)"', rest)
-        kind = "gradients" if name and "transpose(" in name[1] else "statistics"
-        total[kind] += sum(
-            _BYTES.get(type_, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
-            for type_, dimensions in _SHAPE.findall(shapes)
-        )
+    for i in instructions(program):
+        if i.opcode.startswith(COLLECTIVES) and not i.opcode.endswith("-done"):
+            total["gradients" if "transpose(" in i.op_name else "statistics"] += i.bytes
     return total
 
 

@@ -17,7 +17,13 @@ import itertools
 import math
 import re
 
-from densenet_jax.analysis.hlo import Computation, Instruction, Program, moved_bytes
+from densenet_jax.analysis.hlo import (
+    COLLECTIVES,
+    Computation,
+    Instruction,
+    Program,
+    moved_bytes,
+)
 from densenet_jax.analysis.targets import Target
 
 # The shortest time of a kernel, in us: inside a CUDA graph, and launched one by one.
@@ -46,9 +52,6 @@ _KINDS = {
     "copy-start": "copy",
     "copy": "copy",
 }
-_COLLECTIVES = (
-    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +219,7 @@ def _work(
     opcodes = {part.opcode for part in fused} or {i.opcode}
     if "cudnn$conv" in i.library_call:
         return "convolution", *_cudnn_convolution(i, computation)
-    if any(opcode.startswith(_COLLECTIVES) for opcode in opcodes):
+    if any(opcode.startswith(COLLECTIVES) for opcode in opcodes):
         return "collective", "collective", 0, ""
     if "convolution" in opcodes:
         inside = next(part for part in (*fused, i) if part.opcode == "convolution")

@@ -1,8 +1,7 @@
 """The train state as flat vectors, for loops of steps on a GPU.
 
-A DenseNet has hundreds of small parameters. Updating, averaging and converting each of them costs
-more than a thousand kernels a step, most of which only wait for their launch; on vectors of all
-parameters the same work takes a few kernels (launch/benchmark/NOTES.md has the figures).
+A DenseNet has hundreds of small parameters. To update, average and convert each of them takes many
+kernels that are launched for almost no work; on vectors of all parameters it takes a few.
 """
 
 import dataclasses

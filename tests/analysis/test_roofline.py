@@ -1,4 +1,4 @@
-"""What a step's time is estimated to be, from the text of a compiled program."""
+"""The estimate of a step's time, from the text of a compiled program."""
 
 from pathlib import Path
 

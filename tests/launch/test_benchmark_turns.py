@@ -26,7 +26,7 @@ def start(name: str, job: Job, time_limit: float = 600):
 
 @pytest.fixture
 def log(monkeypatch):
-    """What contestants do, which start no process; "torch" fails in its first turn."""
+    """Replaces the processes of contestants; "torch" fails in its first turn."""
     log = []
 
     class Contestant:

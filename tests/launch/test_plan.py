@@ -65,7 +65,7 @@ def test_compiles_in_another_process_where_this_one_is_not_set_up(monkeypatch, c
 
 @pytest.fixture
 def planned(monkeypatch):
-    """What is planned for the small network on the CPU, which takes the place of any target."""
+    """Plans the small network on the CPU in place of any target."""
     found = plan(small.config(small.PLAIN | {"data.holdout": 0}), targets.target("cpu"))
     monkeypatch.setattr(launch_plan, "_ready", lambda target: True)
     monkeypatch.setattr(launch_plan, "plan", lambda config, target: found)

@@ -1,4 +1,4 @@
-"""What accelerators compute in place of the CPU's forms, run on the CPU."""
+"""Runs on the CPU the forms that accelerators compute in place of the CPU's."""
 
 import json
 
