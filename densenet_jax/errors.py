@@ -19,15 +19,27 @@ class UnsupportedFile(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, told in one sentence. Commands exit with status 3."""
+    """A run that failed and would fail again, in one sentence: a NaN loss, too little memory.
+
+    Commands exit with FAILED_STATUS.
+    """
+
+
+class Interrupted(RunError):
+    """A run that its machine cut off, in one sentence: a lost process, a full disk.
+
+    Once the cause is gone, the same command resumes the run. Commands exit with INTERRUPTED_STATUS.
+    """
 
 
 class Preempted(RuntimeError):
-    """A run that was told to stop and has saved itself. Commands exit with PREEMPTED_STATUS."""
+    """A run that received a signal to stop and saved itself. Commands exit with PREEMPTED_STATUS.
+    """
 
 
-# EX_TEMPFAIL: started again, the same command goes on.
-PREEMPTED_STATUS = 75
+INTERRUPTED_STATUS = 3
+FAILED_STATUS = 4
+PREEMPTED_STATUS = 75  # EX_TEMPFAIL: the same command resumes the run.
 
 
 def counted(number: int, noun: str) -> str:

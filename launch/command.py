@@ -22,7 +22,16 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from densenet_jax.errors import PREEMPTED_STATUS, InputError, Preempted, RunError, suggest
+from densenet_jax.errors import (
+    FAILED_STATUS,
+    INTERRUPTED_STATUS,
+    PREEMPTED_STATUS,
+    InputError,
+    Interrupted,
+    Preempted,
+    RunError,
+    suggest,
+)
 from densenet_jax.models.catalog import FAMILIES
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train import compiler
@@ -37,7 +46,8 @@ from launch.paths import expanded
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit status.
 
-    2 for a user's mistake, 3 for a failed run, 75 for one that was told to stop and saved itself.
+    2 for a user's mistake, 3 for a run that its machine cut off, 4 for a run that failed, 75 for a
+    run that received a signal to stop and saved itself.
     """
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal lacks, or a file name that is no text, must not end the
@@ -68,8 +78,10 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
         main(argv)
     except InputError as error:
         return _fail(error, 2)
+    except Interrupted as error:
+        return _fail(error, INTERRUPTED_STATUS)
     except RunError as error:
-        return _fail(error, 3)
+        return _fail(error, FAILED_STATUS)
     except Preempted as error:
         print(error, file=sys.stderr)
         return PREEMPTED_STATUS
@@ -77,7 +89,8 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 3)
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
+        return _fail(reason, INTERRUPTED_STATUS)
     except Exception as error:
         if isinstance(error, RuntimeError | AssertionError):  # As JAX raises without a device.
             try:

@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from densenet_jax.errors import InputError, RunError
+from densenet_jax.errors import InputError, Interrupted
 from densenet_jax.train.step import TrainState
 
 FORMAT = 1
@@ -69,7 +69,7 @@ class Checkpoints:
             self.wait()
             self._manager.close()
         elif jax.process_count() == 1:  # Another process, which would have to help, may be dead.
-            with contextlib.suppress(RunError):
+            with contextlib.suppress(Interrupted):
                 self.wait()
 
     def steps(self) -> list[int]:
@@ -85,7 +85,7 @@ class Checkpoints:
           best: the step whose checkpoint is to be kept beside the last ones.
 
         Raises:
-          RunError: this checkpoint, or the one before, which was written in the background, cannot
+          Interrupted: this checkpoint, or the one before, which was written in the background, cannot
             be written. What was whole before stays.
         """
         self.wait()
@@ -104,7 +104,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk. Raises RunError if it cannot be written."""
+        """Returns when all that was saved is on disk. Raises Interrupted if it cannot be written."""
         with self._telling_of_failure():
             self._manager.wait_until_finished()
 
@@ -218,7 +218,7 @@ class Checkpoints:
             )
             reason = " ".join(str(error).split())
             reason = _DISK_FULL if "No space left" in reason else reason[:300]
-            raise RunError(
+            raise Interrupted(
                 f"cannot write a checkpoint to {self._folder} ({reason}); {kept}. Mend that and "
                 "give the same command again."
             ) from error

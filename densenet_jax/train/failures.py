@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import jax
 
-from densenet_jax.errors import InputError, Preempted, RunError
+from densenet_jax.errors import InputError, Interrupted, Preempted, RunError
 from densenet_jax.train.record import RunDirectory
 
 # JAX and the libraries below it raise ValueError and RuntimeError for these.
@@ -23,7 +23,7 @@ def telling_of_failures(run: RunDirectory) -> Iterator[None]:
         raise
     except OSError as error:
         path, reason = error.filename or run.path, error.strerror or error
-        raise RunError(f"{path}: {reason}; {_GOES_ON} once that is mended.") from error
+        raise Interrupted(f"{path}: {reason}; {_GOES_ON} once that is mended.") from error
     except (MemoryError, ValueError, RuntimeError) as error:
         text = " ".join(str(error).split())[:300]
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
@@ -34,7 +34,7 @@ def telling_of_failures(run: RunDirectory) -> Iterator[None]:
             ) from error
         if jax.process_count() == 1 or not _OF_CONNECTIONS.search(text):
             raise
-        raise RunError(
+        raise Interrupted(
             f"another process of this run has ended or cannot be reached ({text}); {_GOES_ON}: "
             "give it on all hosts."
         ) from error

@@ -17,15 +17,16 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from densenet_jax.errors import PREEMPTED_STATUS, InputError
+from densenet_jax.errors import INTERRUPTED_STATUS, PREEMPTED_STATUS, InputError
 from densenet_jax.train.config import PATHS, check_config, flatten
 from densenet_jax.train.record import RunDirectory
 from launch import command, experiment
 from launch.sweep import hyper
 
 ROOT = Path(__file__).parents[2]
-# Killed from outside, or told to stop: to be started again. Negative ones are Python's signals.
-_INTERRUPTIONS = (PREEMPTED_STATUS, 128 + 9, 128 + 15)
+# The same command resumes a run that ended with one of these. Signals are 128 + their number, or
+# negative as Python reports them.
+_INTERRUPTIONS = (INTERRUPTED_STATUS, PREEMPTED_STATUS, 128 + 9, 128 + 15)
 _LOG_END = 2000  # Bytes of a log to look at.
 # Kubernetes takes names of 63 characters, and adds -worker-0-0-abcde to those of its pods.
 _LABEL_CHARACTERS = 40

@@ -178,15 +178,15 @@ def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
 
 def test_failures_are_told_and_tried_again_only_if_asked(write, start, tmp_path, capsys):
     spec = write('hyper.sweep("config.learning_rate", [0.1, 1e30])')
-    assert start(spec) == 3
+    assert start(spec) == 4
     error = capsys.readouterr().err
-    assert "learning_rate=1e-30" not in error and "failed with status 3" in error
+    assert "learning_rate=1e-30" not in error and "failed with status 4" in error
     assert "the training loss is" in error and "learning_rate=1e+30.log" in error
     assert states(spec, tmp_path) == {
         "learning_rate=0.1": "finished",
         "learning_rate=1e+30": "failed",
     }
-    assert start(spec) == 3
+    assert start(spec) == 4
     assert "2 points, 0 to run" in capsys.readouterr().out
     assert start(spec, "--retry") == 3
     assert "2 points, 1 to run" in capsys.readouterr().out

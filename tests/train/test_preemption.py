@@ -54,7 +54,7 @@ def test_a_state_gone_wrong_is_not_saved(tmp_path):
     changes = json.dumps(small.PLAIN | {"learning_rate": 1e30})
     process = small.start(SCRIPT, tmp_path / "run", 2, changes)
     ((status, _, errors),) = outputs([process])
-    assert status == 3 and "the training loss is nan in step 2" in errors
+    assert status == 4 and "the training loss is nan in step 2" in errors
     assert "nothing was saved yet" in errors
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 

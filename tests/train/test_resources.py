@@ -87,7 +87,7 @@ def test_a_cache_that_cannot_be_written_to(tmp_path, caplog):
 
 def test_too_little_memory(tmp_path):
     status, _, errors = end_of(small.start("-c", POOR_RUN, tmp_path / "run"))
-    assert status == 3
+    assert status == 4
     for word in ("not enough memory", "batch_size", "model.remat", "launch.plan"):
         assert word in errors
 
