@@ -33,8 +33,7 @@ class Interrupted(RunError):
 
 
 class Preempted(RuntimeError):
-    """A run that received a signal to stop and saved itself. Commands exit with PREEMPTED_STATUS.
-    """
+    """A run that received a signal and saved itself. Commands exit with PREEMPTED_STATUS."""
 
 
 INTERRUPTED_STATUS = 3

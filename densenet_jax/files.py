@@ -1,7 +1,10 @@
 """Writes files so that a crash or a power loss leaves the old content or the new, never a part."""
 
+import json
 import os
 from pathlib import Path
+
+MAX_JSON_BYTES = 2**24  # Of one JSON file or line; 1000 classes of 100 characters take 0.1 MB.
 
 
 def write_durably(path: Path, content: str | bytes) -> None:
@@ -32,3 +35,29 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def parse_object(text: str | bytes) -> dict:
+    """Returns the object in a JSON document. Raises ValueError for anything else."""
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"it is longer than {MAX_JSON_BYTES:,} bytes")
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, not a JSON object")
+    return found
+
+
+def read_object(path: Path) -> dict | None:
+    """Returns the object in a JSON file; None if there is no such file.
+
+    Raises ValueError if the file holds anything else, and OSError if it cannot be read.
+    """
+    try:
+        # A FIFO gives nothing instead of waiting for a writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            return parse_object(file.read(MAX_JSON_BYTES + 1))
+    except FileNotFoundError:
+        return None

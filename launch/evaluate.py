@@ -73,7 +73,6 @@ def _evaluate_run(args: argparse.Namespace) -> None:
     command.prepare_devices()
     run = RunDirectory(args.workdir)
     config = run.config()
-    step = run.checkpoint_step(args.checkpoint)
     if args.data_directory:
         config.data.directory = str(args.data_directory)
     if args.batch_size is not None:
@@ -85,7 +84,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         trainer = Trainer(config)
         run.check_classes(trainer.data.classes)
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-            state, _ = checkpoints.restore(trainer.initial_state, step)
+            state, _ = checkpoints.restore(trainer.initial_state, args.checkpoint)
         errors = trainer.evaluate(state)
         if config.data.ten_crops:
             errors |= trainer.evaluate(state, TEN)

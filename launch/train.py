@@ -29,19 +29,19 @@ def main(argv: list[str] | None = None) -> None:
     command.prepare_devices()
     # Threads that write checkpoints would keep the one that trains waiting for 5 ms at a time.
     sys.setswitchinterval(0.0005)
-    run = RunDirectory(args.workdir)
+    run, picture = RunDirectory(args.workdir), args.workdir / "learning_curve.png"
     finished = run.result() is not None
     result = fit(command.load_config(args.config, overrides), args.workdir)
-    if finished:
-        print(f"{args.workdir} is finished: {_summary(result)}. Nothing to do.")
-        return
     if jax.process_index() > 0:
         return
-    from densenet_jax.analysis.curves import plot_learning_curve  # matplotlib, needed only now.
+    if not picture.exists():
+        from densenet_jax.analysis.curves import plot_learning_curve  # matplotlib, needed only now.
 
-    picture = args.workdir / "learning_curve.png"
-    plot_learning_curve(run, picture)
-    print(f"{_summary(result)}. Learning curve: {picture}")
+        plot_learning_curve(run, picture)
+    if finished:
+        print(f"{args.workdir} is finished: {_summary(result)}. Nothing to do.")
+    else:
+        print(f"{_summary(result)}. Learning curve: {picture}")
 
 
 def _summary(result: dict) -> str:

@@ -1,10 +1,13 @@
 """How every picture of this project looks: legible in print, and to colour-blind readers."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from densenet_jax.files import write_durably
 
 # Okabe and Ito's, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -38,4 +41,7 @@ def save(figure: Figure, path: Path) -> None:
     paths = [path] if path.suffix else [path.with_suffix(f".{kind}") for kind in FORMATS]
     undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     for file in paths:
-        figure.savefig(file, metadata=undated.get(file.suffix))
+        drawn = io.BytesIO()
+        metadata = undated.get(file.suffix)
+        figure.savefig(drawn, format=file.suffix.removeprefix("."), metadata=metadata)
+        write_durably(file, drawn.getvalue())

@@ -1,22 +1,26 @@
 """Checkpoints of a run, through Orbax.
 
     checkpoints/STEP/state/       the train state: nested dicts of arrays (OCDBT)
-    checkpoints/STEP/progress/    a JSON object: `format` and `progress`
+    checkpoints/STEP/progress/    a JSON object: `format`, `progress`, `best` (the step of the best
+                                  checkpoint) and `arrays` (the SHA-256 of each array)
     checkpoints/STEP/SHA256SUMS   of the files in those two, as `sha256sum --check` reads it
-    checkpoints/STEP.damaged/     one that does not fit its sums, and was passed over
+    checkpoints/STEP.damaged/     a checkpoint that could not be read, and was set aside
 
-STEP is the number of steps trained. A checkpoint is written under another name, and renamed when it
-is whole. It holds global arrays: any number of devices and processes can go on from it. All of this
-stays as it is for as long as `FORMAT` does.
+STEP is the number of steps trained. A checkpoint is written under another name, read back, put on
+disk and then renamed. It holds global arrays: any number of devices and processes can resume from
+it. All of this stays as it is for as long as `FORMAT` does; early checkpoints lack `best` and
+`arrays`.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import logging
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +28,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from densenet_jax.errors import InputError, Interrupted
+from densenet_jax.files import sync_directory, write_durably
+from densenet_jax.train.record import RunDirectory, best_epoch, free_name
 from densenet_jax.train.step import TrainState
 
 FORMAT = 1
@@ -32,28 +38,36 @@ SUMS = "SHA256SUMS"
 
 _FILE_BYTES = 4096  # What an array takes beside its numbers, at most.
 _DISK_FULL = "the disk is full"
+_REASON_CHARACTERS = 300  # Of an exception's message that are shown.
+# A reader lists the checkpoints again so often if a running training deletes what it reads.
+_READS = 20
 
 _log = logging.getLogger(__name__)
 
+Read = TypeVar("Read")
+
 
 class Checkpoints:
-    """The checkpoints in a folder; saves in the background. A context manager.
+    """The checkpoints in a directory; saves in the background. A context manager.
 
     Args:
-      folder: made if missing.
-      read_only: leave the folder as it is; another process may be writing to it.
+      folder: created if missing.
+      read_only: leave the directory as it is; another process may be writing to it.
     """
 
     def __init__(self, folder: Path, read_only: bool = False):
         self._folder, self._read_only = folder.absolute(), read_only
         self._policy = _LastAndBest()
+        if not read_only and jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            sync_directory(self._folder.parent)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             cleanup_tmp_directories=not read_only,
             lightweight_initialize=True,  # Metadata may be damaged as well.
             read_only=read_only,
             async_options=ocp.AsyncOptions(
-                post_finalization_callback=self._write_sums,
+                post_finalization_callback=self._seal,
                 # Orbax waits by the time of day, which may be set while it does.
                 timeout_secs=10**7,
                 create_directories_asynchronously=False,
@@ -73,7 +87,7 @@ class Checkpoints:
                 self.wait()
 
     def steps(self) -> list[int]:
-        """Those that have a checkpoint, the newest first."""
+        """Returns the steps that have a checkpoint, the newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, state: TrainState, progress: dict[str, Any], best: int | None = None) -> None:
@@ -82,7 +96,7 @@ class Checkpoints:
         Args:
           state: the train state, at least one step after what was saved before.
           progress: what JSON can hold.
-          best: the step whose checkpoint is to be kept beside the last ones.
+          best: the step of the best checkpoint, which is kept beside the last ones.
 
         Raises:
           Interrupted: this checkpoint, or the one before, which was written in the background,
@@ -95,11 +109,13 @@ class Checkpoints:
         with self._telling_of_failure():
             if jax.process_index() == 0:
                 self._check_room(jax.tree.leaves(arrays))
+            self._structure = jax.tree.map(lambda _: 0, arrays)
+            self._digests = _digests(arrays)
+            record = {"format": FORMAT, "progress": progress, "best": best, "arrays": self._digests}
             self._manager.save(
                 self._saving,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays),
-                    progress=ocp.args.JsonSave({"format": FORMAT, "progress": progress}),
+                    state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(record)
                 ),
             )
 
@@ -107,77 +123,127 @@ class Checkpoints:
         """Returns when all checkpoints are on disk. Raises Interrupted if one cannot be written."""
         with self._telling_of_failure():
             self._manager.wait_until_finished()
+            if not self._read_only and jax.process_index() == 0:
+                sync_directory(self._folder)  # The name of the last one.
 
-    def restore(
-        self, like: TrainState, step: int | None = None
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """A train state, with the shapes, types and shardings of `like`, and its progress.
+    def restore(self, like: TrainState, which: str = "last") -> tuple[TrainState, dict[str, Any]]:
+        """Returns a train state, with the shapes, types and shardings of `like`, and its progress.
 
-        Of the newest checkpoint, or of that of `step`. If the newest is damaged, this is reported,
-        it is set aside, and the one before is taken.
+        If the last checkpoint cannot be read, this is reported, it is set aside, and the one before
+        is read. Removes what an interrupted deletion left of older checkpoints.
+
+        Args:
+          which: "last", or "best" as of the last one.
 
         Raises:
-          InputError: there is none, it is damaged, all are, or another version wrote it.
+          InputError: there is no checkpoint, none can be read, or another version wrote it.
         """
-        return self._read(self._whole(step), like)
-
-    def restore_model(self, like: dict[str, Any], step: int | None = None) -> dict[str, Any]:
-        """The `params` and `batch_stats` of a train state, NumPy arrays in the shape of `like`.
-
-        For networks that are only used. Of which checkpoint, and errors: see `restore`.
-        """
-        step = self._whole(step)
-        self._progress(step)  # Checks the format.
-        folder = self._folder / str(step) / "state"
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-            return reader.restore(
-                folder,
-                args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy, partial_restore=True),
-            )
-
-    def _whole(self, step: int | None) -> int:
-        """The step of the checkpoint that `restore` takes."""
-        steps = self.steps() if step is None else [step]
-        if not set(steps) & set(self.steps()):
-            which = "" if step is None else f" of step {step}"
-            raise InputError(f"{self._folder.parent} holds no checkpoint{which}.")
-        damaged = {}
-        for candidate in steps:
-            if reason := _damage(self._folder / str(candidate)):
-                damaged[candidate] = reason
-                continue
-            for lost, reason in damaged.items():
-                _log.warning(
-                    "the checkpoint of step %d is damaged (%s): going back to that of step %d.",
-                    *(lost, reason, candidate),
-                )
-            self._set_aside(list(damaged))
-            return candidate
-        reasons = "; ".join(f"step {lost}: {reason}" for lost, reason in damaged.items())
-        raise InputError(
-            f"{self._folder} holds only damaged checkpoints ({reasons}): bring one back, or move "
-            "the folder away to train from the start."
-        )
-
-    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        progress = self._progress(step)
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(like)
         )
         only_state = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return TrainState(**self._manager.restore(step, args=only_state).state), progress
+        state, record = self._read(
+            which, lambda step: self._manager.restore(step, args=only_state).state
+        )
+        if not self._read_only and "best" in record:
+            for step in self.steps()[KEPT:]:
+                if step != record["best"]:
+                    self._manager.delete(step)
+        return TrainState(**state), record["progress"]
 
-    def _progress(self, step: int) -> dict[str, Any]:
-        """Raises InputError if the checkpoint has another format."""
-        only_progress = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        record = self._manager.restore(step, args=only_progress).progress
-        if record["format"] != FORMAT:
-            raise InputError(
-                f"the checkpoint of step {step} in {self._folder} has format {record['format']}, "
-                f"but this version reads {FORMAT}: use the version of densenet_jax that wrote it."
-            )
-        return record["progress"]
+    def restore_model(self, like: dict[str, Any], which: str = "last") -> dict[str, Any]:
+        """Returns the `params` and `batch_stats` of a train state as NumPy arrays.
+
+        For networks that are only used. `like` has the structure and the shapes of both. For
+        `which`, and for errors, see `restore`.
+        """
+        return self._read(which, lambda step: _read_arrays(self._state_folder(step), like))[0]
+
+    def _state_folder(self, step: int) -> Path:
+        return self._folder / str(step) / "state"
+
+    def _read(self, which: str, read: Callable[[int], Read]) -> tuple[Read, dict[str, Any]]:
+        """Returns what `read` makes of a checkpoint, and its record; see `restore`."""
+        for _ in range(_READS):
+            steps = self.steps()
+            try:
+                return self._read_first(which, steps, read)
+            except InputError:
+                # A training that runs meanwhile may have deleted what was to be read.
+                self._manager.reload()
+                if not self._read_only or self.steps() == steps:
+                    raise
+        raise InputError(f"{self._folder} changes faster than it can be read: try again")
+
+    def _read_first(self, which: str, steps: list[int], read: Callable):
+        if not steps:
+            raise InputError(f"{self._folder.parent} holds no checkpoint: train it first")
+        if which == "best":
+            _, record = self._first_readable(steps, lambda step: None)
+            steps = [self._best(record)]
+        return self._first_readable(steps, read)
+
+    def _best(self, record: dict[str, Any]) -> int:
+        """The step of the best checkpoint. Of early checkpoints, metrics.jsonl says which it is."""
+        if "best" in record:
+            return record["best"]
+        return best_epoch(RunDirectory(self._folder.parent).metrics())["step"]
+
+    def _first_readable(self, steps: list[int], read: Callable[[int], Read]):
+        """Returns what `read` makes of the first of `steps` that can be read, and its record."""
+        unreadable = {}
+        for step in steps:
+            result, reason = None, None
+            try:
+                record = self._record(step)
+            except _Unreadable as error:
+                reason = str(error)
+            if not (reason := _of_all_processes(reason)):
+                try:
+                    result = self._checked(step, read, record)
+                except _Unreadable as error:
+                    reason = str(error)
+                reason = _of_all_processes(reason)
+            if reason:
+                unreadable[step] = reason
+                continue
+            for lost, reason in unreadable.items():
+                _log.warning(
+                    "the checkpoint of step %d cannot be read (%s): going back to that of step %d.",
+                    *(lost, reason, step),
+                )
+            self._set_aside(list(unreadable))
+            return result, record
+        reasons = "; ".join(f"step {step}: {reason}" for step, reason in unreadable.items())
+        raise InputError(
+            f"{self._folder} holds only damaged checkpoints ({reasons}): bring one back, or move "
+            "the directory away to train from the start."
+        )
+
+    def _record(self, step: int) -> dict[str, Any]:
+        """Returns the JSON object of a checkpoint whose files are as they were written.
+
+        Raises InputError if the checkpoint has another format.
+        """
+        with _reading():
+            _check_sums(self._folder / str(step))
+            only_progress = ocp.args.Composite(progress=ocp.args.JsonRestore())
+            record = self._manager.restore(step, args=only_progress).progress
+            if record["format"] != FORMAT:
+                raise InputError(
+                    f"the checkpoint of step {step} in {self._folder} has format "
+                    f"{record['format']}, but this version reads {FORMAT}: use the version of "
+                    "densenet_jax that wrote it."
+                )
+            return record
+
+    def _checked(self, step: int, read: Callable[[int], Read], record: dict[str, Any]) -> Read:
+        """Returns what `read` makes of a checkpoint, if the arrays are those that were saved."""
+        with _reading():
+            found = read(step)
+            expected = record.get("arrays")
+            _compare(_digests(found), expected) if found and expected else None
+            return found
 
     def _check_room(self, arrays: list[jax.Array]) -> None:
         """Orbax would notice too, but its threads then tell of each array."""
@@ -186,22 +252,29 @@ class Checkpoints:
         if free < needed:
             raise OSError(f"{_DISK_FULL}: {needed:,} bytes are needed, {free:,} are free")
 
-    def _write_sums(self) -> None:
-        """Called when all files of a checkpoint are written, before it gets its name."""
-        if jax.process_index() == 0:
-            (folder,) = self._folder.glob(f"{self._saving}.*tmp*")
-            lines = [f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in _content(folder)]
-            (folder / SUMS).write_text("".join(lines))
+    def _seal(self) -> None:
+        """Reads a checkpoint back and puts it on disk; called before it gets its name."""
+        if jax.process_index() > 0:
+            return
+        (folder,) = self._folder.glob(f"{self._saving}.*tmp*")
+        _compare(_digests(_read_arrays(folder / "state", self._structure)), self._digests)
+        files = _content(folder)
+        lines = [f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files]
+        for path in (*files, *(path for path in folder.rglob("*") if path.is_dir())):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        write_durably(folder / SUMS, "".join(lines))
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Renames what is damaged, so that its steps can be saved again."""
+        """Renames what cannot be read, so that its steps can be saved again."""
         if not steps or self._read_only:
             return
         if jax.process_index() == 0:
             for step in steps:
-                names = (f"{step}.damaged{suffix}" for suffix in ("", *range(2, 1000)))
-                free = next(name for name in names if not (self._folder / name).exists())
-                (self._folder / str(step)).rename(self._folder / free)
+                folder = self._folder / str(step)
+                folder.rename(free_name(folder, "damaged"))
+            sync_directory(self._folder)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
 
@@ -217,11 +290,28 @@ class Checkpoints:
                 f"that of step {self.steps()[0]} is kept" if self.steps() else "there is none yet"
             )
             reason = " ".join(str(error).split())
-            reason = _DISK_FULL if "No space left" in reason else reason[:300]
+            reason = _DISK_FULL if "No space left" in reason else reason[:_REASON_CHARACTERS]
             raise Interrupted(
                 f"cannot write a checkpoint to {self._folder} ({reason}); {kept}. Mend that and "
                 "give the same command again."
             ) from error
+
+
+class _Unreadable(Exception):
+    """A checkpoint that cannot be used; its message is the reason."""
+
+
+@contextlib.contextmanager
+def _reading():
+    """Reports whatever reading a damaged checkpoint raises as _Unreadable."""
+    try:
+        yield
+    except (_Unreadable, InputError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except OSError as error:
+        raise _Unreadable(f"{Path(error.filename or '').name} {error.strerror or error}") from error
+    except Exception as error:
+        raise _Unreadable(" ".join(str(error).split())[:_REASON_CHARACTERS]) from error
 
 
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
@@ -232,23 +322,67 @@ class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
         return [info.step in last or info.step == self.best for info in checkpoints]
 
 
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is as it was written."""
+def _of_all_processes(problem: str | None) -> str | None:
+    """Returns the problem of any process, so that all of them make the same choice."""
+    if jax.process_count() == 1:
+        return problem
+    any_has = multihost_utils.process_allgather(np.array(problem is not None)).any()
+    return problem or ("another process cannot read it" if any_has else None)
+
+
+def _check_sums(folder: Path) -> None:
+    """Raises _Unreadable if a file of a checkpoint is not as it was written."""
     try:
         lines = (folder / SUMS).read_text(errors="replace").splitlines()
         expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         found = {str(file.relative_to(folder)): _sha256(file) for file in _content(folder)}
     except FileNotFoundError as error:
-        return f"{Path(error.filename).relative_to(folder)} is missing"
+        raise _Unreadable(f"{Path(error.filename).relative_to(folder)} is missing") from error
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            return f"{name} is {'changed' if name in found else 'missing'}"
-    return None
+            raise _Unreadable(f"{name} is {'changed' if name in found else 'missing'}")
 
 
 def _content(folder: Path) -> list[Path]:
     """The files of both items of a checkpoint."""
     return sorted(file for file in folder.glob("*/**/*") if file.is_file())
+
+
+def _read_arrays(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arrays in a `state` directory as NumPy arrays, in the structure of `like`.
+
+    Raises ValueError if an array of `like` has another shape there.
+    """
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    return ocp.PyTreeCheckpointHandler().restore(
+        folder, args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy, partial_restore=True)
+    )
+
+
+def _digests(arrays: dict[str, Any]) -> dict[str, str]:
+    """Returns the SHA-256 of each array with its type and shape, by its path in the tree."""
+    digests = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        array = np.ascontiguousarray(leaf)
+        digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+        digests["/".join(map(_key, path))] = digest.hexdigest()
+    return digests
+
+
+def _key(entry) -> str:
+    """A step of a path in a tree: a key of a dict, an index, or a field."""
+    for name in ("key", "idx", "name"):
+        if hasattr(entry, name):
+            return str(getattr(entry, name))
+    raise TypeError(f"a path in a train state has a {type(entry).__name__}")
+
+
+def _compare(found: dict[str, str], expected: dict[str, str]) -> None:
+    """Raises ValueError if an array that was read is not the one that was saved."""
+    for name, digest in found.items():
+        if digest != expected.get(name):
+            raise ValueError(f"the array {name} reads back with other values than were saved")
 
 
 def _sha256(path: Path) -> str:

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from densenet_jax.errors import Preempted, RunError, counted
+from densenet_jax.errors import InputError, Preempted, RunError, counted
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.config import check_config
 from densenet_jax.train.failures import telling_of_failures
 from densenet_jax.train.feed import TEN
+from densenet_jax.train.lock import RunLock
 from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.progress import Reporter
 from densenet_jax.train.record import RunDirectory, best_epoch
@@ -33,9 +34,10 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
     Raises:
       InputError: wrong config, missing data, or the folder of another run; before anything is
         compiled or written.
-      RunError: the loss became infinite or not a number; the memory, the disk or another process
-        of this run failed.
-      Preempted: SIGTERM came, and a checkpoint of that very step is saved.
+      RunError: the loss became infinite or NaN, or the memory does not suffice.
+      Interrupted: the disk or another process of this run failed, or another run is using the
+        directory. The same call resumes the run.
+      Preempted: a signal to stop came, and a checkpoint of that very step is saved.
     """
     run = RunDirectory(workdir)
     check_config(config)
@@ -43,17 +45,17 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
     if result := run.result():
         return result
     run.check_writable()
-    with (
-        telling_of_failures(run),
-        Preemption() as preemption,
-        contextlib.closing(Trainer(config)) as trainer,
-    ):
-        result = _fit(trainer, run, preemption)
-        run.finish(result)
+    with telling_of_failures(run), RunLock(run.path) as lock:
+        run.check(config)  # Again, because another run may have been there until now.
+        if result := run.result():
+            return result
+        with Preemption() as preemption, contextlib.closing(Trainer(config)) as trainer:
+            result = _fit(trainer, run, lock, preemption)
+            run.finish(result)
     return result
 
 
-def _fit(trainer: Trainer, run: RunDirectory, preemption: Preemption) -> dict:
+def _fit(trainer: Trainer, run: RunDirectory, lock: RunLock, preemption: Preemption) -> dict:
     config = trainer.config
     run.check_classes(trainer.data.classes)
     if config.init_from and not run.has_checkpoint():
@@ -64,9 +66,8 @@ def _fit(trainer: Trainer, run: RunDirectory, preemption: Preemption) -> dict:
         reporter.say(f"compiled in {trainer.compile_seconds:.1f} s")
         run.start(config, trainer.description())
         with Checkpoints(run.checkpoints) as checkpoints:
-            training = _Training(trainer, run, checkpoints, reporter, preemption)
-            seconds = training.to_the_end()
-    lines = run.metrics()
+            training = _Training(trainer, run, lock, checkpoints, reporter, preemption)
+            lines, seconds = training.to_the_end()
     line = lines[-1] if config.report == "last_epoch" else best_epoch(lines)
     images = config.epochs * _examples(trainer)
     broken = any(key.endswith("broken_pictures") for line in lines for key in line)
@@ -106,21 +107,41 @@ _NO_SECONDS = {"training": 0.0, "total": 0.0, "input_wait": 0.0}
 
 @dataclasses.dataclass
 class _Progress:
-    """What is saved beside the train state: where in which epoch, and what it took so far."""
+    """What is saved beside the train state.
+
+    Attributes:
+      epoch: how many are complete.
+      sums: over the steps of the next epoch.
+      seconds: of all starts, by purpose.
+      lines: of metrics.jsonl, one for each complete epoch.
+    """
 
     epoch: int
     sums: Sums
     seconds: dict[str, float]
+    lines: list[dict]
 
     def to_json(self) -> dict:
         sums = dataclasses.asdict(self.sums)
         numbers = {name: float(value) for name, value in jax.device_get(sums).items()}
-        return {"epoch": self.epoch, "sums": numbers, "seconds": self.seconds}
+        return {
+            "epoch": self.epoch,
+            "sums": numbers,
+            "seconds": self.seconds,
+            "metrics": self.lines,
+        }
 
     @classmethod
-    def from_json(cls, found: dict, trainer: Trainer) -> "_Progress":
+    def from_json(cls, found: dict, trainer: Trainer, run: RunDirectory) -> "_Progress":
         seconds = _NO_SECONDS | found["seconds"]
-        return cls(found["epoch"], trainer.sums(**found["sums"]), seconds)
+        # Early checkpoints have no metrics, so the file has to do.
+        lines = found["metrics"] if "metrics" in found else run.metrics()[: found["epoch"]]
+        if [line.get("epoch") for line in lines] != list(range(1, found["epoch"] + 1)):
+            raise InputError(
+                f"metrics.jsonl in {run.path} has not one line for each of the "
+                f"{counted(found['epoch'], 'epoch')} of the checkpoint: restore that file"
+            )
+        return cls(found["epoch"], trainer.sums(**found["sums"]), seconds, lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,17 +150,18 @@ class _Training:
 
     trainer: Trainer
     run: RunDirectory
+    lock: RunLock
     checkpoints: Checkpoints
     reporter: Reporter
     preemption: Preemption
 
-    def to_the_end(self) -> dict[str, float]:
-        """Trains. Returns the seconds it took, over all starts."""
+    def to_the_end(self) -> tuple[list[dict], dict[str, float]]:
+        """Trains. Returns the lines of metrics, and the seconds it took, over all starts."""
         trainer, run, config = self.trainer, self.run, self.trainer.config
         state, progress = self._beginning()
         step, seconds = int(state.step), progress.seconds
-        run.keep_metrics_until(step)
-        best = best_epoch(run.metrics())
+        run.restore_metrics(progress.lines)
+        best = best_epoch(progress.lines)
         self.reporter.start(step)
         with event_log(run.path / "tensorboard", step) as log_event:
             while progress.epoch < config.epochs:
@@ -164,7 +186,9 @@ class _Training:
                 # The first evaluation compiles; that is told apart.
                 compiling = trainer.compile_seconds - compiling
                 seconds["total"] += time.monotonic() - started - compiling
+                self.lock.check()
                 run.append_metrics(line)
+                progress.lines.append(line)
                 log_event(line)
                 self.reporter.epoch(line, config.epochs, waited / trained)
                 progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
@@ -172,16 +196,16 @@ class _Training:
                 due = progress.epoch % config.checkpoint_every_epochs == 0
                 if last or due or best is line:
                     self._save(state, progress, best)
-        return seconds
+        return progress.lines, seconds
 
     def _beginning(self) -> tuple[TrainState, _Progress]:
         """Where the newest checkpoint is, if there is one."""
         state = self.trainer.initial_state
         if not self.checkpoints.steps():
-            return state, _Progress(0, self.trainer.sums(), dict(_NO_SECONDS))
+            return state, _Progress(0, self.trainer.sums(), dict(_NO_SECONDS), [])
         state, found = self.checkpoints.restore(like=state)
         self.reporter.say(f"going on from step {int(state.step)} in {self.run.path}")
-        return state, _Progress.from_json(found, self.trainer)
+        return state, _Progress.from_json(found, self.trainer, self.run)
 
     def _epoch(self, state: TrainState, progress: _Progress) -> tuple[TrainState, dict | None]:
         """Trains to the end of the epoch; returns the new state and the epoch's line of metrics.
@@ -219,13 +243,15 @@ class _Training:
             self._save(state, progress, best)
         self.checkpoints.wait()
         raise Preempted(
-            f"told to stop: step {step} is saved, and the same command goes on from there."
+            f"received {self.preemption.signal}; saved step {step}. Run the same command again to "
+            "resume"
         )
 
     def _save(self, state: TrainState, progress: _Progress, best: dict | None) -> None:
         for leaf in jax.tree.leaves(state):
             if not np.isfinite(np.asarray(leaf)).all():
                 self._fail("a parameter or a statistic is infinite or no number", int(state.step))
+        self.lock.check()
         self.checkpoints.save(state, progress.to_json(), best=best and best["step"])
 
     def _check_loss(self, sums: Sums, first_step: int) -> None:

@@ -1,6 +1,9 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
 
+import logging
+import sys
 import time
+from typing import TextIO
 
 import jax
 from rich.console import Console
@@ -15,7 +18,12 @@ class Reporter:
     """Prints to standard output, in the first process only. A context manager."""
 
     def __init__(self, steps: int, batch_size: int):
-        self._console = Console(highlight=False, soft_wrap=True, quiet=jax.process_index() > 0)
+        self._console = Console(
+            file=_Output(sys.stdout),
+            highlight=False,
+            soft_wrap=True,
+            quiet=jax.process_index() > 0,
+        )
         self._steps, self._batch_size = steps, batch_size
         self._bar = Progress(
             TextColumn("step"),
@@ -75,3 +83,36 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
+
+
+class _Output:
+    """A text stream that a run can lose: after an error, it reports the error and drops the text.
+
+    Training must not end because `| head` closed a pipe or a log file filled a disk.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream, self._is_lost = stream, False
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act, *arguments) -> None:
+        if self._is_lost:
+            return
+        try:
+            act(*arguments)
+        except OSError as error:
+            self._is_lost = True
+            logging.getLogger(__name__).warning(
+                "cannot write to standard output (%s): the run goes on, and metrics.jsonl has its "
+                "progress",
+                error.strerror,
+            )

@@ -3,8 +3,11 @@
 config.json  model.json  environment.json  metrics.jsonl  checkpoints/  result.json
 """
 
+import fnmatch
 import importlib.metadata
+import itertools
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -17,19 +20,27 @@ import jax
 from ml_collections import ConfigDict
 
 from densenet_jax.data.stream import cores
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
+from densenet_jax.files import parse_object, read_object, unfinished_name, write_durably
 from densenet_jax.train.config import base_config, flatten
 
 PACKAGES = (
     *("densenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("grain", "simplejpeg", "opencv-python-headless", "pillow"),
 )
+# Orbax takes the path of a checkpoint for a pattern, and TensorStore takes a backslash for a slash.
+_UNUSABLE = "*?[\\"
+# Files of others that may lie in a new run directory: of editors, desktops, NFS and loggers.
+_STRAYS = (".*", "*~", "#*#", "*.log", "*.out", "*.err", "*.tfevents.*")
 # Where the data lie and who reads them is not what the run is: it may go on where it is otherwise.
 _NOT_COMPARED = ("data.directory", "data.workers", "data.skip_broken", "data.max_pixels")
 
 
 class RunDirectory:
-    """Reads and writes one run directory. Only the first process writes."""
+    """Reads and writes one run directory. Only the first process writes.
+
+    What is written is on disk when a method returns, and a crash leaves each file whole.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
@@ -40,13 +51,6 @@ class RunDirectory:
 
     def has_checkpoint(self) -> bool:
         return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
-
-    def checkpoint_step(self, which: str) -> int | None:
-        """The step of the "best" checkpoint; None for the "last". InputError if there is none."""
-        if not self.has_checkpoint():
-            raise InputError(f"{self.path} holds no checkpoint: train it first.")
-        best = best_epoch(self.metrics()) if which == "best" else None
-        return best and best["step"]
 
     def result(self) -> dict | None:
         """The result of a finished run, or None."""
@@ -72,13 +76,30 @@ class RunDirectory:
 
     def check(self, config: ConfigDict) -> None:
         """Raises InputError if this is the directory of another config, or of something else."""
-        existing = next(path for path in (self.path, *self.path.parents) if path.exists())
+        existing = next(
+            path for path in (self.path, *self.path.parents) if path.exists() or path.is_symlink()
+        )
+        if not existing.exists():
+            raise InputError(
+                f"workdir {self.path} needs {existing}, a symbolic link to {existing.readlink()}, "
+                "which does not exist: create that directory, or remove the link"
+            )
         if not existing.is_dir():
-            raise InputError(f"workdir {self.path} cannot be a folder: {existing} is a file.")
-        if not self.path.exists() or not any(self.path.iterdir()):
+            raise InputError(f"workdir {self.path} cannot be a directory: {existing} is a file")
+        whole = str(self.path.absolute())
+        if unusable := sorted(c for c in set(whole) if c in _UNUSABLE or "\ud800" <= c <= "\udfff"):
+            raise InputError(
+                f"workdir {whole!r} contains {', '.join(map(repr, unusable))}: name a directory "
+                "without such characters, because checkpoints in it could not be read back"
+            )
+        if not self._exists("config.json"):
+            others = [path.name for path in self._entries() if not _is_stray(path.name)]
+            if others:
+                raise InputError(
+                    f"workdir {self.path} holds other files ({', '.join(others[:3])}): name a new "
+                    "or empty directory"
+                )
             return
-        if not (self.path / "config.json").exists():
-            raise InputError(f"workdir {self.path} holds other files: name a new or empty folder.")
         old, new = flatten(self.config()), flatten(config)
         differing = [
             f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
@@ -116,50 +137,100 @@ class RunDirectory:
         return found
 
     def start(self, config: ConfigDict, model: dict) -> None:
-        """Writes config.json and model.json, and describes this start in environment.json."""
+        """Writes config.json and model.json, and describes this start in environment.json.
+
+        Removes the unfinished files of an earlier start that was killed.
+        """
+        if jax.process_index() == 0:
+            for path in self.path.glob(unfinished_name("*")):
+                path.unlink()
         self._write("config.json", json.loads(config.to_json_best_effort()))
         self._write("model.json", model)
         self._write("environment.json", environment())
 
     def metrics(self) -> list[dict]:
-        """The lines of metrics.jsonl; not one that was cut short when a run was stopped."""
+        """Returns the lines of metrics.jsonl, without a last one that is cut off.
+
+        Raises InputError if a line is damaged.
+        """
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        found = []
+        for number, line in enumerate(lines, 1):
+            try:
+                found.append(parse_object(line))
+            except ValueError as error:
+                raise InputError(
+                    f"line {number} of {path} is damaged ({error}): restore or remove the file"
+                ) from error
+        return found
 
     def append_metrics(self, line: dict) -> None:
-        """Adds a line to metrics.jsonl, on disk when this returns."""
+        """Adds a line to metrics.jsonl."""
         if jax.process_index() == 0:
             with (self.path / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(_as_line(line))
                 file.flush()
                 os.fsync(file.fileno())
 
-    def keep_metrics_until(self, step: int) -> None:
-        """Drops lines later than the checkpoint a run goes on from: they will come again."""
-        lines = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
-        self._replace("metrics.jsonl", "".join(lines))
+    def restore_metrics(self, lines: list[dict]) -> None:
+        """Makes metrics.jsonl hold the lines that a checkpoint says it held.
+
+        Drops later lines, because a resumed run writes them again. Reports a file that does not
+        begin with `lines`, and keeps it under another name.
+        """
+        if jax.process_index() > 0:
+            return
+        path, expected = self.path / "metrics.jsonl", "".join(map(_as_line, lines)).encode()
+        found = path.read_bytes() if path.exists() else b""
+        if not found.startswith(expected):
+            kept = free_name(path, "damaged")
+            if path.exists():
+                path.rename(kept)
+            logging.getLogger(__name__).warning(
+                "%s does not agree with the checkpoint: restored %s from the checkpoint%s",
+                *(path, counted(len(lines), "line")),
+                f", and kept the old file as {kept.name}" if found else "",
+            )
+        if found != expected or not path.exists():
+            write_durably(path, expected)
 
     def finish(self, result: dict) -> None:
         self._write("result.json", result)
 
-    def _read(self, name: str):
+    def _read(self, name: str) -> dict | None:
         path = self.path / name
         try:
-            return json.loads(path.read_text()) if path.exists() else None
+            return read_object(path)
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}): restore or remove it.") from error
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
     def _write(self, name: str, value: dict) -> None:
-        self._replace(name, json.dumps(value, indent=2) + "\n")
-
-    def _replace(self, name: str, text: str) -> None:
-        """Writes a file that is there whole or not at all."""
         if jax.process_index() == 0:
-            self.path.mkdir(parents=True, exist_ok=True)
-            temporary = self.path / f".{name}.new"
-            temporary.write_text(text)
-            temporary.replace(self.path / name)
+            write_durably(self.path / name, json.dumps(value, indent=2) + "\n")
+
+    def _exists(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def _entries(self) -> list[Path]:
+        return sorted(self.path.iterdir()) if self.path.exists() else []
+
+
+def free_name(path: Path, ending: str) -> Path:
+    """Returns the first of `path`.ENDING, `path`.ENDING2 and so on that does not exist."""
+    numbers = itertools.chain([""], itertools.count(2))
+    paths = (path.with_name(f"{path.name}.{ending}{number}") for number in numbers)
+    return next(path for path in paths if not path.exists())
+
+
+def _is_stray(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _STRAYS)
+
+
+def _as_line(line: dict) -> str:
+    return json.dumps(line) + "\n"
 
 
 def best_epoch(lines: Iterable[dict]) -> dict | None:

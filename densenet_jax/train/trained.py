@@ -45,11 +45,10 @@ def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
     except (KeyError, TypeError) as error:
         raise InputError(f"{run.path / 'model.json'} is damaged ({error}): restore it.") from error
     model = FAMILIES[family](config, rngs=nnx.Rngs(0))
-    step = run.checkpoint_step(checkpoint)
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     like = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        found = checkpoints.restore_model(like, step)
+        found = checkpoints.restore_model(like, checkpoint)
     for name, kind in kinds.items():
         state = nnx.state(model, kind)
         nnx.replace_by_pure_dict(state, jax.tree.map(jax.device_put, found[name]))

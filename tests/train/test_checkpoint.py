@@ -64,15 +64,14 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
             checkpoints.save(make_state(step), {}, best=best)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [50, 40, 20]
-        state, _ = checkpoints.restore(empty(make_state(20)), step=20)
+        state, _ = checkpoints.restore(empty(make_state(20)), "best")
     np.testing.assert_array_equal(state.params["kernel"], make_state(20).params["kernel"])
 
 
-def test_a_step_without_a_checkpoint(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(make_state(10), {})
-        with pytest.raises(InputError, match="holds no checkpoint of step 20"):
-            checkpoints.restore(empty(make_state(10)), step=20)
+def test_no_checkpoint(tmp_path):
+    message = "holds no checkpoint: train it first"
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError, match=message):
+        checkpoints.restore(empty(make_state(10)))
 
 
 def test_a_saved_state_may_change_at_once(tmp_path):

@@ -81,7 +81,7 @@ def test_the_one_before_is_used(saved, tmp_path, caplog, file, kind):
     damaged = small.snapshot(folder / str(NEWER))
     assert restored(folder) == OLDER
     (message,) = [record.getMessage() for record in caplog.records]
-    assert f"the checkpoint of step {NEWER} is damaged" in message
+    assert f"the checkpoint of step {NEWER} cannot be read" in message
     assert f"going back to that of step {OLDER}" in message
     # Nothing is lost; and the step can be saved again.
     assert small.snapshot(folder / f"{NEWER}.damaged") == damaged

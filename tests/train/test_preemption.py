@@ -21,7 +21,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished_run, ste
     process = small.start(SCRIPT, folder, step, "{}")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == PREEMPTED_STATUS, errors
-    assert errors.splitlines()[-1].startswith(f"told to stop: step {step} is saved")
+    assert errors.splitlines()[-1].startswith(f"received SIGTERM; saved step {step}.")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         assert checkpoints.steps()[0] == step
     assert len(RunDirectory(folder).metrics()) == step // small.STEPS_PER_EPOCH
@@ -82,7 +82,7 @@ def test_two_processes_stop_together(tmp_path):
             break
     ends = outputs(processes)
     assert [status for status, _, _ in ends] == [PREEMPTED_STATUS] * 2, ends
-    assert "told to stop: step" in ends[0][2]
+    assert "received SIGTERM; saved step" in ends[0][2]
     with Checkpoints(folder / "checkpoints") as checkpoints:
         step = checkpoints.steps()[0]
     assert step >= 3 * small.STEPS_PER_EPOCH
