@@ -1,7 +1,9 @@
 """What commands share: configs from files and flags, and errors in one sentence."""
 
 import argparse
+import contextlib
 import ctypes
+import errno
 import functools
 import importlib.util
 import inspect
@@ -37,6 +39,7 @@ from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train import compiler
 from densenet_jax.train.config import PATHS, base_config, check_none, flatten
 from densenet_jax.train.mesh import all_devices
+from densenet_jax.train.progress import LossyOutput
 from densenet_jax.train.record import RunDirectory
 from launch import experiment
 from launch.cache import cache_directory
@@ -62,7 +65,11 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     if sys.unraisablehook is sys.__unraisablehook__:  # Not a test runner's.
         sys.unraisablehook = functools.partial(_shorter, sys.__unraisablehook__, failed)
         threading.excepthook = functools.partial(_shorter, threading.__excepthook__, failed)
-    status = _run(main, argv)
+    with contextlib.redirect_stdout(LossyOutput(sys.stdout)) as output:
+        status = _run(main, argv)
+        output.flush()
+    if output.error and output.error.errno != errno.EPIPE:  # `| head` wants no more.
+        status = status or INTERRUPTED_STATUS
     if status:
         failed.set()
     if status not in (0, PREEMPTED_STATUS) and jax.distributed.is_initialized():
@@ -86,6 +93,8 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
         print(error, file=sys.stderr)
         return PREEMPTED_STATUS
     except KeyboardInterrupt:
+        # Another Ctrl-C must not show a stack trace while Python ends.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except OSError as error:
@@ -108,8 +117,11 @@ def _shorter(hook: Callable, failed: threading.Event, args) -> None:
     """Calls `hook`, but reports an OSError of a thread, such as a full disk, in one line.
 
     Reports nothing once the command has `failed`, which has reported it: TensorBoard's writer tries
-    again at the end.
+    again at the end. Nor does it report arrays that Orbax no longer waits for, because Orbax raises
+    the first error of those that it reads or writes side by side.
     """
+    if isinstance(args.exc_value, RuntimeError) and "loop is closed" in str(args.exc_value):
+        return
     if not isinstance(args.exc_value, OSError):
         hook(args)
     elif args.exc_value.strerror and not failed.is_set():

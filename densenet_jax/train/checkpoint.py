@@ -14,6 +14,7 @@ it. All of this stays as it is for as long as `FORMAT` does; early checkpoints l
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import logging
 import os
@@ -38,6 +39,9 @@ SUMS = "SHA256SUMS"
 
 _FILE_BYTES = 4096  # What an array takes beside its numbers, at most.
 _DISK_FULL = "the disk is full"
+_REASONS = {os.strerror(errno.ENOSPC): _DISK_FULL} | {
+    text: text for text in map(os.strerror, (errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO))
+}
 _REASON_CHARACTERS = 300  # Of an exception's message that are shown.
 # A reader lists the checkpoints again so often if a running training deletes what it reads.
 _READS = 20
@@ -289,8 +293,10 @@ class Checkpoints:
             kept = (
                 f"that of step {self.steps()[0]} is kept" if self.steps() else "there is none yet"
             )
-            reason = " ".join(str(error).split())
-            reason = _DISK_FULL if "No space left" in reason else reason[:_REASON_CHARACTERS]
+            text = " ".join(str(error).split())
+            # TensorStore names all that it was doing before it says why it failed.
+            reasons = (reason for known, reason in _REASONS.items() if known in text)
+            reason = next(reasons, text[:_REASON_CHARACTERS])
             raise Interrupted(
                 f"cannot write a checkpoint to {self._folder} ({reason}); {kept}. Mend that and "
                 "give the same command again."

@@ -76,7 +76,7 @@ class RunLock:
             return
         try:
             token = json.loads(self._path.read_text())["token"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             token = None
         if token != self._token:
             raise Interrupted(

@@ -1,8 +1,11 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import logging
+import os
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 import jax
@@ -19,7 +22,7 @@ class Reporter:
 
     def __init__(self, steps: int, batch_size: int):
         self._console = Console(
-            file=_Output(sys.stdout),
+            file=LossyOutput(sys.stdout),
             highlight=False,
             soft_wrap=True,
             quiet=jax.process_index() > 0,
@@ -85,14 +88,18 @@ def _duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
 
 
-class _Output:
-    """A text stream that a run can lose: after an error, it reports the error and drops the text.
+class LossyOutput:
+    """A text stream that a command can lose: after an error it drops all text and warns once.
 
-    Training must not end because `| head` closed a pipe or a log file filled a disk.
+    Training must not end because `| head` closed a pipe, or because a log file filled a disk.
+
+    Attributes:
+      error: what the stream raised; None if all text was written.
     """
 
     def __init__(self, stream: TextIO):
-        self._stream, self._is_lost = stream, False
+        self._stream = stream
+        self.error: OSError | None = None
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
@@ -104,15 +111,18 @@ class _Output:
     def flush(self) -> None:
         self._try(self._stream.flush)
 
-    def _try(self, act, *arguments) -> None:
-        if self._is_lost:
+    def _try(self, act: Callable, *arguments) -> None:
+        if self.error:
             return
         try:
             act(*arguments)
         except OSError as error:
-            self._is_lost = True
+            self.error = error
             logging.getLogger(__name__).warning(
-                "cannot write to standard output (%s): the run goes on, and metrics.jsonl has its "
-                "progress",
+                "cannot write to standard output (%s): the command goes on without it",
                 error.strerror,
             )
+            with contextlib.suppress(OSError):  # Python would fail to flush the rest at its end.
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)

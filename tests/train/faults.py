@@ -1,0 +1,365 @@
+"""Breaks a training run at every file-system call, and looks whether it ends as if nothing had been.
+
+    python tests/train/faults.py killed --every 1
+
+WHAT is one of
+    killed   the run, a fresh one and a resumed one, is killed at a call, or in the middle of a write;
+    power    the machine loses its power at a call, and with it everything that was not synced;
+    errors   a call fails once, or from then on: no space, an input/output error, no permission.
+Each state that this leaves is resumed. "ended": with the metrics, the result, the arrays and the
+files of an undisturbed run. "refused": with one sentence. Everything else is listed as "wrong".
+
+faults.c, which this compiles with gcc, counts and breaks the calls. All states are resumed in one
+process with one compiled trainer, so that a state takes a fraction of a second. TensorBoard's files
+are off, because their thread writes at other moments each time.
+"""
+
+import argparse
+import collections
+import contextlib
+import ctypes
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import small
+
+from densenet_jax.errors import InputError, RunError
+from densenet_jax.train import fit as fit_module
+from densenet_jax.train import record
+from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.mesh import place, replicated
+from densenet_jax.train.trainer import Trainer
+
+SOURCE = Path(__file__).with_name("faults.c")
+RUN = small.PLAIN | {
+    "epochs": 3,
+    "checkpoint_every_epochs": 1,
+    "batch_size": 200,
+    "data.holdout": 0,
+    "model.dropout_rate": 0.2,
+}
+COUNT, RECORD, FAIL, KILL, HALVE = range(5)
+# What fails at each kind of call.
+ERRORS = {
+    "write": (errno.ENOSPC, errno.EIO),
+    "sync": (errno.EIO,),
+    "read": (errno.EIO,),
+    "open": (errno.EACCES, errno.EIO),
+    "open to write": (errno.ENOSPC, errno.EACCES),
+    "mkdir": (errno.ENOSPC,),
+    "rename": (errno.EIO,),
+    "remove": (errno.EACCES,),
+    "truncate": (errno.EIO,),
+    "close": (errno.EIO,),
+    "lock": (errno.EIO, errno.ENOLCK),
+}
+LITTER = (".damaged", ".damaged2")  # Endings of what is set aside, and kept on purpose.
+
+
+class End(NamedTuple):
+    """How a run ended: "ended" or "refused", or else what was wrong; and what it left."""
+
+    how: str
+    metrics: str | None = None
+    result: dict | None = None
+    arrays: str | None = None
+    files: tuple[str, ...] = ()
+
+
+def build(folder: Path) -> Path:
+    """Compiles faults.c."""
+    library = folder / "faults.so"
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, "-o", library, SOURCE, "-ldl"], check=True)
+    return library
+
+
+class Laboratory:
+    """One compiled trainer, which runs and resumes in any directory."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._library = ctypes.CDLL(os.environ["LD_PRELOAD"])
+        self._config = small.config(RUN)
+        self._trainer = Trainer(self._config)
+        self._initial = jax.tree.map(np.asarray, self._trainer.initial_state)
+        self._trainer.close = lambda: None
+        fit_module.Trainer = self._fresh
+        fit_module.event_log = lambda folder, step: contextlib.nullcontext(lambda line: None)
+        environment = record.environment()
+        record.environment = lambda: environment  # Starting git for each run would take long.
+        self.undisturbed = self.run(root / "undisturbed")
+        assert self.undisturbed.how == "ended", self.undisturbed
+
+    def _fresh(self, config) -> Trainer:
+        sharding = replicated(self._trainer._mesh)
+        state = jax.tree.map(np.array, self._initial)
+        self._trainer.initial_state = place(state, sharding)
+        return self._trainer
+
+    def arm(self, folder: Path, action: int, target=0, error=0, sticky=False, kept="") -> None:
+        arguments = (action, ctypes.c_long(target), error, int(sticky), b"", str(kept).encode())
+        self._library.faults_arm(str(folder).encode(), *arguments)
+
+    def disarm(self) -> int:
+        """Returns the number of calls since `arm`."""
+        return self._library.faults_disarm()
+
+    def run(self, folder: Path) -> End:
+        """Runs or resumes in `folder`."""
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                fit_module.fit(self._config, folder)
+        except (InputError, RunError) as error:
+            is_sentence = str(error) and "\n" not in str(error)
+            return End("refused" if is_sentence else f"not one sentence: {error}")
+        except Exception as error:
+            return End(f"{type(error).__name__}: {error}"[:500])
+        finally:
+            self.disarm()
+        with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+            state, _ = checkpoints.restore(self._trainer.initial_state)
+        leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+        result = json.loads((folder / "result.json").read_text())
+        return End(
+            "ended",
+            (folder / "metrics.jsonl").read_text(),
+            {name: value for name, value in result.items() if "second" not in name},
+            hashlib.sha256(b"".join(leaves)).hexdigest(),
+            tuple(_names(folder)),
+        )
+
+    def judge(self, end: End) -> str:
+        """Returns "ended", "refused", or what is wrong."""
+        if end.how != "ended":
+            return end.how
+        for name, found, expected in zip(End._fields, end, self.undisturbed, strict=True):
+            if found != expected:
+                return f"other {name}: {found} instead of {expected}"
+        return "ended"
+
+
+def _names(folder: Path) -> list[str]:
+    """What lies in a run directory, without what is in sound checkpoints or was set aside."""
+    found = [*folder.glob("*"), *folder.glob("checkpoints/*")]
+    return sorted(str(p.relative_to(folder)) for p in found if not p.name.endswith(LITTER))
+
+
+def recorded(laboratory: Laboratory, begin: Path | None, name: str) -> tuple[Path, int]:
+    """Records a run from `begin`, a run directory, or from nothing. Returns the store, the calls."""
+    folder, store = laboratory.root / name, laboratory.root / f"{name}.store"
+    (store / "synced").mkdir(parents=True)
+    if begin:
+        shutil.copytree(begin, folder)
+        for path in (folder, *folder.rglob("*")):  # All of it is on disk.
+            _note_synced(path, store / "synced" / f"{path.stat().st_ino}.000000")
+    laboratory.arm(folder, RECORD, kept=store)
+    calls = []
+    disarm, laboratory.disarm = laboratory.disarm, lambda: calls.append(disarm())
+    try:
+        end = laboratory.run(folder)
+    finally:
+        laboratory.disarm = disarm
+    assert laboratory.judge(end) == "ended", end
+    return store, calls[0]
+
+
+def _note_synced(path: Path, note: Path) -> None:
+    if path.is_file():
+        shutil.copyfile(path, note)
+    else:
+        entries = [(p.stat().st_ino, "d" if p.is_dir() else "f", p.name) for p in path.iterdir()]
+        note.write_text("".join(f"{inode} {what} {name}\n" for inode, what, name in entries))
+
+
+def killed_states(store: Path, every: int, folder: Path):
+    """Puts each state of a killed run into `folder`; yields the number of the call."""
+    for state in sorted(store.glob("[0-9]*[0-9]"))[::every]:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(state, folder)
+        yield int(state.name)
+
+
+def powerless_states(store: Path, every: int, folder: Path):
+    """Puts each state after a loss of power into `folder`; yields the number and the kind.
+
+    Either the names that were not synced are lost as well, or all names survive, and files that
+    were not synced are empty, as file systems with a journal leave them.
+    """
+    synced = collections.defaultdict(list)  # The syncs of each inode, in their order.
+    for file in sorted((store / "synced").iterdir(), key=lambda file: int(file.suffix[1:])):
+        synced[file.stem].append(file)
+    for listing in sorted(store.glob("*.inodes"))[::every]:
+        number = int(listing.stem)
+
+        def last(inode, number=number):
+            files = [file for file in synced[inode] if int(file.suffix[1:]) < number]
+            return files[-1] if files else None
+
+        entries = [line.split(" ", 2) for line in listing.read_text().splitlines()]
+        for kind in ("names lost", "names kept"):
+            shutil.rmtree(folder, ignore_errors=True)
+            if kind == "names kept":
+                for inode, what, name in entries:
+                    _put(folder / name, what, last(inode))
+            elif entries:
+                _put_synced(folder, entries[0][0], last)
+            yield number, kind
+
+
+def _put(path: Path, what: str, content: Path | None) -> None:
+    if what == "d":
+        path.mkdir(parents=True, exist_ok=True)
+    elif content:
+        shutil.copyfile(content, path)
+    else:
+        path.touch()
+
+
+def _put_synced(folder: Path, inode: str, last) -> None:
+    folder.mkdir(parents=True)
+    for line in last(inode).read_text().splitlines() if last(inode) else []:
+        inode, what, name = line.split(" ", 2)
+        if what == "d":
+            _put_synced(folder / name, inode, last)
+        else:
+            _put(folder / name, what, last(inode))
+
+
+def key(folder: Path) -> str:
+    """The same for directories with the same content."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b"/"
+        digest.update(f"{path.relative_to(folder)} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+class Counts:
+    """How the states ended, by kind; each distinct state is tried once."""
+
+    def __init__(self, laboratory: Laboratory):
+        self._laboratory, self._seen = laboratory, set()
+        self.counts = collections.Counter()
+        self.wrong: list[str] = []
+
+    def resume(self, folder: Path, what: str) -> None:
+        state = key(folder)
+        if state not in self._seen:
+            self._seen.add(state)
+            self.note(self._laboratory.run(folder), what)
+
+    def note(self, end: End, what: str) -> None:
+        verdict = self._laboratory.judge(end)
+        is_right = verdict in ("ended", "refused")
+        self.counts[verdict if is_right else "wrong"] += 1
+        if not is_right:
+            self.wrong.append(f"{what}: {verdict}")
+            print(self.wrong[-1][:600], file=sys.stderr, flush=True)
+
+
+def middle(store: Path, calls: int) -> Path:
+    """A state of a killed run that has checkpoints and is not finished."""
+    return store / f"{2 * calls // 3:06d}"
+
+
+def try_states(laboratory: Laboratory, states, every: int) -> dict:
+    """Resumes the states of a fresh and of a resumed run."""
+    report, folder = {}, laboratory.root / "state"
+    fresh, calls = recorded(laboratory, None, "fresh")
+    resumed, more = recorded(laboratory, middle(fresh, calls), "resumed")
+    for name, store, count in (("fresh run", fresh, calls), ("resumed run", resumed, more)):
+        counts = Counts(laboratory)
+        for number in states(store, every, folder):
+            counts.resume(folder, f"{name}, call {number}")
+        report[name] = {"calls": count, **counts.counts, "what is wrong": counts.wrong}
+    return report
+
+
+def try_errors(laboratory: Laboratory, every: int) -> dict:
+    """Lets each call of a fresh and of a resumed run fail, and then resumes the run."""
+    report, folder = {}, laboratory.root / "state"
+    fresh, calls = recorded(laboratory, None, "fresh")
+    for name, begin in (("fresh run", None), ("resumed run", middle(fresh, calls))):
+        counts, after = Counts(laboratory), Counts(laboratory)
+        cases = [(error, sticky) for error in (errno.EIO, errno.ENOSPC, errno.EACCES)
+                 for sticky in (False, True)]  # fmt: skip
+        number, tried, is_done = 1, 0, False
+        while not is_done:
+            error, sticky = cases[tried % len(cases)]
+            shutil.rmtree(folder, ignore_errors=True)
+            if begin:
+                shutil.copytree(begin, folder)
+            laboratory.arm(folder, FAIL, number, error, sticky)
+            end = laboratory.run(folder)
+            what = f"{name}, call {number} {errno.errorcode[error]}{' sticky' * sticky}"
+            counts.note(end, what)
+            if end.how != "ended":
+                after.note(laboratory.run(folder), f"{what}, resumed")
+            tried += 1
+            number += every
+            is_done = number > calls
+        report[name] = {
+            "calls": tried,
+            "with the error": dict(counts.counts),
+            "resumed": dict(after.counts),
+            "what is wrong": counts.wrong + after.wrong,
+        }
+    return report
+
+
+def attack(what: str, every: int) -> dict:
+    """Runs in a process of its own, with faults.c loaded."""
+    for library in ("absl", "asyncio", "densenet_jax"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    memory = Path("/dev/shm")  # Its inode numbers are not used again, on which `power` relies.
+    root = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+    try:
+        laboratory = Laboratory(root)
+        if what == "errors":
+            return try_errors(laboratory, every)
+        states = {"killed": killed_states, "power": powerless_states}[what]
+        return try_states(laboratory, states, every)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def start(what: str, every: int) -> dict:
+    """Starts `attack` in a process of its own; returns its report."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"LD_PRELOAD": str(build(Path(folder)))}
+        process = small.start(__file__, what, "--every", every, "--inside", **environment)
+        output, errors = process.communicate()
+        if process.returncode:
+            raise RuntimeError(errors)
+        return json.loads(output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("killed", "power", "errors"))
+    parser.add_argument(
+        "--every", type=int, default=1, help="try every so many calls (%(default)s)"
+    )
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    report = (attack if args.inside else start)(args.what, args.every)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
