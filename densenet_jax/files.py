@@ -20,7 +20,7 @@ def write_durably(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def unfinished_name(name: str) -> str:
@@ -28,9 +28,9 @@ def unfinished_name(name: str) -> str:
     return f".{name}.new"
 
 
-def sync_directory(path: Path) -> None:
-    """Puts the names in a directory on disk: new files, renamed files, removed files."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Puts the content of a file, or the names in a directory, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -92,6 +92,7 @@ def start(*arguments, **environment) -> subprocess.Popen:
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

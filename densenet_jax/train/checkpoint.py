@@ -15,7 +15,6 @@ it. All of this stays as it is for as long as `FORMAT` does; early checkpoints l
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import logging
 import os
 import shutil
@@ -29,13 +28,19 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from densenet_jax.errors import InputError, Interrupted
-from densenet_jax.files import sync_directory, write_durably
+from densenet_jax.files import sync
+from densenet_jax.train.integrity import (
+    Unreadable,
+    check_sums,
+    compare,
+    digests,
+    write_sums,
+)
 from densenet_jax.train.record import RunDirectory, best_epoch, free_name
 from densenet_jax.train.step import TrainState
 
 FORMAT = 1
 KEPT = 2  # The last ones, beside the best.
-SUMS = "SHA256SUMS"
 
 _FILE_BYTES = 4096  # What an array takes beside its numbers, at most.
 _DISK_FULL = "the disk is full"
@@ -64,7 +69,7 @@ class Checkpoints:
         self._policy = _LastAndBest()
         if not read_only and jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
-            sync_directory(self._folder.parent)
+            sync(self._folder.parent)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             cleanup_tmp_directories=not read_only,
@@ -114,7 +119,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 self._check_room(jax.tree.leaves(arrays))
             self._structure = jax.tree.map(lambda _: 0, arrays)
-            self._digests = _digests(arrays)
+            self._digests = digests(arrays)
             record = {"format": FORMAT, "progress": progress, "best": best, "arrays": self._digests}
             self._manager.save(
                 self._saving,
@@ -128,7 +133,7 @@ class Checkpoints:
         with self._telling_of_failure():
             self._manager.wait_until_finished()
             if not self._read_only and jax.process_index() == 0:
-                sync_directory(self._folder)  # The name of the last one.
+                sync(self._folder)  # The name of the last one.
 
     def restore(self, like: TrainState, which: str = "last") -> tuple[TrainState, dict[str, Any]]:
         """Returns a train state, with the shapes, types and shardings of `like`, and its progress.
@@ -200,12 +205,12 @@ class Checkpoints:
             result, reason = None, None
             try:
                 record = self._record(step)
-            except _Unreadable as error:
+            except Unreadable as error:
                 reason = str(error)
             if not (reason := _of_all_processes(reason)):
                 try:
                     result = self._checked(step, read, record)
-                except _Unreadable as error:
+                except Unreadable as error:
                     reason = str(error)
                 reason = _of_all_processes(reason)
             if reason:
@@ -230,7 +235,7 @@ class Checkpoints:
         Raises InputError if the checkpoint has another format.
         """
         with _reading():
-            _check_sums(self._folder / str(step))
+            check_sums(self._folder / str(step))
             only_progress = ocp.args.Composite(progress=ocp.args.JsonRestore())
             record = self._manager.restore(step, args=only_progress).progress
             if record["format"] != FORMAT:
@@ -246,7 +251,7 @@ class Checkpoints:
         with _reading():
             found = read(step)
             expected = record.get("arrays")
-            _compare(_digests(found), expected) if found and expected else None
+            compare(digests(found), expected) if found and expected else None
             return found
 
     def _check_room(self, arrays: list[jax.Array]) -> None:
@@ -261,14 +266,10 @@ class Checkpoints:
         if jax.process_index() > 0:
             return
         (folder,) = self._folder.glob(f"{self._saving}.*tmp*")
-        _compare(_digests(_read_arrays(folder / "state", self._structure)), self._digests)
-        files = _content(folder)
-        lines = [f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files]
-        for path in (*files, *(path for path in folder.rglob("*") if path.is_dir())):
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-        write_durably(folder / SUMS, "".join(lines))
+        compare(digests(_read_arrays(folder / "state", self._structure)), self._digests)
+        for path in folder.rglob("*"):
+            sync(path)
+        write_sums(folder)
 
     def _set_aside(self, steps: list[int]) -> None:
         """Renames what cannot be read, so that its steps can be saved again."""
@@ -278,7 +279,7 @@ class Checkpoints:
             for step in steps:
                 folder = self._folder / str(step)
                 folder.rename(free_name(folder, "damaged"))
-            sync_directory(self._folder)
+            sync(self._folder)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
 
@@ -303,21 +304,17 @@ class Checkpoints:
             ) from error
 
 
-class _Unreadable(Exception):
-    """A checkpoint that cannot be used; its message is the reason."""
-
-
 @contextlib.contextmanager
 def _reading():
-    """Reports whatever reading a damaged checkpoint raises as _Unreadable."""
+    """Reports whatever reading a damaged checkpoint raises as Unreadable."""
     try:
         yield
-    except (_Unreadable, InputError, MemoryError, jax.errors.JaxRuntimeError):
+    except (Unreadable, InputError, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except OSError as error:
-        raise _Unreadable(f"{Path(error.filename or '').name} {error.strerror or error}") from error
+        raise Unreadable(f"{Path(error.filename or '').name} {error.strerror or error}") from error
     except Exception as error:
-        raise _Unreadable(" ".join(str(error).split())[:_REASON_CHARACTERS]) from error
+        raise Unreadable(" ".join(str(error).split())[:_REASON_CHARACTERS]) from error
 
 
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
@@ -336,24 +333,6 @@ def _of_all_processes(problem: str | None) -> str | None:
     return problem or ("another process cannot read it" if any_has else None)
 
 
-def _check_sums(folder: Path) -> None:
-    """Raises _Unreadable if a file of a checkpoint is not as it was written."""
-    try:
-        lines = (folder / SUMS).read_text(errors="replace").splitlines()
-        expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        found = {str(file.relative_to(folder)): _sha256(file) for file in _content(folder)}
-    except FileNotFoundError as error:
-        raise _Unreadable(f"{Path(error.filename).relative_to(folder)} is missing") from error
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise _Unreadable(f"{name} is {'changed' if name in found else 'missing'}")
-
-
-def _content(folder: Path) -> list[Path]:
-    """The files of both items of a checkpoint."""
-    return sorted(file for file in folder.glob("*/**/*") if file.is_file())
-
-
 def _read_arrays(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
     """Returns the arrays in a `state` directory as NumPy arrays, in the structure of `like`.
 
@@ -363,37 +342,6 @@ def _read_arrays(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
     return ocp.PyTreeCheckpointHandler().restore(
         folder, args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy, partial_restore=True)
     )
-
-
-def _digests(arrays: dict[str, Any]) -> dict[str, str]:
-    """Returns the SHA-256 of each array with its type and shape, by its path in the tree."""
-    digests = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
-        array = np.ascontiguousarray(leaf)
-        digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
-        digests["/".join(map(_key, path))] = digest.hexdigest()
-    return digests
-
-
-def _key(entry) -> str:
-    """A step of a path in a tree: a key of a dict, an index, or a field."""
-    for name in ("key", "idx", "name"):
-        if hasattr(entry, name):
-            return str(getattr(entry, name))
-    raise TypeError(f"a path in a train state has a {type(entry).__name__}")
-
-
-def _compare(found: dict[str, str], expected: dict[str, str]) -> None:
-    """Raises ValueError if an array that was read is not the one that was saved."""
-    for name, digest in found.items():
-        if digest != expected.get(name):
-            raise ValueError(f"the array {name} reads back with other values than were saved")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

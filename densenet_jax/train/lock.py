@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from densenet_jax.errors import Interrupted
-from densenet_jax.files import sync_directory
+from densenet_jax.files import sync
 
 NAME = ".lock"
 # A status command may hold the lock for a moment, and a killed run frees it with a delay.
@@ -100,7 +100,7 @@ class RunLock:
     def _try(self) -> bool:
         if not self._directory.exists():
             self._directory.mkdir(parents=True, exist_ok=True)
-            sync_directory(self._directory.parent)
+            sync(self._directory.parent)
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(self._path.open("a+"))
             try:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from test_checkpoint import empty, make_state
 
 from densenet_jax.errors import InputError
-from densenet_jax.train.checkpoint import SUMS, Checkpoints
+from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
+from densenet_jax.train.integrity import SUMS
 from launch import command, evaluate
 
 OLDER, NEWER = 3, 5
