@@ -1,9 +1,9 @@
-"""The small run, which sends itself SIGTERM before one of its dispatches.
+"""The small run, which sends itself signals before one of its dispatches.
 
-    python stopped_run.py WORKDIR DISPATCH CHANGES [COORDINATOR PROCESS]
+    SIGNALS="SIGTERM SIGINT" python stopped_run.py WORKDIR DISPATCH CHANGES [COORDINATOR PROCESS]
 
-DISPATCH counts those of this start from 1; 0: none. CHANGES to the config are JSON. With a
-coordinator there are two processes, and only the second is signalled.
+SIGNALS is SIGTERM if unset. DISPATCH counts those of this start from 1; 0: none. CHANGES to the
+config are JSON. With a coordinator there are two processes, and only the second is signalled.
 """
 
 import json
@@ -29,7 +29,8 @@ def main(workdir: str, dispatch: str, changes: str, *processes: str) -> None:
         nonlocal done
         done += 1
         if done == int(dispatch) and jax.process_index() == jax.process_count() - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for name in os.environ.get("SIGNALS", "SIGTERM").split():
+                os.kill(os.getpid(), signal.Signals[name])
         return train(trainer, *arguments)
 
     Trainer.train = train_and_signal

@@ -1,4 +1,4 @@
-"""SIGTERM: a run saves itself at once, and goes on to the same bits."""
+"""Signals: a run saves itself at once, and resumes to the same bits."""
 
 import json
 import signal
@@ -31,6 +31,27 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished_run, ste
     assert f"going on from step {step}" in output
     expected = (finished_run / "metrics.jsonl").read_bytes()
     assert (folder / "metrics.jsonl").read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_other_signals_save_as_well(tmp_path, name):
+    process = small.start(SCRIPT, tmp_path / "run", 3, json.dumps(small.PLAIN), SIGNALS=name)
+    ((status, _, errors),) = outputs([process])
+    assert status == PREEMPTED_STATUS
+    assert errors.splitlines()[-1].startswith(f"received {name}; saved step 3.")
+    assert errors.count("\n") == 1 + (name == "SIGINT"), "which says how to end at once"
+
+
+@pytest.mark.parametrize("names", ["SIGTERM SIGINT", "SIGINT SIGINT", "SIGTERM SIGHUP SIGINT"])
+def test_a_further_interruption_ends_a_run_at_once(tmp_path, names):
+    folder = tmp_path / "run"
+    process = small.start(SCRIPT, folder, 30, json.dumps(small.PLAIN), SIGNALS=names)
+    ((status, _, errors),) = outputs([process])
+    assert status == 130
+    assert errors.splitlines()[-1].startswith("interrupted: ended at once")
+    assert errors.count("\n") == 1 + names.startswith("SIGINT")
+    ((status, _, _),) = outputs([small.start(SCRIPT, folder, 0, json.dumps(small.PLAIN))])
+    assert status == 0
 
 
 def start_two(folder, *flags):
