@@ -85,7 +85,7 @@ def _of_run(run: Run) -> Step | None:
     depth, gigabytes = _depth(network_of(run)), memory_gb(run)
     if depth is None or gigabytes is None or run.config["data.name"] != "synthetic":
         return None
-    [device, *_] = json.loads((run.path / "environment.json").read_text())["devices"]
+    [device, *_] = run.environment["devices"]
     kind = "peak" if "peak_memory_bytes" in run.result else "temporaries of a step"
     batch, dtype = run.config["batch_size"], run.config["dtype"]
     where = f"Measured on {device}, batches of {batch}, {dtype}; memory: {kind}"

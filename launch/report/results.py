@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
 from densenet_jax.errors import InputError, counted
+from densenet_jax.train.config import flatten
 from experiments import published
 from launch import command
 from launch.report import sweep
@@ -70,10 +69,10 @@ def keep(runs: list[Run], root: Path, out: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in _KEPT:
             shutil.copyfile(run.path / name, folder / name)
-        environment = json.loads((run.path / "environment.json").read_text())
-        environment["command"] = [
-            Path(word).name if word.startswith("/") else word for word in environment["command"]
+        command = [
+            Path(word).name if word.startswith("/") else word for word in run.environment["command"]
         ]
+        environment = run.environment | {"command": command}
         (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
 
 
@@ -144,13 +143,14 @@ def _published(run: Run) -> tuple[str, str]:
 
 
 @functools.cache
-def _experiment(model: str) -> ConfigDict:
+def _experiment(model: str) -> dict:
+    """The flat config by which a published network was trained."""
     file = f"wide_resnet.py:{model}" if model.startswith("wrn") else f"{model}.py"
-    return command.load_config(str(_EXPERIMENTS / file))
+    return flatten(command.load_config(str(_EXPERIMENTS / file)))
 
 
 def _hardware(run: Run) -> str:
-    found = json.loads((run.path / "environment.json").read_text())
+    found = run.environment
     devices = found["devices"]
     if found["backend"] == "cpu":
         used = found.get("usable_cores")  # Older runs do not tell.

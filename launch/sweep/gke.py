@@ -52,7 +52,7 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         raise InputError(
             "--on gke needs --image, --claim and --accelerator, such as v5e-8 or h100-8."
         )
-    return yaml.safe_dump_all((_job_set(i, p, args) for i, p in enumerate(points)), sort_keys=False)
+    return yaml.safe_dump_all((_job_set(point, args) for point in points), sort_keys=False)
 
 
 def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
@@ -86,11 +86,11 @@ def _accelerator(args: argparse.Namespace) -> tuple[dict, dict, int]:
     )
 
 
-def _job_set(index: int, point: Point, args: argparse.Namespace) -> dict:
+def _job_set(point: Point, args: argparse.Namespace) -> dict:
     selector, limits, hosts = _accelerator(args)
     if args.spot:
         selector = selector | {"cloud.google.com/gke-spot": "true"}
-    name = point.label(index)
+    name = point.label
     # Instead of the shell, which would keep SIGTERM to itself.
     command = shlex.join(["exec", "python3", *point.arguments_in_a_copy])
     if hosts > 1 and "nvidia.com/gpu" in limits:

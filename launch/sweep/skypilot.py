@@ -35,7 +35,7 @@ def task(point: Point, args: argparse.Namespace) -> dict:
             ' --processes="$SKYPILOT_NUM_NODES" --process="$SKYPILOT_NODE_RANK"'
         )
     return {
-        "name": point.name.replace("=", "-").replace(".", "-"),
+        "name": point.label,
         "num_nodes": args.nodes,
         "resources": {"accelerators": args.accelerator, "use_spot": args.spot},
         "workdir": str(ROOT),

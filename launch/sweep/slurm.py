@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from densenet_jax.errors import PREEMPTED_STATUS, InputError
-from launch.sweep.points import ROOT, Point
+from launch.sweep.points import ROOT, Point, check_characters, label
 
 # Slurm warns the processes of a run so long before its time is up.
 _WARNING_SECONDS = 120
@@ -76,7 +76,7 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         for i, point in enumerate(points)
     ]
     return _SCRIPT.format(
-        name=shlex.quote(folder.name),
+        name=label(folder.name, folder),
         last=len(points) - 1,
         parallel=f"%{args.parallel}" if args.parallel else "",
         nodes=args.nodes,
@@ -103,6 +103,7 @@ def _directives(options: str) -> str:
     for word in words:
         if word.startswith("-") or not lines:
             lines.append("#SBATCH")
+        check_characters("--sbatch", word)
         lines[-1] += f" {shlex.quote(word)}"  # Slurm reads quotes as a shell does.
     return "".join(f"{line}\n" for line in lines)
 
