@@ -15,6 +15,15 @@ _RESULT_TYPES = dict(test_error=int | float, epochs=int, params=int, seed=int, m
 _BLOCK_BYTES = 2**16  # Of a metrics file, read at a time.
 
 
+def find_files(folder: Path, name: str) -> Iterator[Path]:
+    """Yields the files called `name` anywhere in `folder`, but in no checkpoints of a run."""
+    for path, directories, files in os.walk(folder):
+        if "environment.json" in files and "checkpoints" in directories:
+            directories.remove("checkpoints")  # Thousands of files.
+        if name in files:
+            yield Path(path) / name
+
+
 def read_json(path: Path) -> dict | None:
     """Returns the object in a file of JSON, None if there is no file. InputError if damaged."""
     try:

@@ -36,7 +36,7 @@ class Record(NamedTuple):
 
 
 def write(runs: list[Run], root: Path, out: Path, readme: Path | None) -> str:
-    """Writes results.md and results.csv to `out`, and a figure for each folder of the record.
+    """Writes results.md and results.csv to `out`, and a figure for each folder of several runs.
 
     Args:
       runs: those in `root`.
@@ -53,7 +53,8 @@ def write(runs: list[Run], root: Path, out: Path, readme: Path | None) -> str:
     (out / "results.md").write_text(text + "\n", encoding="utf-8")
     with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_COLUMNS, *map(_cells, found)])
-    for folder in sorted({record.folder for record in found}):
+    # A run that is itself in `root` has no others to be compared with.
+    for folder in sorted({r.folder for r in found if r.runs[0].path.parent != root}):
         same = [run for record in found if record.folder == folder for run in record.runs]
         sweep.write(same, out / folder)
     return text
@@ -80,7 +81,7 @@ def records(runs: list[Run], root: Path) -> list[Record]:
     """By folder in `root`, and in it from the smallest network to the largest."""
     groups = {}
     for run in runs:
-        folder = run.path.relative_to(root).parts[0]
+        folder = (run.path.relative_to(root).parts or (root.name,))[0]
         same = folder, network_of(run), repr(protocol(run.config))
         groups.setdefault(same, []).append(run)
     found = [Record(folder, group) for (folder, *_), group in groups.items()]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import statistics
 from collections.abc import Hashable
 from pathlib import Path
@@ -99,7 +98,7 @@ def find_runs(folder: Path) -> Found:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name one that holds run directories.")
     found = Found([], [], [])
-    for path in sorted(_run_directories(folder)):
+    for path in sorted(file.parent for file in stored.find_files(folder, "environment.json")):
         try:
             run = _read(path)
         except InputError as error:
@@ -110,16 +109,6 @@ def find_runs(folder: Path) -> Found:
             else:
                 found.unfinished.append(path)
     return found
-
-
-def _run_directories(folder: Path) -> list[Path]:
-    paths = []
-    for path, directories, files in os.walk(folder):
-        if "environment.json" in files:
-            paths.append(Path(path))
-            # Thousands of files, and no run.
-            directories[:] = [name for name in directories if name != "checkpoints"]
-    return paths
 
 
 def _read(path: Path) -> Run | None:

@@ -280,6 +280,16 @@ def check_characters(name: str, text: str) -> None:
         raise InputError(f"{name} is {text!r}: leave out the control characters")
 
 
+def check_unicode(command: str) -> None:
+    """Raises InputError for a file name that is no Unicode, which YAML cannot hold."""
+    try:
+        command.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{command!r} has a file name that is not UTF-8: rename the file"
+        ) from error
+
+
 def label(text: str, path: Path) -> str:
     """Returns `text` as a name that Kubernetes and other clouds accept, with a hash of `path`."""
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:_DIGEST_CHARACTERS]

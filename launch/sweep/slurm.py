@@ -38,7 +38,7 @@ rm -f "$logs/$name.exit" "$logs/$name.submitted"
 
 # The run saves itself when it is told to stop; this script then asks to be started again.
 trap : TERM
-srun --output="$logs/$name.log" --open-mode=append {python} "${{arguments[@]}}" &
+srun --output="${{logs//%/%%}}/$name.log" --open-mode=append {python} "${{arguments[@]}}" &
 srun=$!
 until wait $srun; status=$?; ! kill -0 $srun 2> /dev/null; do :; done
 echo $status > "$logs/$name.exit"
@@ -69,8 +69,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def render(points: list[Point], args: argparse.Namespace) -> str:
-    """Renders the sbatch file."""
+    """Renders the sbatch file. Raises InputError for a path that Slurm cannot write to."""
     folder = points[0].folder
+    if "\\" in str(folder):
+        raise InputError(
+            f"--workdir is {str(folder)!r}: Slurm cannot write to a path with a backslash"
+        )
     cases = [
         f"{i}) name={shlex.quote(point.name)}\n   arguments=({shlex.join(point.arguments)}) ;;"
         for i, point in enumerate(points)
@@ -86,7 +90,8 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         root=shlex.quote(str(ROOT)),
         setup=args.setup,
         cases="\n".join(cases),
-        output=shlex.quote(f"{folder}/logs/slurm-%A_%a.out"),
+        # Slurm replaces %A and the like, and %% by %.
+        output=shlex.quote(str(folder).replace("%", "%%") + "/logs/slurm-%A_%a.out"),
         logs=shlex.quote(str(folder / "logs")),
         python=shlex.quote(sys.executable),
         preempted=PREEMPTED_STATUS,

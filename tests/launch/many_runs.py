@@ -70,9 +70,9 @@ def _write_run(point: Point, described: str, is_finished: bool, lines: int) -> N
     error = 5 + config.seed % 7 / 7 + 20 / config.model.growth_rate
     with (workdir / "metrics.jsonl").open("w") as file:
         for epoch in range(1, lines + 1):
-            file.write(json.dumps(_line(epoch, error + 50 / epoch)) + "\n")
+            file.write(json.dumps(line(epoch, error + 50 / epoch)) + "\n")
     if is_finished:
-        result = _line(_EPOCHS, error) | {"model": config.model.name, "data": config.data.name}
+        result = line(_EPOCHS, error) | {"model": config.model.name, "data": config.data.name}
         result |= {"official_data": True, "epochs": _EPOCHS, "seed": config.seed}
         result |= {"params": int(1000 * config.model.growth_rate * config.model.compression)}
         result |= {"images_per_second": 3325.5, "step_temp_bytes": 11543744}
@@ -83,7 +83,7 @@ def _write_run(point: Point, described: str, is_finished: bool, lines: int) -> N
     point.file("log").write_text("epoch 20/20: test error 5.00 %, 3,325 images/s\n" * 20)
 
 
-def _line(epoch: int, error: float) -> dict:
+def line(epoch: int, error: float) -> dict:
     losses = {"train_loss": 1 / epoch + 0.01728, "test_loss": 1 / epoch + 0.05728}
     rates = {"train_error": error / 3, "test_error": error, "learning_rate": 0.1}
     return {"step": 22 * epoch, "epoch": epoch, **losses, **rates}

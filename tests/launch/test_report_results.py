@@ -81,7 +81,7 @@ def test_the_table(record, tmp_path, capsys):
     ]
     assert all(re.fullmatch(r"\d+ of \d+ CPU cores", row["hardware"]) for row in rows)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("results.md", "results.csv", "other", "row")
+        *("results.md", "results.csv", "row")
     }
     assert (tmp_path / "out" / "row" / "sweep.png").exists()
 
