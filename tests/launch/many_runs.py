@@ -84,6 +84,7 @@ def _write_run(point: Point, described: str, is_finished: bool, lines: int) -> N
 
 
 def line(epoch: int, error: float) -> dict:
+    """Returns a line of a metrics file."""
     losses = {"train_loss": 1 / epoch + 0.01728, "test_loss": 1 / epoch + 0.05728}
     rates = {"train_error": error / 3, "test_error": error, "learning_rate": 0.1}
     return {"step": 22 * epoch, "epoch": epoch, **losses, **rates}

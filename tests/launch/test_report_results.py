@@ -114,6 +114,14 @@ def test_a_run_is_done_again_by_its_folder(record):
     assert (again.model.name, again.seed, again.epochs) == ("densenet_bc_k12_d100", 1, 2)
 
 
+def test_a_run_as_the_record(record):
+    """Its own directory is the record, or the directory around it."""
+    path = record / "other"
+    for root in (path, record):
+        runs = find_runs(path).finished
+        assert [found.folder for found in results.records(runs, root)] == ["other"]
+
+
 def test_runs_are_kept_without_what_is_large(finished_run, tmp_path):
     out = tmp_path / "record" / "small"
     launch_report.main(["keep", "--runs", str(finished_run.parent), "--out", str(out)])

@@ -188,7 +188,7 @@ def test_failures_are_told_and_tried_again_only_if_asked(write, start, tmp_path,
     }
     assert start(spec) == 4
     assert "2 points, 0 to run" in capsys.readouterr().out
-    assert start(spec, "--retry") == 3
+    assert start(spec, "--retry") == 4
     assert "2 points, 1 to run" in capsys.readouterr().out
 
 
