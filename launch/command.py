@@ -314,8 +314,8 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
 class _Part(ConfigDict):
     """Some keys of a config.
 
-    config_flags writes out the config that it is given, as YAML, for a help text that nobody reads:
-    most of the time it takes to read flags.
+    config_flags converts the config that it is given to YAML, for a help text. That takes longer
+    than to read the flags.
     """
 
     def __str__(self) -> str:

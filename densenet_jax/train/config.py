@@ -107,14 +107,14 @@ def base_config() -> ConfigDict:
     data.max_pixels (178956970)
                                pixels of the largest picture that is decoded
     """
-    config = _config_dict(_TOP_LEVEL)
+    config = _config_dict(_KEYS)
     for field, kind in _model_fields().items():
         config.model[field] = config_dict.placeholder(kind)
     return config.lock()
 
 
-# Values; or types, of optional keys.
-_TOP_LEVEL = dict(
+# The default of each key; the type of an optional one.
+_KEYS = dict(
     epochs=300,
     batch_size=64,
     learning_rate=0.1,
@@ -166,9 +166,9 @@ _TOP_LEVEL = dict(
 
 
 def _config_dict(values: dict) -> ConfigDict:
-    """Builds a ConfigDict; a type among `values` makes an optional key."""
+    """Builds a ConfigDict in which a type stands for an optional key."""
     config = ConfigDict()
-    for key, value in values.items():  # ConfigDict(values) would take ten times as long.
+    for key, value in values.items():  # ConfigDict(values) takes ten times as long.
         if isinstance(value, dict):
             value = _config_dict(value)
         config[key] = config_dict.placeholder(value) if isinstance(value, type) else value

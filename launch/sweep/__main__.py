@@ -79,8 +79,8 @@ def _check_folder(points: list[Point], looks: list[Look]) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         raise InputError(f"workdir {folder} cannot be a folder: {existing} is a file.")
-    others = [look.problem for look in looks if look.state == "other config"]
-    if others and {look.state for look in looks} <= {"other config", "waiting", "broken"}:
+    others = [look.problem for look in looks if look.state == "mismatched"]
+    if others and {look.state for look in looks} <= {"mismatched", "waiting", "broken"}:
         raise InputError(f"all runs in {folder} are of other configs, such as: {others[0]}")
 
 

@@ -43,12 +43,12 @@ class Look(NamedTuple):
     """What has become of a point.
 
     Attributes:
-      state: finished, running, submitted, failed, interrupted, waiting; "other config" if its
-        directory belongs to a run of another config; broken if its files cannot be used.
+      state: finished, running, submitted, failed, interrupted or waiting; mismatched if the
+        directory belongs to a run of another config; broken if a file cannot be used.
       epoch: the last one in its metrics, or 0.
       test_error: in percent; the last known one.
       images_per_second: as last logged.
-      problem: a sentence, if the state is "other config" or broken.
+      problem: a sentence, if the state is mismatched or broken.
     """
 
     state: str
@@ -104,15 +104,15 @@ class Point:
 
     @property
     def label(self) -> str:
-        """A name for clouds, of no other point in any directory."""
+        """A name for clusters and clouds that no other point has."""
         return label(f"{self.folder.name}-{self.name}", self.workdir)
 
     def state(self) -> str:
-        """The state that `look` finds."""
+        """Returns the state that `look` finds."""
         return self.look().state
 
     def look(self) -> Look:
-        """Reads each file of the point once. Raises nothing if one is damaged."""
+        """Reads each file of the point once. A damaged file is a problem, not an exception."""
         try:
             result = stored.result(self.workdir)
             state, problem = self._state(result)
@@ -142,7 +142,7 @@ class Point:
             except InputError as error:
                 if found is None:
                     raise
-                return "other config", str(error)
+                return "mismatched", str(error)
         if result is not None:
             return "finished", ""
         if self.file("submitted").exists():

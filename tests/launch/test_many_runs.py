@@ -191,7 +191,7 @@ def test_a_broken_run_does_not_stop_the_others(tmp_path, capsys, kind):
     assert command.run(sweep.main, [*argv, "--status"]) == 0
     shown, _, problems = capsys.readouterr().out.partition("\n\n")
     states = {line.split()[0]: line.split()[1] for line in shown.splitlines()[1:]}
-    assert states.pop(NAME) == ("other" if kind == "other config" else "broken")
+    assert states.pop(NAME) == ("mismatched" if kind == "other config" else "broken")
     assert len(states) == 7 and set(states.values()) == {"finished"}
     assert problems.startswith(f"1 point cannot be used:\n  {NAME}: ") and words in problems
     for flags in ([], ["--retry"]):
