@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FieldReference, config_dict
 
 from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.errors import InputError
@@ -203,7 +203,10 @@ def defaults() -> Mapping[str, object]:
 def flatten(config: ConfigDict, prefix: str = "") -> dict:
     """{"model.growth_rate": 12, ...}."""
     flat = {}
-    for key, value in config.items():
+    # Resolving references here takes two thirds of the time that ConfigDict takes.
+    for key, value in config.items(preserve_field_references=True):
+        if isinstance(value, FieldReference):
+            value = value.get()
         if isinstance(value, ConfigDict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
