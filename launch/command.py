@@ -17,12 +17,12 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FieldReference, config_flags
 
 from densenet_jax.errors import (
     FAILED_STATUS,
@@ -294,7 +294,7 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
         type.
     """
     path, arg = experiment.split(spec)
-    config = RunDirectory(path).config() if path.is_dir() else experiment.config_of(path, arg)
+    config = RunDirectory(path).config() if path.is_dir() else experiment.read(path).config(arg)
     return override(config, overrides)
 
 
@@ -303,27 +303,53 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
 
     The VALUE None unsets an optional key.
     """
-    typed, unset = _without_none(overrides, list(flatten(config)))
+    typed, is_none = _without_none(overrides, list(flatten(config)))
     argv = ["command", *typed]
     values = flags.FlagValues()
+    overridden = _part(config, is_none)
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        config_flags.DEFINE_config_dict("config", overridden, flag_values=values, sys_argv=argv)
         rest = values(argv)[1:]
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
         raise InputError(" ".join(str(error.args[0] if error.args else error).split())) from error
     if rest:
         raise InputError(f"unknown arguments: {' '.join(rest)}")
-    config = values.config
-    config.update_from_flattened_dict(dict.fromkeys(unset))
-    check_none(config)
+    unset = dict.fromkeys(key for key in is_none if is_none[key])
+    config.update_from_flattened_dict(flatten(overridden) | unset)
     found = flatten(config)
+    check_none(found)
     homes = {key: found[key] for key in PATHS if str(found.get(key)).startswith("~")}
     config.update_from_flattened_dict({key: str(expanded(homes[key])) for key in homes})
     return config
 
 
-def _without_none(overrides: list[str], keys: list[str]) -> tuple[list[str], set[str]]:
-    """Returns `overrides` without those of None, and the keys whose last value is None.
+class _Part(ConfigDict):
+    """Some keys of a config.
+
+    config_flags converts the config that it is given to YAML, for a help text. That takes longer
+    than to read the flags.
+    """
+
+    def __str__(self) -> str:
+        return "config"
+
+
+def _part(config: ConfigDict, keys: Iterable[str]) -> _Part:
+    """Returns a config of `keys` alone, with their types."""
+    part = _Part()
+    for key in keys:
+        *groups, name = key.split(".")
+        source, target = config, part
+        for group in groups:
+            if group not in target:
+                target[group] = ConfigDict()
+            source, target = source[group], target[group]
+        target[name] = FieldReference(source[name], source.get_type(name))
+    return part
+
+
+def _without_none(overrides: list[str], keys: list[str]) -> tuple[list[str], dict[str, bool]]:
+    """Returns `overrides` without those of None, and their keys: whether the last value is None.
 
     config_flags would read None as a string, or refuse it. Raises InputError for an unknown key.
     """
@@ -341,7 +367,7 @@ def _without_none(overrides: list[str], keys: list[str]) -> tuple[list[str], set
             is_none[key] = argument[match.end() :] == "=None"
         if not match or not is_none[key]:
             typed.append(argument)
-    return typed, {key for key, value in is_none.items() if value}
+    return typed, is_none
 
 
 def _config_help() -> str:

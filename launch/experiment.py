@@ -1,14 +1,14 @@
 """The files of experiments: finds, reads and runs what a user wrote, and reports its mistakes."""
 
 import contextlib
-import importlib.util
+import dataclasses
 import inspect
 import re
 import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -31,34 +31,50 @@ def split(spec: str) -> tuple[Path, str]:
     return expanded(spec[:end]), spec[end + 1 :]
 
 
-def load(path: Path) -> ModuleType:
-    """Runs the file of an experiment. Raises InputError if it is none, or has a mistake."""
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The file of an experiment, read once.
+
+    Each config comes from another run of its code, because a file may return the same object each
+    time, which flags then change.
+    """
+
+    path: Path
+    code: CodeType
+
+    def module(self) -> ModuleType:
+        """Runs the code. Raises InputError for a mistake in it."""
+        module = ModuleType("experiment")
+        module.__file__ = str(self.path.absolute())
+        with mistakes_in(self.path):
+            exec(self.code, module.__dict__)
+        if not callable(getattr(module, "get_config", None)):
+            raise InputError(f"{self.path} is no experiment: it defines no get_config()")
+        return module
+
+    def config(self, arg: str) -> ConfigDict:
+        """Returns the locked config. Raises InputError for any mistake in the file."""
+        path, get_config = self.path, self.module().get_config
+        if arg and not inspect.signature(get_config).parameters:
+            raise InputError(f"{path} takes no argument, but was given {arg!r}: leave out :{arg}")
+        with mistakes_in(path):
+            config = get_config(*([arg] if arg else []))
+        if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
+            raise InputError(
+                f"get_config() in {path} returns {described(config)}, not a ConfigDict: begin with "
+                "config = base_config() and end with return config"
+            )
+        return config.lock()
+
+
+def read(path: Path) -> Experiment:
+    """Reads the file of an experiment. Raises InputError if it is none, or cannot be compiled."""
     if not path.is_file():
         raise InputError(f"there is no config file {path}: the papers' are in experiments/")
-    module_spec = importlib.util.spec_from_file_location("experiment", path.absolute())
-    if module_spec is None:
+    if path.suffix != ".py":
         raise InputError(f"{path} is not a Python file: its name must end in .py")
-    module = importlib.util.module_from_spec(module_spec)
     with mistakes_in(path):
-        module_spec.loader.exec_module(module)
-    if not callable(getattr(module, "get_config", None)):
-        raise InputError(f"{path} is no experiment: it defines no get_config()")
-    return module
-
-
-def config_of(path: Path, arg: str) -> ConfigDict:
-    """Returns the locked config of an experiment. Raises InputError for any mistake in the file."""
-    get_config = load(path).get_config
-    if arg and not inspect.signature(get_config).parameters:
-        raise InputError(f"{path} takes no argument, but was given {arg!r}: leave out :{arg}")
-    with mistakes_in(path):
-        config = get_config(*([arg] if arg else []))
-    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
-        raise InputError(
-            f"get_config() in {path} returns {described(config)}, not a ConfigDict: begin with "
-            "config = base_config() and end with return config"
-        )
-    return config.lock()
+        return Experiment(path, compile(path.read_bytes(), str(path.absolute()), "exec"))
 
 
 def described(value: object) -> str:

@@ -1,6 +1,7 @@
 """What the configs of all families have in common."""
 
 import dataclasses
+import functools
 import typing
 
 import jax.numpy as jnp
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 from densenet_jax.errors import InputError
 
 Stem = typing.Literal["cifar", "imagenet"]
+
+# Evaluating annotations takes longer than all checks of a config.
+_type_hints = functools.cache(typing.get_type_hints)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,7 @@ class NetworkConfig:
 
     def __post_init__(self):
         self.check_least(num_classes=1, in_channels=1)
-        for field, kind in typing.get_type_hints(type(self)).items():
+        for field, kind in _type_hints(type(self)).items():
             value = getattr(self, field)
             if field.endswith("_rate") and kind is float and not 0 <= value < 1:
                 raise InputError(f"{field} is {value:g}: it must be at least 0 and below 1.")

@@ -1,12 +1,15 @@
 """The base config of every experiment, and the one function that derives the rest from it."""
 
+import functools
 import math
 import re
+import types
 import typing
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FieldReference, config_dict
 
 from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.errors import InputError
@@ -104,62 +107,80 @@ def base_config() -> ConfigDict:
     data.max_pixels (178956970)
                                pixels of the largest picture that is decoded
     """
-    config = ConfigDict(
-        dict(
-            epochs=300,
-            batch_size=64,
-            learning_rate=0.1,
-            learning_rate_schedule="steps",
-            learning_rate_drops=(0.5, 0.75),
-            learning_rate_drop_factor=0.1,
-            learning_rate_multipliers=(),
-            warmup_epochs=0.0,
-            warmup_learning_rate=0.01,
-            weight_decay=1e-4,
-            momentum=0.9,
-            nesterov=True,
-            loss="cross_entropy",
-            label_smoothing=0.0,
-            companion_weight=0.001,
-            companion_fade=0.25,
-            init_from=config_dict.placeholder(str),
-            seed=0,
-            dtype="float32",
-            matmul_precision=config_dict.placeholder(str),
-            deterministic=False,
-            eval_batch_size=250,
-            eval_every_epochs=1,
-            checkpoint_every_epochs=10,
-            report="last_epoch",
-            steps_per_dispatch=0,
-            model={"name": config_dict.placeholder(str)},
-            data=dict(
-                name=config_dict.placeholder(str),
-                directory=config_dict.placeholder(str),
-                holdout=0,
-                examples=0,
-                image_size=224,
-                preprocessing="standardize",
-                drop_last=False,
-                augment=False,
-                crop_padding=4,
-                padding_mode="zeros",
-                flip=True,
-                random_crop="padded",
-                color_jitter=0.0,
-                lighting=0.0,
-                ten_crops=False,
-                workers=config_dict.placeholder(int),
-                skip_broken=False,
-                max_pixels=MAX_PIXELS,
-            ),
-        )
-    )
-    for family in FAMILIES:
-        for field, kind in typing.get_type_hints(family).items():
-            if field not in _NOT_IN_MODEL_GROUP:
-                config.model[field] = config_dict.placeholder(_plain_type(kind))
+    config = _config_dict(_KEYS)
+    for field, kind in _model_fields().items():
+        config.model[field] = config_dict.placeholder(kind)
     return config.lock()
+
+
+# The default of each key; the type of an optional one.
+_KEYS = dict(
+    epochs=300,
+    batch_size=64,
+    learning_rate=0.1,
+    learning_rate_schedule="steps",
+    learning_rate_drops=(0.5, 0.75),
+    learning_rate_drop_factor=0.1,
+    learning_rate_multipliers=(),
+    warmup_epochs=0.0,
+    warmup_learning_rate=0.01,
+    weight_decay=1e-4,
+    momentum=0.9,
+    nesterov=True,
+    loss="cross_entropy",
+    label_smoothing=0.0,
+    companion_weight=0.001,
+    companion_fade=0.25,
+    init_from=str,
+    seed=0,
+    dtype="float32",
+    matmul_precision=str,
+    deterministic=False,
+    eval_batch_size=250,
+    eval_every_epochs=1,
+    checkpoint_every_epochs=10,
+    report="last_epoch",
+    steps_per_dispatch=0,
+    model={"name": str},
+    data=dict(
+        name=str,
+        directory=str,
+        holdout=0,
+        examples=0,
+        image_size=224,
+        preprocessing="standardize",
+        drop_last=False,
+        augment=False,
+        crop_padding=4,
+        padding_mode="zeros",
+        flip=True,
+        random_crop="padded",
+        color_jitter=0.0,
+        lighting=0.0,
+        ten_crops=False,
+        workers=int,
+        skip_broken=False,
+        max_pixels=MAX_PIXELS,
+    ),
+)
+
+
+def _config_dict(values: dict) -> ConfigDict:
+    """Builds a ConfigDict in which a type stands for an optional key."""
+    config = ConfigDict()
+    for key, value in values.items():  # ConfigDict(values) takes ten times as long.
+        if isinstance(value, dict):
+            value = _config_dict(value)
+        config[key] = config_dict.placeholder(value) if isinstance(value, type) else value
+    return config
+
+
+@functools.cache
+def _model_fields() -> dict[str, type]:
+    """Returns the fields of all families that a config can set, with their types."""
+    hints = [typing.get_type_hints(family) for family in FAMILIES]
+    fields = {field: kind for found in hints for field, kind in found.items()}
+    return {f: _plain_type(kind) for f, kind in fields.items() if f not in _NOT_IN_MODEL_GROUP}
 
 
 def _plain_type(kind) -> type:
@@ -173,10 +194,19 @@ def _plain_type(kind) -> type:
     return _plain_type(options[0]) if options else kind
 
 
+@functools.cache
+def defaults() -> Mapping[str, object]:
+    """Returns the base config, flat: {"epochs": 300, ...}; None for optional keys."""
+    return types.MappingProxyType(flatten(base_config()))
+
+
 def flatten(config: ConfigDict, prefix: str = "") -> dict:
     """{"model.growth_rate": 12, ...}."""
     flat = {}
-    for key, value in config.items():
+    # Resolving references here takes two thirds of the time that ConfigDict takes.
+    for key, value in config.items(preserve_field_references=True):
+        if isinstance(value, FieldReference):
+            value = value.get()
         if isinstance(value, ConfigDict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
@@ -184,10 +214,9 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict:
     return flat
 
 
-def check_none(config: ConfigDict) -> None:
-    """Raises InputError if a key that is not optional is None."""
-    values = flatten(config)
-    for key, default in flatten(base_config()).items():
+def check_none(values: dict) -> None:
+    """Raises InputError if a key of a flat config that is not optional is None."""
+    for key, default in defaults().items():
         if default is not None and values.get(key, default) is None:
             raise InputError(f"{key} is None: give it a value, such as its default {default!r}")
 
@@ -220,12 +249,13 @@ def model_settings(config: ConfigDict) -> dict:
 
 def check_config(config: ConfigDict) -> None:
     """Raises InputError for what no data set and no device could make right."""
-    if missing := flatten(base_config()).keys() - flatten(config).keys():
+    values = flatten(config)
+    if missing := defaults().keys() - values.keys():
         raise InputError(f"the config has no key {min(missing)!r}: begin it with base_config()")
-    check_none(config)
+    check_none(values)
     for key in ("epochs", "batch_size", "eval_batch_size", "eval_every_epochs",
                 "checkpoint_every_epochs", "data.image_size", "data.max_pixels"):  # fmt: skip
-        value = flatten(config)[key]
+        value = values[key]
         if value < 1:
             raise InputError(f"{key} is {value}: it must be at least 1.")
     for key in (
@@ -244,11 +274,11 @@ def check_config(config: ConfigDict) -> None:
         "data.lighting",
         "label_smoothing",
     ):
-        value = flatten(config)[key]
+        value = values[key]
         if not (value >= 0 and math.isfinite(value)):
             raise InputError(f"{key} is {value}: it must be a number of at least 0.")
     for key, choices in CHOICES.items():
-        value = flatten(config)[key]
+        value = values[key]
         if value not in choices:
             raise InputError(f"{key} is {value!r}: choose one of {', '.join(choices)}.")
     if config.matmul_precision not in (None, *MATMUL_PRECISIONS):
@@ -257,8 +287,8 @@ def check_config(config: ConfigDict) -> None:
             f"{', '.join(MATMUL_PRECISIONS)}, or None for JAX's default"
         )
     for key in ("data.color_jitter", "label_smoothing"):
-        if flatten(config)[key] > 1:
-            raise InputError(f"{key} is {flatten(config)[key]}: it must be at most 1.")
+        if values[key] > 1:
+            raise InputError(f"{key} is {values[key]}: it must be at most 1.")
     if config.label_smoothing and config.loss != "cross_entropy":
         raise InputError(f"label_smoothing is for the loss cross_entropy, not for {config.loss}.")
     if config.data.workers is not None and config.data.workers < 0:

@@ -13,6 +13,7 @@ own. Figures have the numbers of the journal paper; `figures` draws all, and a c
 each layer of each run's network is used and taught. `results` is the table of a record of runs,
 such as experiments/results, with a figure for each folder in it; --readme puts it into a file.
 `keep` adds runs to a record: copies their configs, environments, curves and results to --out.
+A run that cannot be read is named and left out.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from launch.report import heat_map, memory, panels, profile, results, sweep, tab
 from launch.report.contact_sheet import contact_sheet
 from launch.report.figures import FIGURES
 from launch.report.plot import plot_table
-from launch.report.runs import Run, find_runs
+from launch.report.runs import Found, Run, find_runs
 
 _FIGURES = sorted([*FIGURES, "fig6", "fig7"], key=lambda name: int(name.removeprefix("fig")))
 
@@ -51,16 +52,19 @@ def main(argv: list[str] | None = None) -> None:
     if args.name == "keep" and not args.out:
         raise InputError("keep needs --out, such as experiments/results/NAME.")
     args.out = args.out or Path("report")
-    runs, unfinished = find_runs(args.runs) if args.runs else ([], [])
+    found = find_runs(args.runs) if args.runs else Found([], [], [])
+    for problem in found.broken:
+        print(f"left out: {problem}", file=sys.stderr)
     try:
-        summary = _report(args, runs)
+        summary = _report(args, found)
     except OSError as error:
         raise InputError(f"cannot write to {error.filename}: {error.strerror}.") from error
-    print(f"{summary}, {len(unfinished)} unfinished. Written to {args.out}")
+    broken = f", {len(found.broken)} broken" if found.broken else ""
+    print(f"{summary}, {len(found.unfinished)} unfinished{broken}. Written to {args.out}")
 
 
-def _report(args: argparse.Namespace, runs: list[Run]) -> str:
-    name, folder, out = args.name, args.runs, args.out
+def _report(args: argparse.Namespace, found: Found) -> str:
+    name, folder, out, runs = args.name, args.runs, args.out, found.finished
     if name in ("sweep", "profile", "results", "keep"):
         if not runs:
             raise InputError("no run is finished yet: see launch.sweep --status.")
@@ -75,7 +79,7 @@ def _report(args: argparse.Namespace, runs: list[Run]) -> str:
     if name in tables.TABLES:
         return _table(name, runs, out)
     names = _FIGURES if name == "figures" else [name]
-    plans = memory.find_plans(folder) if folder else []
+    plans = memory.find_plans(folder) if folder and "fig7" in names else []
     said = [_figure(name, runs, plans, out) for name in names]
     if name == "figures":
         contact_sheet([out / f"{name}.png" for name in names], out / "contact_sheet.png")

@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from densenet_jax.errors import counted
 from densenet_jax.models.catalog import model_config
-from densenet_jax.train.config import base_config, flatten
-from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.config import defaults, flatten
 from experiments import figures as published
 from experiments.figures import Curve
 from experiments.sweeps import forms
+from launch import stored
 from launch.report.panels import PUBLISHED, Figure, Mark, Panel, Series
 from launch.report.runs import Run, by_seed, macs, memory_gb, network, network_of, protocol
 
@@ -168,7 +168,7 @@ def row_of(run: Run, paper: ConfigDict) -> str:
     how = protocol(run.config)
     if run.result.get("official_data") and how == protocol(flatten(paper)):
         return PUBLISHED
-    usual = flatten(base_config())
+    usual = defaults()
     images = f"{counted(how['data.examples'], 'image')} of " if how["data.examples"] else ""
     said = [
         f"Measured: {images}{how['data.name']}",
@@ -208,7 +208,7 @@ def _training_curves(runs: list[Run], paper: ConfigDict) -> Panel:
 def _learning_curve(runs: list[Run]) -> list[Mark]:
     by_epoch = {}
     for run in runs:
-        for line in RunDirectory(run.path).metrics():
+        for line in stored.metrics_backwards(run.path):
             if "test_error" in line:
                 by_epoch.setdefault(line["epoch"], []).append(line["test_error"])
     return [

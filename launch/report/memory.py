@@ -9,6 +9,7 @@ from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.train.record import with_tuples
 from experiments import figures as published
+from launch import stored
 from launch.report.panels import PUBLISHED, Figure, Mark, Panel, Series
 from launch.report.runs import Run, memory_gb, network, network_of
 
@@ -29,7 +30,7 @@ class Step(NamedTuple):
 def find_plans(folder: Path) -> list[dict]:
     """What `launch.plan --out` has left anywhere in `folder`. InputError if it is damaged."""
     plans = []
-    for path in sorted(folder.rglob("plan.json")):
+    for path in sorted(stored.find_files(folder, "plan.json")):
         try:
             plans.append(with_tuples(json.loads(path.read_text())))
         except ValueError as error:
@@ -85,7 +86,7 @@ def _of_run(run: Run) -> Step | None:
     depth, gigabytes = _depth(network_of(run)), memory_gb(run)
     if depth is None or gigabytes is None or run.config["data.name"] != "synthetic":
         return None
-    [device, *_] = json.loads((run.path / "environment.json").read_text())["devices"]
+    [device, *_] = run.environment["devices"]
     kind = "peak" if "peak_memory_bytes" in run.result else "temporaries of a step"
     batch, dtype = run.config["batch_size"], run.config["dtype"]
     where = f"Measured on {device}, batches of {batch}, {dtype}; memory: {kind}"

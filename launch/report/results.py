@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
 from densenet_jax.errors import InputError, counted
+from densenet_jax.train.config import flatten
 from experiments import published
 from launch import command
 from launch.report import sweep
@@ -37,7 +36,7 @@ class Record(NamedTuple):
 
 
 def write(runs: list[Run], root: Path, out: Path, readme: Path | None) -> str:
-    """Writes results.md and results.csv to `out`, and a figure for each folder of the record.
+    """Writes results.md and results.csv to `out`, and a figure for each folder of several runs.
 
     Args:
       runs: those in `root`.
@@ -54,7 +53,8 @@ def write(runs: list[Run], root: Path, out: Path, readme: Path | None) -> str:
     (out / "results.md").write_text(text + "\n", encoding="utf-8")
     with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_COLUMNS, *map(_cells, found)])
-    for folder in sorted({record.folder for record in found}):
+    # A run that is itself in `root` has no others to be compared with.
+    for folder in sorted({r.folder for r in found if r.runs[0].path.parent != root}):
         same = [run for record in found if record.folder == folder for run in record.runs]
         sweep.write(same, out / folder)
     return text
@@ -70,10 +70,10 @@ def keep(runs: list[Run], root: Path, out: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in _KEPT:
             shutil.copyfile(run.path / name, folder / name)
-        environment = json.loads((run.path / "environment.json").read_text())
-        environment["command"] = [
-            Path(word).name if word.startswith("/") else word for word in environment["command"]
+        command = [
+            Path(word).name if word.startswith("/") else word for word in run.environment["command"]
         ]
+        environment = run.environment | {"command": command}
         (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
 
 
@@ -81,7 +81,7 @@ def records(runs: list[Run], root: Path) -> list[Record]:
     """By folder in `root`, and in it from the smallest network to the largest."""
     groups = {}
     for run in runs:
-        folder = run.path.relative_to(root).parts[0]
+        folder = (run.path.relative_to(root).parts or (root.name,))[0]
         same = folder, network_of(run), repr(protocol(run.config))
         groups.setdefault(same, []).append(run)
     found = [Record(folder, group) for (folder, *_), group in groups.items()]
@@ -144,13 +144,14 @@ def _published(run: Run) -> tuple[str, str]:
 
 
 @functools.cache
-def _experiment(model: str) -> ConfigDict:
+def _experiment(model: str) -> dict:
+    """The flat config by which a published network was trained."""
     file = f"wide_resnet.py:{model}" if model.startswith("wrn") else f"{model}.py"
-    return command.load_config(str(_EXPERIMENTS / file))
+    return flatten(command.load_config(str(_EXPERIMENTS / file)))
 
 
 def _hardware(run: Run) -> str:
-    found = json.loads((run.path / "environment.json").read_text())
+    found = run.environment
     devices = found["devices"]
     if found["backend"] == "cpu":
         used = found.get("usable_cores")  # Older runs do not tell.

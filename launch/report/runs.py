@@ -7,16 +7,13 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from ml_collections import ConfigDict
-
 from densenet_jax.analysis.counts import count_macs
 from densenet_jax.data import sources
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.settings import NetworkConfig
-from densenet_jax.train.config import flatten
-from densenet_jax.train.record import RunDirectory
+from launch import stored
 
 # What two runs may differ in and yet follow the same protocol.
 NOT_PROTOCOL = (
@@ -39,11 +36,33 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Run(NamedTuple):
-    """A finished run: its folder, its config as {"model.name": ..., ...}, and its result."""
+    """A finished run.
+
+    Attributes:
+      path: of its directory.
+      config: flat, as {"model.name": ..., ...}.
+      result: as in result.json.
+      environment: as in environment.json.
+    """
 
     path: Path
     config: dict
     result: dict
+    environment: dict
+
+
+class Found(NamedTuple):
+    """The runs in a directory.
+
+    Attributes:
+      finished: the runs to report.
+      unfinished: paths of those that have no result yet.
+      broken: a sentence for each run that cannot be read.
+    """
+
+    finished: list[Run]
+    unfinished: list[Path]
+    broken: list[str]
 
 
 class Measured(NamedTuple):
@@ -74,22 +93,41 @@ class OtherRun(NamedTuple):
     differences: list[str]
 
 
-def find_runs(folder: Path) -> tuple[list[Run], list[Path]]:
-    """Finished runs anywhere in `folder`, and the folders of those that are not finished.
-
-    Raises InputError if there is no such folder, or if a file of a run is damaged.
-    """
+def find_runs(folder: Path) -> Found:
+    """Finds the runs anywhere in `folder`. Raises InputError if there is no such folder."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name one that holds run directories.")
-    finished, unfinished = [], []
-    for path in sorted(file.parent for file in folder.rglob("environment.json")):
-        directory = RunDirectory(path)
-        result = directory.result()
-        if result is None:
-            unfinished.append(path)
+    found = Found([], [], [])
+    for path in sorted(file.parent for file in stored.find_files(folder, "environment.json")):
+        try:
+            run = _read(path)
+        except InputError as error:
+            found.broken.append(str(error))
         else:
-            finished.append(Run(path, flatten(directory.config()), result))
-    return finished, unfinished
+            if run:
+                found.finished.append(run)
+            else:
+                found.unfinished.append(path)
+    return found
+
+
+def _read(path: Path) -> Run | None:
+    """Reads a run, or None if it is not finished. Raises InputError if a file is damaged."""
+    result = stored.result(path)
+    if result is None:
+        return None
+    config, environment = stored.flat_config(path), stored.read_json(path / "environment.json")
+    if config is None or environment is None:
+        missing = "config.json" if config is None else "environment.json"
+        raise InputError(f"{path} is no run directory: it has no {missing}.")
+    run = Run(path, config, result, environment)
+    try:
+        network_of(run)
+    except InputError as error:
+        raise InputError(
+            f"{path / 'config.json'} is damaged ({error}): restore or remove it"
+        ) from error
+    return run
 
 
 def network(config: NetworkConfig) -> NetworkConfig:
@@ -104,13 +142,14 @@ def network(config: NetworkConfig) -> NetworkConfig:
 
 def network_of(run: Run) -> NetworkConfig:
     """`network` of a run."""
-    return network(_model_config(run))
+    return _networks(_model(run))[1]
 
 
 def macs(run: Run) -> int:
     """Multiply-adds for one of the run's images."""
     height, width, channels = _image_shape(run)
-    return _count(dataclasses.replace(_model_config(run), in_channels=channels), height, width)
+    config, _ = _networks(_model(run))
+    return _count(dataclasses.replace(config, in_channels=channels), height, width)
 
 
 _count = functools.cache(count_macs)
@@ -120,10 +159,21 @@ def _image_shape(run: Run) -> tuple[int, int, int]:
     return sources.image_shape(run.config["data.name"], run.config["data.image_size"])
 
 
-def _model_config(run: Run) -> NetworkConfig:
-    group = {k.removeprefix("model."): v for k, v in run.config.items() if k.startswith("model.")}
-    name = group.pop("name")
-    return model_config(name, **{k: v for k, v in group.items() if v is not None})
+def _model(run: Run) -> tuple[tuple[str, object], ...]:
+    """The group `model` of a run's config, without what is unset."""
+    return tuple(
+        (key.removeprefix("model."), value)
+        for key, value in run.config.items()
+        if key.startswith("model.") and value is not None
+    )
+
+
+@functools.cache
+def _networks(model: tuple[tuple[str, object], ...]) -> tuple[NetworkConfig, NetworkConfig]:
+    """The config of a network, and what `network` makes of it."""
+    settings = dict(model)
+    config = model_config(str(settings.pop("name", None)), **settings)
+    return config, network(config)
 
 
 def memory_gb(run: Run) -> float | None:
@@ -148,20 +198,26 @@ def by_seed(runs: list[Run]) -> Measured:
 
 
 def assign(
-    runs: list[Run], experiments: dict[Key, ConfigDict]
+    runs: list[Run], experiments: dict[Key, dict]
 ) -> tuple[dict[Key, list[Run]], list[OtherRun]]:
     """The runs of each experiment, one for each seed, and all others.
 
     A run belongs to an experiment if it followed the very protocol, on the official data.
+
+    Args:
+      experiments: their flat configs.
     """
     matched = {key: [] for key in experiments}
-    others = []
+    others, known = [], {}
     for run in runs:
-        differing = {key: differences(run, config) for key, config in experiments.items()}
-        nearest = min(differing, key=lambda key: len(differing[key]))
-        seeds = [known.result["seed"] for known in matched[nearest]]
-        if differing[nearest]:
-            others.append(OtherRun(run, differing[nearest]))
+        same = repr([_protocol_and_model(run.config), run.result.get("official_data")])
+        if same not in known:
+            differing = {key: differences(run, wanted) for key, wanted in experiments.items()}
+            known[same] = min(differing.items(), key=lambda item: len(item[1]))
+        nearest, phrases = known[same]
+        seeds = [match.result["seed"] for match in matched[nearest]]
+        if phrases:
+            others.append(OtherRun(run, phrases))
         elif run.result["seed"] in seeds:
             others.append(OtherRun(run, [f"seed {run.result['seed']} a second time"]))
         else:
@@ -169,14 +225,17 @@ def assign(
     return matched, others
 
 
-def differences(run: Run, experiment: ConfigDict) -> list[str]:
-    """How `run` departs from the protocol of `experiment`; a phrase for each."""
-    wanted = flatten(experiment)
-    wanted = {key: wanted[key] for key in _FIRST} | wanted
-    ignored = _not_protocol(experiment.report)
+def _protocol_and_model(config: dict) -> list[tuple[str, object]]:
+    """The values of a flat config that `differences` may look at."""
+    return [(key, value) for key, value in config.items() if key not in NOT_PROTOCOL]
+
+
+def differences(run: Run, wanted: dict) -> list[str]:
+    """How `run` departs from the protocol of the flat config `wanted`; a phrase for each."""
+    ignored = _not_protocol(wanted["report"])
     phrases = [
         f"{key} {run.config[key]} instead of {value}"
-        for key, value in wanted.items()
+        for key, value in ({key: wanted[key] for key in _FIRST} | wanted).items()
         if key not in ignored and run.config[key] != value
     ]
     if not run.result.get("official_data"):

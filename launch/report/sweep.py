@@ -7,7 +7,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
-from densenet_jax.train.config import base_config, flatten
+from densenet_jax.train.config import defaults
 from launch.report.runs import NOT_PROTOCOL, Measured, Run, by_seed, macs
 from launch.report.tables import aligned
 
@@ -36,7 +36,7 @@ def gather(runs: list[Run]) -> tuple[list[str], list[Setting]]:
     """The keys in which the protocols of `runs` differ, and a setting for each of their values."""
     keys = [
         key
-        for key in flatten(base_config())
+        for key in defaults()
         if key not in NOT_PROTOCOL and len({repr(run.config[key]) for run in runs}) > 1
     ]
     groups = {}

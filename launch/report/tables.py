@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from densenet_jax.errors import counted
+from densenet_jax.train.config import flatten
 from experiments import published
 from launch import command
 from launch.report.runs import Measured, OtherRun, Run, assign
@@ -57,7 +58,7 @@ class Table(NamedTuple):
 def table2(runs: list[Run]) -> Table:
     columns = {column: column.upper() for column in published.COLUMNS}
     experiments = {
-        (key, column): command.load_config(f"{CONFIGS}/table2/{key}.py:{column}")
+        (key, column): flatten(command.load_config(f"{CONFIGS}/table2/{key}.py:{column}"))
         for key, row in published.TABLE2.items()
         for column in row.errors
     }
@@ -89,7 +90,7 @@ def table3(runs: list[Run]) -> Table:
         "top5_10crop": "top-5, 10 crops",
     }
     experiments = {
-        key: command.load_config(f"{CONFIGS}/table3/{key}.py") for key in published.TABLE3
+        key: flatten(command.load_config(f"{CONFIGS}/table3/{key}.py")) for key in published.TABLE3
     }
     matched, others = assign(runs, experiments)
     rows = []

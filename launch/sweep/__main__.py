@@ -15,11 +15,10 @@ from rich.console import Console
 from densenet_jax.errors import InputError, RunError, counted
 from launch import command
 from launch.paths import typed_path
-from launch.report import sweep
 from launch.report.runs import find_runs
 from launch.sweep import gke, local, skypilot, slurm, tpu_vm
-from launch.sweep.points import check_folder, load_points
-from launch.sweep.status import failures, show, table
+from launch.sweep.points import Look, Point, check_characters, load_points
+from launch.sweep.status import failures, problems, show, table
 
 ENGINES = {
     "local": local,
@@ -35,8 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     for name, least in (("parallel", 0), ("nodes", 1), ("tasks_per_node", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} is {getattr(args, name)}: it must be at least {least}.")
+    for name, value in vars(args).items():
+        if isinstance(value, str) and name not in ("setup", "sbatch"):
+            check_characters(f"--{name}", value)
     points = load_points(args.sweep, args.workdir, overrides)
-    check_folder(points)
     console = Console(highlight=False, soft_wrap=True)
 
     def say(text: str) -> None:
@@ -45,21 +46,42 @@ def main(argv: list[str] | None = None) -> None:
     if args.status:
         show(points, console)
         return
+    looks = [point.look() for point in points]
+    _check_folder(points, looks)
     wanted = {"waiting", "interrupted"} | ({"failed", "submitted"} if args.retry else set())
-    todo = [point for point in points if point.state() in wanted]
+    todo = [point for point, look in zip(points, looks, strict=True) if look.state in wanted]
     engine = ENGINES[args.on]
     if args.dry_run:
         say(engine.render(todo, args) if todo else "nothing is left to run")
+        if found := problems(points, looks):
+            print(found, file=sys.stderr)
         return
     say(f"{counted(len(points), 'point')}, {len(todo)} to run in {args.workdir}")
     if todo:
         engine.launch(todo, args, say)
-    console.print(table(points))
-    if todo and (runs := find_runs(args.workdir)[0]):
+        looks = [point.look() for point in points]
+    console.print(table(points, looks))
+    if todo and (runs := find_runs(args.workdir).finished):
+        from launch.report import sweep  # matplotlib, needed only now.
+
         report = args.workdir / "report"
         say(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg, .pdf")
-    if failed := failures(points):
-        raise RunError(f"{failed}\nTry them again with --retry.")
+    failed, unusable = failures(points, looks), problems(points, looks)
+    if failed:
+        raise RunError("\n".join(filter(None, [unusable, failed, "Try them again with --retry."])))
+    if unusable:
+        raise InputError(unusable)
+
+
+def _check_folder(points: list[Point], looks: list[Look]) -> None:
+    """Raises InputError if the directory of the sweep is a file, or belongs to another sweep."""
+    folder = points[0].folder
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"workdir {folder} cannot be a folder: {existing} is a file.")
+    others = [look.problem for look in looks if look.state == "mismatched"]
+    if others and {look.state for look in looks} <= {"mismatched", "waiting", "broken"}:
+        raise InputError(f"all runs in {folder} are of other configs, such as: {others[0]}")
 
 
 def _parser():

@@ -5,6 +5,7 @@ volume of `--claim`, which is mounted at its own path.
 """
 
 import argparse
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import yaml
 
 from densenet_jax.errors import InputError
-from launch.sweep.points import Point
+from launch.sweep.points import Point, check_unicode
 
 _PORT = 8476
 _RESTARTS = 100
@@ -52,7 +53,12 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         raise InputError(
             "--on gke needs --image, --claim and --accelerator, such as v5e-8 or h100-8."
         )
-    return yaml.safe_dump_all((_job_set(i, p, args) for i, p in enumerate(points)), sort_keys=False)
+    folder = str(points[0].folder)
+    if ":" in folder:
+        raise InputError(
+            f"--workdir is {folder!r}: Kubernetes mounts nothing at a path with a colon"
+        )
+    return yaml.safe_dump_all((_job_set(point, args) for point in points), sort_keys=False)
 
 
 def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
@@ -86,23 +92,30 @@ def _accelerator(args: argparse.Namespace) -> tuple[dict, dict, int]:
     )
 
 
-def _job_set(index: int, point: Point, args: argparse.Namespace) -> dict:
+def _escaped(text: str) -> str:
+    """Returns a command of a container in which Kubernetes finds no $(VARIABLE) to replace."""
+    return re.sub(r"\$(?=[$(])", "$$", text)
+
+
+def _job_set(point: Point, args: argparse.Namespace) -> dict:
     selector, limits, hosts = _accelerator(args)
     if args.spot:
         selector = selector | {"cloud.google.com/gke-spot": "true"}
-    name = point.label(index)
+    name = point.label
     # Instead of the shell, which would keep SIGTERM to itself.
     command = shlex.join(["exec", "python3", *point.arguments_in_a_copy])
+    check_unicode(command)
     if hosts > 1 and "nvidia.com/gpu" in limits:
         # Hosts of a TPU slice find one another; those of GPUs are told.
         command += (
             f" --coordinator={name}-worker-0-0.{name}:{_PORT} --processes={hosts}"
             ' --process="$JOB_COMPLETION_INDEX"'
         )
+    command = f"{args.setup}\n{command}" if args.setup else command
     container = {
         "name": "train",
         "image": args.image,
-        "command": ["bash", "-c", f"{args.setup}\n{command}" if args.setup else command],
+        "command": ["bash", "-c", _escaped(command)],
         "resources": {"limits": limits},
         "volumeMounts": [{"name": "runs", "mountPath": str(point.folder)}],
     }

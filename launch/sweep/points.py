@@ -10,17 +10,21 @@ import dataclasses
 import fcntl
 import hashlib
 import inspect
+import itertools
+import operator
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import INTERRUPTED_STATUS, PREEMPTED_STATUS, InputError
 from densenet_jax.train.config import PATHS, check_config, flatten
 from densenet_jax.train.record import RunDirectory
-from launch import command, experiment
+from launch import command, experiment, stored
 from launch.sweep import hyper
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +32,30 @@ ROOT = Path(__file__).parents[2]
 # negative as Python reports them.
 _INTERRUPTIONS = (INTERRUPTED_STATUS, PREEMPTED_STATUS, 128 + 9, 128 + 15)
 _LOG_END = 2000  # Bytes of a log to look at.
-# Kubernetes takes names of 63 characters, and adds -worker-0-0-abcde to those of its pods.
-_LABEL_CHARACTERS = 40
+# Kubernetes takes names of 63 characters, and adds -worker-0-31-abcde to those of its pods.
+_LABEL_CHARACTERS = 45
+_DIGEST_CHARACTERS = 8
 # File systems take names of 255 bytes; the longest here is NAME.submitted.
 _NAME_BYTES = 255 - len(".submitted")
+
+
+class Look(NamedTuple):
+    """What has become of a point.
+
+    Attributes:
+      state: finished, running, submitted, failed, interrupted or waiting; mismatched if the
+        directory belongs to a run of another config; broken if a file cannot be used.
+      epoch: the last one in its metrics, or 0.
+      test_error: in percent; the last known one.
+      images_per_second: as last logged.
+      problem: a sentence, if the state is mismatched or broken.
+    """
+
+    state: str
+    epoch: int = 0
+    test_error: float | None = None
+    images_per_second: int | None = None
+    problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,24 +102,56 @@ class Point:
     def _arguments(self, spec: str, overrides: list[str]) -> list[str]:
         return ["-m", "launch.train", "--config", spec, "--workdir", str(self.workdir), *overrides]
 
-    def label(self, index: int) -> str:
-        """Returns a name for clouds: lower case, and short, as Kubernetes adds its own endings."""
-        text = f"{self.folder.name[:_LABEL_CHARACTERS]}-{index}"
-        return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+    @property
+    def label(self) -> str:
+        """A name for clusters and clouds that no other point has."""
+        return label(f"{self.folder.name}-{self.name}", self.workdir)
 
     def state(self) -> str:
-        """finished, running, submitted, failed, interrupted or waiting."""
-        if RunDirectory(self.workdir).result() is not None:
-            return "finished"
-        if self._is_locked():
-            return "running"
+        """Returns the state that `look` finds."""
+        return self.look().state
+
+    def look(self) -> Look:
+        """Reads each file of the point once. A damaged file is a problem, not an exception."""
+        try:
+            result = stored.result(self.workdir)
+            state, problem = self._state(result)
+            newest = stored.metrics_backwards(self.workdir)
+            last = next(newest, None)
+            if result:
+                error = result["test_error"]
+            else:
+                lines = itertools.chain([last] if last else [], newest)
+                error = next((line["test_error"] for line in lines if "test_error" in line), None)
+            rates = re.findall(r"(\d[\d,]*) images/s", "\n".join(self.last_lines(50)))
+        except InputError as error:
+            return Look("broken", problem=str(error))
+        except OSError as error:
+            return Look("broken", problem=f"cannot read {error.filename}: {error.strerror}")
+        rate = int(rates[-1].replace(",", "")) if rates else None
+        return Look(state, last["epoch"] if last else 0, error, rate, problem)
+
+    def _state(self, result: dict | None) -> tuple[str, str]:
+        """Returns the state and the problem. Raises InputError for a broken point."""
+        if result is None and self._is_locked():
+            return "running", ""
+        found = stored.flat_config(self.workdir)
+        if found != flatten(self.config):
+            try:
+                RunDirectory(self.workdir).check(self.config)
+            except InputError as error:
+                if found is None:
+                    raise
+                return "mismatched", str(error)
+        if result is not None:
+            return "finished", ""
         if self.file("submitted").exists():
-            return "submitted"
+            return "submitted", ""
         status = self.exit_status()
         if status is not None:
             is_interrupted = status < 0 or status in _INTERRUPTIONS
-            return "interrupted" if is_interrupted else "failed"
-        return "interrupted" if self.workdir.exists() else "waiting"
+            return "interrupted" if is_interrupted else "failed", ""
+        return "interrupted" if self.workdir.exists() else "waiting", ""
 
     def note_submitted(self) -> None:
         self.file("submitted").parent.mkdir(parents=True, exist_ok=True)
@@ -108,8 +164,8 @@ class Point:
     def exit_status(self) -> int | None:
         """Of its last try; None if it is not known."""
         path = self.file("exit")
-        text = path.read_text().strip() if path.exists() else ""
-        return int(text) if re.fullmatch(r"-?\d+", text) else None
+        text = path.read_bytes().strip() if path.exists() else b""
+        return int(text) if re.fullmatch(rb"-?\d{1,3}", text) else None
 
     def last_lines(self, count: int) -> list[str]:
         """Of its log."""
@@ -143,19 +199,28 @@ def load_points(spec: str, folder: Path, overrides: list[str] = ()) -> list[Poin
       InputError: no such file, a mistake in it, an unknown key, an impossible point, two points of
         one name.
     """
+    for name, text in (("--sweep", spec), ("--workdir", str(folder))):
+        check_characters(name, text)
     path, arg = experiment.split(spec)
-    settings = _settings(path, arg)
+    file = experiment.read(path)
+    settings = _settings(file, arg)
     spec = f"{_absolute(path)}:{arg}" if arg else _absolute(path)
+    folder = Path(_absolute(folder))
     points = []
     for name, setting in zip(_names(settings), settings, strict=True):
-        flags = [f"--{key}={value}" for key, value in setting.items()]
-        points.append(_point(name, spec, [*overrides, *flags], Path(_absolute(folder))))
+        flags = [*overrides, *(f"--{key}={value}" for key, value in setting.items())]
+        try:
+            config, flags = _resolved(file.config(arg), flags)
+        except InputError as error:
+            raise InputError(f"point {name}: {error}") from error
+        points.append(Point(name, spec, flags, config, folder))
     return points
 
 
-def _settings(path: Path, arg: str) -> list[dict]:
+def _settings(file: experiment.Experiment, arg: str) -> list[dict]:
     """Returns what `get_hyper` gives, in plain Python values."""
-    get_hyper = getattr(experiment.load(path), "get_hyper", None)
+    path = file.path
+    get_hyper = getattr(file.module(), "get_hyper", None)
     if not callable(get_hyper):
         raise InputError(f"{path} is no sweep: it defines no get_hyper(hyper)")
     takes_arg = len(inspect.signature(get_hyper).parameters) > 1
@@ -194,22 +259,44 @@ def _plain(key: str, value: object):
     return value
 
 
-def _point(name: str, spec: str, overrides: list[str], folder: Path) -> Point:
-    try:
-        config = command.load_config(spec, overrides)
-        check_config(config)
-    except InputError as error:
-        raise InputError(f"point {name}: {error}") from error
-    found = flatten(config)
+def _resolved(config: ConfigDict, overrides: list[str]) -> tuple[ConfigDict, list[str]]:
+    """Returns the config of a point and its overrides, with absolute paths."""
+    for text in overrides:
+        check_characters("a setting", text)
+    config = command.override(config, overrides)
+    check_config(config)
+    typed = {key: operator.attrgetter(key)(config) for key in PATHS}
     paths = {
-        key: _absolute(found[key])
-        for key in PATHS
-        if found[key] and not found[key].startswith("hf:")
+        key: _absolute(path) for key, path in typed.items() if path and not path.startswith("hf:")
     }
     config.update_from_flattened_dict(paths)
     flags = [f"--config.{key}={path}" for key, path in paths.items()]
-    overrides = [*overrides, *(flag for flag in flags if flag not in overrides)]
-    return Point(name, spec, overrides, config, folder)
+    return config, [*overrides, *(flag for flag in flags if flag not in overrides)]
+
+
+def check_characters(name: str, text: str) -> None:
+    """Raises InputError for control characters, such as a newline, which end a line of a script."""
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise InputError(f"{name} is {text!r}: leave out the control characters")
+
+
+def check_unicode(command: str) -> None:
+    """Raises InputError for a file name that is no Unicode, which YAML cannot hold."""
+    try:
+        command.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{command!r} has a file name that is not UTF-8: rename the file"
+        ) from error
+
+
+def label(text: str, path: Path) -> str:
+    """Returns `text` as a name that Kubernetes and other clouds accept, with a hash of `path`."""
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:_DIGEST_CHARACTERS]
+    words = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+    if not words[:1].isalpha():
+        words = f"sweep-{words}"
+    return f"{words[: _LABEL_CHARACTERS - _DIGEST_CHARACTERS - 1].rstrip('-')}-{digest}"
 
 
 def _absolute(path: str | Path) -> str:
@@ -247,25 +334,3 @@ def _in_a_name(value: object) -> str:
     """Returns `value` in ASCII characters that need no quotes in a shell."""
     text = str(value)
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-") if text else "none"
-
-
-def check_folder(points: list[Point]) -> None:
-    """Raises InputError if the folder holds runs of other configs, or belongs to something else."""
-    for point in points:
-        RunDirectory(point.workdir).check(point.config)
-
-
-def describe(point: Point) -> dict:
-    """For `--status`: name, state, epoch, epochs, error and images a second, as far as known."""
-    run = RunDirectory(point.workdir)
-    lines, result = run.metrics(), run.result()
-    errors = [line["test_error"] for line in lines if "test_error" in line]
-    rates = re.findall(r"([\d,]+) images/s", "\n".join(point.last_lines(50)))
-    return {
-        "name": point.name,
-        "state": point.state(),
-        "epoch": lines[-1]["epoch"] if lines else 0,
-        "epochs": point.config.epochs,
-        "test_error": result["test_error"] if result else (errors[-1] if errors else None),
-        "images_per_second": int(rates[-1].replace(",", "")) if rates else None,
-    }

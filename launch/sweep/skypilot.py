@@ -5,6 +5,7 @@ mounted at its path.
 """
 
 import argparse
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import yaml
 
 from densenet_jax.errors import InputError
-from launch.sweep.points import ROOT, Point
+from launch.sweep.points import ROOT, Point, check_unicode
 
 _PORT = 8476
 
@@ -28,18 +29,25 @@ def task(point: Point, args: argparse.Namespace) -> dict:
     if not (args.bucket and args.accelerator):
         raise InputError("--on skypilot needs --bucket and --accelerator, such as H100:8.")
     extra = "tpu" if args.accelerator.startswith("tpu") else "cuda12"
+    folder = str(point.folder)
+    if not re.fullmatch(r"[A-Za-z0-9_./+=@,-]+", folder):
+        raise InputError(
+            f"--workdir is {folder!r}: SkyPilot mounts a bucket at a path of letters, digits and "
+            "_ . / + = @ , - only"
+        )
     command = shlex.join(["python", *point.arguments_in_a_copy])
+    check_unicode(command)
     if args.nodes > 1:
         command += (
             f' --coordinator="$(head -n1 <<< "$SKYPILOT_NODE_IPS"):{_PORT}"'
             ' --processes="$SKYPILOT_NUM_NODES" --process="$SKYPILOT_NODE_RANK"'
         )
     return {
-        "name": point.name.replace("=", "-").replace(".", "-"),
+        "name": point.label,
         "num_nodes": args.nodes,
         "resources": {"accelerators": args.accelerator, "use_spot": args.spot},
         "workdir": str(ROOT),
-        "file_mounts": {str(point.folder): {"source": args.bucket, "mode": "MOUNT"}},
+        "file_mounts": {folder: {"source": args.bucket, "mode": "MOUNT"}},
         "setup": "\n".join([f"pip install --editable '.[{extra}]'", args.setup]).strip(),
         "run": command,
     }

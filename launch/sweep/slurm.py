@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from densenet_jax.errors import PREEMPTED_STATUS, InputError
-from launch.sweep.points import ROOT, Point
+from launch.sweep.points import ROOT, Point, check_characters, label
 
 # Slurm warns the processes of a run so long before its time is up.
 _WARNING_SECONDS = 120
@@ -38,7 +38,7 @@ rm -f "$logs/$name.exit" "$logs/$name.submitted"
 
 # The run saves itself when it is told to stop; this script then asks to be started again.
 trap : TERM
-srun --output="$logs/$name.log" --open-mode=append {python} "${{arguments[@]}}" &
+srun --output="${{logs//%/%%}}/$name.log" --open-mode=append {python} "${{arguments[@]}}" &
 srun=$!
 until wait $srun; status=$?; ! kill -0 $srun 2> /dev/null; do :; done
 echo $status > "$logs/$name.exit"
@@ -69,14 +69,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def render(points: list[Point], args: argparse.Namespace) -> str:
-    """Renders the sbatch file."""
+    """Renders the sbatch file. Raises InputError for a path that Slurm cannot write to."""
     folder = points[0].folder
+    if "\\" in str(folder):
+        raise InputError(
+            f"--workdir is {str(folder)!r}: Slurm cannot write to a path with a backslash"
+        )
     cases = [
         f"{i}) name={shlex.quote(point.name)}\n   arguments=({shlex.join(point.arguments)}) ;;"
         for i, point in enumerate(points)
     ]
     return _SCRIPT.format(
-        name=shlex.quote(folder.name),
+        name=label(folder.name, folder),
         last=len(points) - 1,
         parallel=f"%{args.parallel}" if args.parallel else "",
         nodes=args.nodes,
@@ -86,7 +90,8 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         root=shlex.quote(str(ROOT)),
         setup=args.setup,
         cases="\n".join(cases),
-        output=shlex.quote(f"{folder}/logs/slurm-%A_%a.out"),
+        # Slurm replaces %A and the like, and %% by %.
+        output=shlex.quote(str(folder).replace("%", "%%") + "/logs/slurm-%A_%a.out"),
         logs=shlex.quote(str(folder / "logs")),
         python=shlex.quote(sys.executable),
         preempted=PREEMPTED_STATUS,
@@ -103,6 +108,7 @@ def _directives(options: str) -> str:
     for word in words:
         if word.startswith("-") or not lines:
             lines.append("#SBATCH")
+        check_characters("--sbatch", word)
         lines[-1] += f" {shlex.quote(word)}"  # Slurm reads quotes as a shell does.
     return "".join(f"{line}\n" for line in lines)
 

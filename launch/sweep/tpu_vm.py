@@ -53,12 +53,12 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
     if not (args.zone and args.accelerator):
         raise InputError("--on tpu-vm needs --zone and --accelerator, such as v5litepod-8.")
     calls = []
-    for i, point in enumerate(points):
+    for point in points:
         steps = ["cd densenet_jax", "pip install --quiet --editable '.[tpu]'"]
         steps += [args.setup] if args.setup else []
         steps.append(shlex.join(["python3", *point.arguments_in_a_copy]))
         calls.append(
-            f"point {point.label(i)} {shlex.quote(point.name)} {shlex.quote(' && '.join(steps))} &"
+            f"point {point.label} {shlex.quote(point.name)} {shlex.quote(' && '.join(steps))} &"
         )
     return _SCRIPT.format(
         tries=_TRIES,

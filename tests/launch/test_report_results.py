@@ -81,7 +81,7 @@ def test_the_table(record, tmp_path, capsys):
     ]
     assert all(re.fullmatch(r"\d+ of \d+ CPU cores", row["hardware"]) for row in rows)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("results.md", "results.csv", "other", "row")
+        *("results.md", "results.csv", "row")
     }
     assert (tmp_path / "out" / "row" / "sweep.png").exists()
 
@@ -112,6 +112,14 @@ def test_where_it_is_written_to_by_default(record, tmp_path, monkeypatch):
 def test_a_run_is_done_again_by_its_folder(record):
     again = command.load_config(str(record / "row" / "1"), ["--config.epochs=2"])
     assert (again.model.name, again.seed, again.epochs) == ("densenet_bc_k12_d100", 1, 2)
+
+
+def test_a_run_as_the_record(record):
+    """Its own directory is the record, or the directory around it."""
+    path = record / "other"
+    for root in (path, record):
+        runs = find_runs(path).finished
+        assert [found.folder for found in results.records(runs, root)] == ["other"]
 
 
 def test_runs_are_kept_without_what_is_large(finished_run, tmp_path):

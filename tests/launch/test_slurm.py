@@ -38,7 +38,7 @@ def submit(tmp_path):
         points = f'hyper.sweep("config.seed", {seeds})'
         settings = small.RUN | (changes or {})
         path.write_text(small.SWEEP_FILE.format(settings=settings, points=points))
-        workdir = tmp_path / "sweep"
+        workdir = tmp_path / "a %j sweep's"  # Slurm itself gives %j a meaning.
         argv = ["--sweep", str(path), "--workdir", str(workdir), "--on", "slurm", *flags]
         argv += ["--setup", f"export XLA_FLAGS= JAX_PLATFORMS=cpu PYTHONPATH={small.ROOT}"]
         assert command.run(sweep.main, argv) == 0

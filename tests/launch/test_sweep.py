@@ -188,7 +188,7 @@ def test_failures_are_told_and_tried_again_only_if_asked(write, start, tmp_path,
     }
     assert start(spec) == 4
     assert "2 points, 0 to run" in capsys.readouterr().out
-    assert start(spec, "--retry") == 3
+    assert start(spec, "--retry") == 4
     assert "2 points, 1 to run" in capsys.readouterr().out
 
 
@@ -247,6 +247,11 @@ def assert_arguments(call, block_config):
     }
 
 
+def assert_labels(labels):
+    for label, block_config in zip(labels, ("1", "1-2"), strict=True):
+        assert re.fullmatch(f"sweep-block-config-{block_config}-[0-9a-f]{{8}}", label)
+
+
 def test_local_commands(rendered):
     for line, block_config in zip(rendered("local").splitlines(), [(1,), (1, 2)], strict=True):
         assert_arguments(shlex.split(line), block_config)
@@ -270,7 +275,7 @@ def test_tpu_vm_script(rendered, arguments):
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     assert "--accelerator-type=v5litepod-8" in text and "--spot" in text
     points = [shlex.split(line) for line in text.splitlines() if line.startswith("point ")]
-    assert [point[1] for point in points] == ["sweep-0", "sweep-1"]
+    assert_labels([point[1] for point in points])
     for point, block_config in zip(points, [(1,), (1, 2)], strict=True):
         calls = arguments(point[3].replace("cd densenet_jax", "true"))
         assert [call[0] for call in calls] == ["pip", "python3"]
@@ -280,7 +285,7 @@ def test_tpu_vm_script(rendered, arguments):
 def test_job_sets(rendered, arguments):
     """The shape that JobSet v1alpha2 asks for; hosts and chips as GKE has them."""
     found = list(yaml.safe_load_all(rendered("gke")))
-    assert [one["metadata"]["name"] for one in found] == ["sweep-0", "sweep-1"]
+    assert_labels([one["metadata"]["name"] for one in found])
     for one, block_config in zip(found, [(1,), (1, 2)], strict=True):
         assert (one["apiVersion"], one["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
         [replicated] = one["spec"]["replicatedJobs"]
@@ -308,8 +313,9 @@ def test_job_sets_of_gpus_are_told_where_the_first_is(rendered, arguments):
         "containers"
     ]
     [call] = arguments(container["command"][2], JOB_COMPLETION_INDEX="1")
+    name = one["metadata"]["name"]
     assert call[-3:] == [
-        "--coordinator=sweep-0-worker-0-0.sweep-0:8476", "--processes=2", "--process=1"
+        f"--coordinator={name}-worker-0-0.{name}:8476", "--processes=2", "--process=1"
     ]  # fmt: skip
 
 
@@ -317,6 +323,7 @@ def test_skypilot_tasks(rendered, arguments):
     for flags, hosts in (((), []), (("--nodes=2",), ["10.0.0.1:8476", "2", "1"])):
         found = list(yaml.safe_load_all(rendered("skypilot", *flags)))
         for one, block_config in zip(found, [(1,), (1, 2)], strict=True):
+            assert one["name"].startswith("sweep-block-config-1-")
             assert one["resources"] == {"accelerators": "H100:8", "use_spot": False}
             [call] = arguments(
                 one["run"],

@@ -3,9 +3,11 @@
 import os
 import re
 import shlex
+import subprocess
 
 import pytest
 import small
+import yaml
 
 from densenet_jax.errors import InputError
 from launch import command
@@ -115,13 +117,7 @@ def test_relative_paths_are_those_of_where_the_sweep_is_typed(
         assert config == point.config and config.init_from == init_from
         assert config.data.directory == str(tmp_path / "here" / "data")
     monkeypatch.chdir(tmp_path)
-    for engine, added in {
-        "local": [],
-        "slurm": [],
-        "tpu-vm": ["--zone=z", "--accelerator=v5litepod-8"],
-        "gke": ["--image=i", "--claim=c", "--accelerator=v5e-8"],
-        "skypilot": ["--bucket=gs://b", "--accelerator=H100:8"],
-    }.items():
+    for engine, added in ENGINES.items():
         output = dry_run("sweep_file.py", "--on", engine, *flags, *added)
         assert f"{tmp_path}/sweep_file.py" in output
         assert f"--config.init_from={tmp_path}/a.pth" in output
@@ -142,10 +138,88 @@ def test_copies_of_the_project_are_elsewhere(tmp_path, monkeypatch):
     assert str(tmp_path) in " ".join(point.arguments_in_a_copy)
 
 
-def test_labels_are_short_enough_for_kubernetes(write, tmp_path):
+def test_labels(write, tmp_path):
+    """They are names for Kubernetes, differ between sweeps, and stay the same between calls."""
+    path = str(write('return hyper.sweep("config.seed", [0, 1])'))
+    labels = []
+    for name in ("a/sweep", "b/sweep", "Sweep_" + "x" * 100, "1", "ü", "ü" * 30 + "/a"):
+        found = [point.label for point in load_points(path, tmp_path / name)]
+        assert found == [point.label for point in load_points(path, tmp_path / "c" / ".." / name)]
+        labels += found
+    assert len(set(labels)) == len(labels) == 12
+    for one in labels:
+        assert re.fullmatch("[a-z][a-z0-9-]*[a-z0-9]", one) and len(one) <= 45
+    assert re.fullmatch("sweep-seed-0-[0-9a-f]{8}", labels[0])
+    assert labels[6].startswith("sweep-1-seed-0-") and labels[8].startswith("seed-0-")
+    [alone] = load_points(
+        str(write('return hyper.sweep("config.seed", [1])')), tmp_path / "a/sweep"
+    )
+    assert alone.label == labels[1]
+
+
+CONTROL = ["\n", "a\nb", "a\rb", "\x7f", "a\x1bb", "\x85"]
+ENGINES = {
+    "local": [],
+    "slurm": [],
+    "tpu-vm": ["--zone=z", "--accelerator=v5litepod-8"],
+    "gke": ["--image=i", "--claim=c", "--accelerator=v5e-8"],
+    "skypilot": ["--bucket=gs://b", "--accelerator=H100:8"],
+}
+
+
+@pytest.mark.parametrize("text", CONTROL)
+def test_control_characters_are_refused(write, dry_run, tmp_path, text):
     path = write('return hyper.sweep("config.seed", [0])')
-    [point] = load_points(str(path), tmp_path / ("Sweep_" + "x" * 100))
-    assert re.fullmatch("sweep-x+-12", point.label(12)) and len(point.label(12)) < 45
+    flags = ["accelerator", "zone", "runtime", "image", "claim", "queue", "bucket", "workdir"]
+    for flag in (*flags, "config.data.directory"):
+        for engine, added in ENGINES.items():
+            given = [f"--on={engine}", *added, f"--{flag}=x{text}"]
+            error = dry_run(path, *given, status=2)
+            assert repr(f"x{text}")[1:-1] in error and "leave out the control characters" in error
+    error = dry_run(path, "--on=slurm", f"--sbatch=--comment='{text}'", status=2)
+    assert "--sbatch is" in error
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "odd", ["a b", "q'uo\"te", "$HOME`id`$(id)$$", "[x]*?", "p%j%%", "é{y}", "#;&", "b\\s", "a:b"]
+)
+def test_odd_paths_are_quoted_or_refused(write, capsys, tmp_path, engine, odd):
+    path = write('return hyper.sweep("config.seed", [0])')
+    (tmp_path / odd).mkdir()
+    path = path.rename(tmp_path / odd / "sweep_file.py")
+    workdir = tmp_path / odd / "w"
+    argv = ["--sweep", str(path), "--workdir", str(workdir), "--on", engine, "--dry_run"]
+    status = command.run(sweep.main, [*argv, *ENGINES[engine]])
+    output, error = capsys.readouterr()
+    refused = {"slurm": "\\", "gke": ":", "skypilot": "$[]{}*?%#;&\\'\" é:"}.get(engine, "")
+    assert status == (2 if set(odd) & set(refused) else 0)
+    if status:
+        assert error.count("\n") == 1 and "--workdir is" in error
+        return
+    text = output
+    if engine in ("gke", "skypilot"):
+        [one] = yaml.safe_load_all(output)
+        if engine == "gke":
+            pod = one["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+            [container] = pod["containers"]
+            assert container["volumeMounts"] == [{"name": "runs", "mountPath": str(workdir)}]
+            # Kubernetes replaces $$ by $, and $(NAME) by the variable.
+            text = container["command"][2]
+            assert not re.search(r"(?<!\$)(\$\$)*\$\(", text)
+            text = text.replace("$$", "$")
+        else:
+            text = one["run"]
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    words = shlex.split(text.replace("#!/bin/bash", ""), comments=True)
+    words += [inner for word in words if "launch.train" in word for inner in shlex.split(word)]
+    assert str(path) in words and f"{workdir}/seed=0" in words
+    if engine == "slurm":
+        [line] = [line for line in text.splitlines() if line.startswith("#SBATCH --output")]
+        assert (
+            shlex.split(line)[1]
+            == f"--output={str(workdir).replace('%', '%%')}/logs/slurm-%A_%a.out"
+        )
 
 
 def test_quotes_in_options_of_sbatch(write, dry_run):

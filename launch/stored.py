@@ -1,0 +1,128 @@
+"""Reads run directories when there are many of them: each file once, and no config objects."""
+
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from densenet_jax.errors import InputError
+from densenet_jax.train.config import base_config, check_none, defaults, flatten
+from densenet_jax.train.record import RunDirectory, with_tuples
+
+# What every report needs of a result.
+_RESULT_TYPES = dict(test_error=int | float, epochs=int, params=int, seed=int, model=str, data=str)
+_BLOCK_BYTES = 2**16  # Of a metrics file, read at a time.
+
+
+def find_files(folder: Path, name: str) -> Iterator[Path]:
+    """Yields the files called `name` anywhere in `folder`, but in no checkpoints of a run."""
+    for path, directories, files in os.walk(folder):
+        if "environment.json" in files and "checkpoints" in directories:
+            directories.remove("checkpoints")  # Thousands of files.
+        if name in files:
+            yield Path(path) / name
+
+
+def read_json(path: Path) -> dict | None:
+    """Returns the object in a file of JSON, None if there is no file. InputError if damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError(f"{type(value).__name__} instead of an object")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): restore or remove it") from error
+    return value
+
+
+def result(folder: Path) -> dict | None:
+    """Returns the result of a finished run, or None. Raises InputError if it is damaged."""
+    path = folder / "result.json"
+    found = read_json(path)
+    for key, kind in _RESULT_TYPES.items():
+        if found is not None and not isinstance(found.get(key), kind):
+            raise InputError(
+                f"{path} is damaged ({key} is {found.get(key)!r}): restore or remove it"
+            )
+    return found
+
+
+def flat_config(folder: Path) -> dict | None:
+    """Returns `flatten(RunDirectory(folder).config())`; None if there is no config.json.
+
+    Raises InputError if the file is damaged.
+    """
+    if (values := read_json(folder / "config.json")) is None:
+        return None
+    flat = _flat(values)
+    types = _types()
+    if flat.keys() <= types.keys() and all(type(flat[key]) in types[key] for key in flat):
+        return defaults() | flat
+    # ConfigDict converts values, such as a whole number to a float, or refuses them.
+    flat = flatten(RunDirectory(folder).config())
+    check_none(flat)
+    return flat
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = with_tuples(value)
+    return flat
+
+
+@functools.cache
+def _types() -> Mapping[str, tuple[type, ...]]:
+    """Returns the types that the values of each key can have in a file."""
+    config, types = base_config(), {}
+    for key, default in defaults().items():
+        group, _, name = key.rpartition(".")
+        kind = (config[group] if group else config).get_type(name)
+        types[key] = (kind, type(None)) if default is None else (kind,)
+    return types
+
+
+def metrics_backwards(folder: Path) -> Iterator[dict]:
+    """Yields the lines of `RunDirectory(folder).metrics()`, the last one first.
+
+    Reads the file block by block from its end. Raises InputError if a line is damaged.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    with file:
+        start, rest, is_whole = file.seek(0, os.SEEK_END), b"", False
+        while start:
+            size = min(start, max(_BLOCK_BYTES, len(rest)))
+            start -= size
+            file.seek(start)
+            rest, *lines = (file.read(size) + rest).split(b"\n")
+            # What follows the last newline was cut short when the run was stopped.
+            for text in reversed(lines if is_whole else lines[:-1]):
+                yield _metrics_line(text, path)
+            is_whole = is_whole or bool(lines)
+        if is_whole:
+            yield _metrics_line(rest, path)
+
+
+def _metrics_line(text: bytes, path: Path) -> dict:
+    try:
+        line = json.loads(text)
+        if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
+            raise ValueError("a line without an epoch")
+        if not isinstance(line.get("test_error", 0.0), int | float):
+            raise ValueError(f"test_error is {line['test_error']!r}")
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): restore or remove it") from error
+    return line
