@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from densenet_jax.errors import InputError
+
 MAX_JSON_BYTES = 2**24  # Of one JSON file or line; 1000 classes of 100 characters take 0.1 MB.
 
 
@@ -53,7 +55,7 @@ def parse_object(text: str | bytes) -> dict:
 def read_object(path: Path) -> dict | None:
     """Returns the object in a JSON file; None if there is no such file.
 
-    Raises ValueError if the file holds anything else, and OSError if it cannot be read.
+    Raises InputError if the file holds anything else, or cannot be read.
     """
     try:
         # A FIFO gives nothing instead of waiting for a writer.
@@ -61,3 +63,7 @@ def read_object(path: Path) -> dict | None:
             return parse_object(file.read(MAX_JSON_BYTES + 1))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): restore or remove it") from error

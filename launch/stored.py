@@ -1,12 +1,12 @@
 """Reads run directories when there are many of them: each file once, and no config objects."""
 
 import functools
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from densenet_jax.errors import InputError
+from densenet_jax.files import parse_object, read_object
 from densenet_jax.train.config import base_config, check_none, defaults, flatten
 from densenet_jax.train.record import RunDirectory, with_tuples
 
@@ -24,25 +24,10 @@ def find_files(folder: Path, name: str) -> Iterator[Path]:
             yield Path(path) / name
 
 
-def read_json(path: Path) -> dict | None:
-    """Returns the object in a file of JSON, None if there is no file. InputError if damaged."""
-    try:
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError(f"{type(value).__name__} instead of an object")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (RecursionError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): restore or remove it") from error
-    return value
-
-
 def result(folder: Path) -> dict | None:
     """Returns the result of a finished run, or None. Raises InputError if it is damaged."""
     path = folder / "result.json"
-    found = read_json(path)
+    found = read_object(path)
     for key, kind in _RESULT_TYPES.items():
         if found is not None and not isinstance(found.get(key), kind):
             raise InputError(
@@ -56,7 +41,7 @@ def flat_config(folder: Path) -> dict | None:
 
     Raises InputError if the file is damaged.
     """
-    if (values := read_json(folder / "config.json")) is None:
+    if (values := read_object(folder / "config.json")) is None:
         return None
     flat = _flat(values)
     types = _types()
@@ -118,11 +103,11 @@ def metrics_backwards(folder: Path) -> Iterator[dict]:
 
 def _metrics_line(text: bytes, path: Path) -> dict:
     try:
-        line = json.loads(text)
-        if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
+        line = parse_object(text)
+        if not isinstance(line.get("epoch"), int):
             raise ValueError("a line without an epoch")
         if not isinstance(line.get("test_error", 0.0), int | float):
             raise ValueError(f"test_error is {line['test_error']!r}")
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): restore or remove it") from error
     return line

@@ -132,10 +132,10 @@ class RunLock:
         return True
 
 
-def is_locked(directory: Path) -> bool:
-    """Returns whether a run holds `directory`, as far as this host can see."""
+def is_locked(path: Path) -> bool:
+    """Returns whether a process holds the lock file at `path`, as far as this host can see."""
     try:
-        with (directory / NAME).open("rb") as file:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

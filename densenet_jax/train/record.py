@@ -54,14 +54,14 @@ class RunDirectory:
 
     def result(self) -> dict | None:
         """The result of a finished run, or None."""
-        return self._read("result.json")
+        return read_object(self.path / "result.json")
 
     def config(self) -> ConfigDict:
         """The config of the run; keys that are younger than it have their defaults.
 
         Raises InputError if this is no run directory.
         """
-        values = self._read("config.json")
+        values = read_object(self.path / "config.json")
         if values is None:
             raise InputError(f"{self.path} is no run directory: it has no config.json.")
         config = base_config()
@@ -86,12 +86,7 @@ class RunDirectory:
             )
         if not existing.is_dir():
             raise InputError(f"workdir {self.path} cannot be a directory: {existing} is a file")
-        whole = str(self.path.absolute())
-        if unusable := sorted(c for c in set(whole) if c in _UNUSABLE or "\ud800" <= c <= "\udfff"):
-            raise InputError(
-                f"workdir {whole!r} contains {', '.join(map(repr, unusable))}: name a directory "
-                "without such characters, because checkpoints in it could not be read back"
-            )
+        check_path(self.path)
         if not self._exists("config.json"):
             others = [path.name for path in self._entries() if not _is_stray(path.name)]
             if others:
@@ -114,7 +109,7 @@ class RunDirectory:
 
     def check_classes(self, classes: Sequence[str] | None) -> None:
         """Raises InputError if the run was trained on other classes than these of its data."""
-        trained = (self._read("model.json") or {}).get("classes")
+        trained = (read_object(self.path / "model.json") or {}).get("classes")
         if trained and classes and list(classes) != trained:
             raise InputError(
                 f"the data have the classes {', '.join(classes[:5])} ({len(classes)}), but "
@@ -132,7 +127,7 @@ class RunDirectory:
 
     def model(self) -> dict:
         """What is needed to use the network. Raises InputError if this is no run directory."""
-        if (found := self._read("model.json")) is None:
+        if (found := read_object(self.path / "model.json")) is None:
             raise InputError(f"{self.path} is no run directory: it has no model.json.")
         return found
 
@@ -142,6 +137,7 @@ class RunDirectory:
         Removes the unfinished files of an earlier start that was killed.
         """
         if jax.process_index() == 0:
+            self.path.mkdir(parents=True, exist_ok=True)
             for path in self.path.glob(unfinished_name("*")):
                 path.unlink()
         self._write("config.json", json.loads(config.to_json_best_effort()))
@@ -198,15 +194,6 @@ class RunDirectory:
     def finish(self, result: dict) -> None:
         self._write("result.json", result)
 
-    def _read(self, name: str) -> dict | None:
-        path = self.path / name
-        try:
-            return read_object(path)
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): restore or remove it.") from error
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
-
     def _write(self, name: str, value: dict) -> None:
         if jax.process_index() == 0:
             write_durably(self.path / name, json.dumps(value, indent=2) + "\n")
@@ -216,6 +203,16 @@ class RunDirectory:
 
     def _entries(self) -> list[Path]:
         return sorted(self.path.iterdir()) if self.path.exists() else []
+
+
+def check_path(workdir: Path) -> None:
+    """Raises InputError for a directory whose checkpoints could not be read back."""
+    path = str(workdir.absolute())
+    if unusable := sorted(c for c in set(path) if c in _UNUSABLE or "\ud800" <= c <= "\udfff"):
+        raise InputError(
+            f"workdir {path!r} contains {', '.join(map(repr, unusable))}: name a directory "
+            "without such characters, because checkpoints in it could not be read back"
+        )
 
 
 def free_name(path: Path, ending: str) -> Path:

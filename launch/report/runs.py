@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 from densenet_jax.analysis.counts import count_macs
 from densenet_jax.data import sources
 from densenet_jax.errors import InputError
+from densenet_jax.files import read_object
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.settings import NetworkConfig
@@ -116,7 +117,7 @@ def _read(path: Path) -> Run | None:
     result = stored.result(path)
     if result is None:
         return None
-    config, environment = stored.flat_config(path), stored.read_json(path / "environment.json")
+    config, environment = stored.flat_config(path), read_object(path / "environment.json")
     if config is None or environment is None:
         missing = "config.json" if config is None else "environment.json"
         raise InputError(f"{path} is no run directory: it has no {missing}.")

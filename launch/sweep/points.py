@@ -7,7 +7,6 @@ NAME.submitted, if a scheduler has it.
 
 import collections
 import dataclasses
-import fcntl
 import hashlib
 import inspect
 import itertools
@@ -23,7 +22,9 @@ from ml_collections import ConfigDict
 
 from densenet_jax.errors import INTERRUPTED_STATUS, PREEMPTED_STATUS, InputError
 from densenet_jax.train.config import PATHS, check_config, flatten
-from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.lock import NAME as LOCK
+from densenet_jax.train.lock import is_locked
+from densenet_jax.train.record import RunDirectory, check_path
 from launch import command, experiment, stored
 from launch.sweep import hyper
 
@@ -133,7 +134,7 @@ class Point:
 
     def _state(self, result: dict | None) -> tuple[str, str]:
         """Returns the state and the problem. Raises InputError for a broken point."""
-        if result is None and self._is_locked():
+        if result is None and (is_locked(self.file("lock")) or is_locked(self.workdir / LOCK)):
             return "running", ""
         found = stored.flat_config(self.workdir)
         if found != flatten(self.config):
@@ -176,16 +177,6 @@ class Point:
             file.seek(max(0, path.stat().st_size - _LOG_END))
             return file.read().decode(errors="replace").splitlines()[-count:]
 
-    def _is_locked(self) -> bool:
-        try:
-            with self.file("lock").open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
-
 
 def load_points(spec: str, folder: Path, overrides: list[str] = ()) -> list[Point]:
     """Reads the points of the sweep file FILE.py[:ARG], with `get_config` and `get_hyper`.
@@ -201,6 +192,7 @@ def load_points(spec: str, folder: Path, overrides: list[str] = ()) -> list[Poin
     """
     for name, text in (("--sweep", spec), ("--workdir", str(folder))):
         check_characters(name, text)
+    check_path(Path(folder))
     path, arg = experiment.split(spec)
     file = experiment.read(path)
     settings = _settings(file, arg)

@@ -166,7 +166,7 @@ NAME = "growth_rate=4_compression=1.0"
 # What is done to a run: the words of its sentence, and whether reports leave the run out.
 DAMAGES = {
     "config": (write("config.json", b"\x00" * 100), "config.json is damaged", True),
-    "config list": (write("config.json", b"[1]"), "list instead of an object", True),
+    "config list": (write("config.json", b"[1]"), "it holds a list, not a JSON object", True),
     "config values": (write("config.json", b'{"epochs": "many"}'), "config.json is damaged", True),
     "config directory": (replace_by_directory("config.json"), "config.json: Is a direc", True),
     "result": (write("result.json", b"{"), "result.json is damaged", True),

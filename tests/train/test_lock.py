@@ -46,7 +46,7 @@ def holder(tmp_path):
 
 def test_a_second_run_is_refused_and_told_who_is_there(tmp_path, holder, capsys):
     folder = tmp_path / "run"
-    assert is_locked(folder)
+    assert is_locked(folder / lock.NAME)
     before = small.snapshot(folder)
     flags = ["--config", str(small.QUICKSTART), "--compile_cache=off", "--workdir", str(folder)]
     assert command.run(train.main, [*flags, *small.flags()]) == 3
@@ -59,9 +59,9 @@ def test_a_second_run_is_refused_and_told_who_is_there(tmp_path, holder, capsys)
 def test_a_killed_process_frees_the_directory(tmp_path, holder):
     holder.kill()
     holder.wait()
-    assert not is_locked(tmp_path / "run")
+    assert not is_locked(tmp_path / "run" / lock.NAME)
     with RunLock(tmp_path / "run"):
-        assert is_locked(tmp_path / "run")
+        assert is_locked(tmp_path / "run" / lock.NAME)
     assert not (tmp_path / "run").exists(), "nothing was written"
 
 
