@@ -21,6 +21,7 @@ import ctypes
 import errno
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -50,21 +51,13 @@ RUN = small.PLAIN | {
     "data.holdout": 0,
     "model.dropout_rate": 0.2,
 }
-COUNT, RECORD, FAIL, KILL, HALVE = range(5)
-# What fails at each kind of call.
-ERRORS = {
-    "write": (errno.ENOSPC, errno.EIO),
-    "sync": (errno.EIO,),
-    "read": (errno.EIO,),
-    "open": (errno.EACCES, errno.EIO),
-    "open to write": (errno.ENOSPC, errno.EACCES),
-    "mkdir": (errno.ENOSPC,),
-    "rename": (errno.EIO,),
-    "remove": (errno.EACCES,),
-    "truncate": (errno.EIO,),
-    "close": (errno.EIO,),
-    "lock": (errno.EIO, errno.ENOLCK),
-}
+COUNT, RECORD, FAIL = range(3)  # Actions of faults.c.
+# Each fails once, or from then on. The cases take turns along the calls.
+CASES = [
+    (error, is_sticky)
+    for error in (errno.EIO, errno.ENOSPC, errno.EACCES)
+    for is_sticky in (False, True)
+]
 LITTER = (".damaged", ".damaged2")  # Endings of what is set aside, and kept on purpose.
 
 
@@ -110,13 +103,14 @@ class Laboratory:
         self._trainer.initial_state = place(state, sharding)
         return self._trainer
 
-    def arm(self, folder: Path, action: int, target=0, error=0, sticky=False, kept="") -> None:
-        arguments = (action, ctypes.c_long(target), error, int(sticky), b"", str(kept).encode())
+    def broken_run(
+        self, folder: Path, action: int, target=0, error=0, is_sticky=False, store=""
+    ) -> tuple[End, int]:
+        """Runs with faults.c at work in `folder`. Returns the end, and the number of calls."""
+        arguments = (action, ctypes.c_long(target), error, is_sticky, b"", str(store).encode())
         self._library.faults_arm(str(folder).encode(), *arguments)
-
-    def disarm(self) -> int:
-        """Returns the number of calls since `arm`."""
-        return self._library.faults_disarm() if self._library else 0
+        self._calls = 0
+        return self.run(folder), self._calls
 
     def run(self, folder: Path) -> End:
         """Runs or resumes in `folder`."""
@@ -129,7 +123,7 @@ class Laboratory:
         except Exception as error:
             return End(f"{type(error).__name__}: {error}"[:500])
         finally:
-            self.disarm()
+            self._calls = self._library.faults_disarm() if self._library else 0
         with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
             state, _ = checkpoints.restore(self._trainer.initial_state)
         leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
@@ -166,15 +160,9 @@ def recorded(laboratory: Laboratory, begin: Path | None, name: str) -> tuple[Pat
         shutil.copytree(begin, folder)
         for path in (folder, *folder.rglob("*")):  # All of it is on disk.
             _note_synced(path, store / "synced" / f"{path.stat().st_ino}.000000")
-    laboratory.arm(folder, RECORD, kept=store)
-    calls = []
-    disarm, laboratory.disarm = laboratory.disarm, lambda: calls.append(disarm())
-    try:
-        end = laboratory.run(folder)
-    finally:
-        laboratory.disarm = disarm
+    end, calls = laboratory.broken_run(folder, RECORD, store=store)
     assert laboratory.judge(end) == "ended", end
-    return store, calls[0]
+    return store, calls
 
 
 def _note_synced(path: Path, note: Path) -> None:
@@ -263,6 +251,8 @@ class Counts:
             self.note(self._laboratory.run(folder), what)
 
     def note(self, end: End, what: str) -> None:
+        if self.counts.total() % 100 == 99:
+            print(f"at {what}", file=sys.stderr, flush=True)
         verdict = self._laboratory.judge(end)
         is_right = verdict in ("ended", "refused")
         self.counts[verdict if is_right else "wrong"] += 1
@@ -276,49 +266,52 @@ def middle(store: Path, calls: int) -> Path:
     return store / f"{2 * calls // 3:06d}"
 
 
+def beginnings(laboratory: Laboratory) -> dict[str, Path | None]:
+    """Returns what a fresh and a resumed run begin with: nothing, and a killed run."""
+    fresh, calls = recorded(laboratory, None, "fresh")
+    # With checkpoints, and not finished.
+    return {"fresh run": None, "resumed run": fresh / f"{2 * calls // 3:06d}"}
+
+
 def try_states(laboratory: Laboratory, states, every: int) -> dict:
     """Resumes the states of a fresh and of a resumed run."""
     report, folder = {}, laboratory.root / "state"
-    fresh, calls = recorded(laboratory, None, "fresh")
-    resumed, more = recorded(laboratory, middle(fresh, calls), "resumed")
-    for name, store, count in (("fresh run", fresh, calls), ("resumed run", resumed, more)):
+    for name, begin in beginnings(laboratory).items():
+        store, calls = recorded(laboratory, begin, f"{name}, again")
         counts = Counts(laboratory)
         for number in states(store, every, folder):
             counts.resume(folder, f"{name}, call {number}")
-        report[name] = {"calls": count, **counts.counts, "what is wrong": counts.wrong}
+        report[name] = {"calls": calls, **counts.counts, "what is wrong": counts.wrong}
     return report
 
 
 def try_errors(laboratory: Laboratory, every: int) -> dict:
     """Lets each call of a fresh and of a resumed run fail, and then resumes the run."""
     report, folder = {}, laboratory.root / "state"
-    fresh, calls = recorded(laboratory, None, "fresh")
-    for name, begin in (("fresh run", None), ("resumed run", middle(fresh, calls))):
+    for name, begin in beginnings(laboratory).items():
         counts, after = Counts(laboratory), Counts(laboratory)
-        cases = [(error, sticky) for error in (errno.EIO, errno.ENOSPC, errno.EACCES)
-                 for sticky in (False, True)]  # fmt: skip
-        number, tried, is_done = 1, 0, False
-        while not is_done:
-            error, sticky = cases[tried % len(cases)]
-            shutil.rmtree(folder, ignore_errors=True)
-            if begin:
-                shutil.copytree(begin, folder)
-            laboratory.arm(folder, FAIL, number, error, sticky)
-            end = laboratory.run(folder)
-            what = f"{name}, call {number} {errno.errorcode[error]}{' sticky' * sticky}"
+        _begin(folder, begin)
+        calls = laboratory.broken_run(folder, COUNT)[1]
+        for number, (error, is_sticky) in zip(range(1, calls + 1, every), itertools.cycle(CASES)):
+            _begin(folder, begin)
+            end, _ = laboratory.broken_run(folder, FAIL, number, error, is_sticky)
+            what = f"{name}, call {number} {errno.errorcode[error]}{' sticky' * is_sticky}"
             counts.note(end, what)
             if end.how != "ended":
                 after.note(laboratory.run(folder), f"{what}, resumed")
-            tried += 1
-            number += every
-            is_done = number > calls
         report[name] = {
-            "calls": tried,
+            "calls": calls,
             "with the error": dict(counts.counts),
             "resumed": dict(after.counts),
             "what is wrong": counts.wrong + after.wrong,
         }
     return report
+
+
+def _begin(folder: Path, begin: Path | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if begin:
+        shutil.copytree(begin, folder)
 
 
 def attack(what: str, every: int) -> dict:
