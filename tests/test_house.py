@@ -18,10 +18,17 @@ ALLOWED = {
         "densenet_jax.weights",
     },
     "densenet_jax.errors": set(),
+    "densenet_jax.files": {"densenet_jax.errors"},
+    "densenet_jax.pickles": {"densenet_jax.errors"},
     "densenet_jax.models": {"densenet_jax.errors"},
-    "densenet_jax.data": {"densenet_jax.errors"},
+    "densenet_jax.data": {
+        "densenet_jax.errors",
+        "densenet_jax.files",
+        "densenet_jax.pickles",
+    },
     "densenet_jax.train": {
         "densenet_jax.errors",
+        "densenet_jax.files",
         "densenet_jax.models",
         "densenet_jax.data",
         "densenet_jax.weights",
@@ -33,8 +40,12 @@ ALLOWED = {
         "densenet_jax.train",
         "densenet_jax.predict",
     },
-    "densenet_jax.torch_files": set(),
-    "densenet_jax.weight_files": {"densenet_jax.errors", "densenet_jax.torch_files"},
+    "densenet_jax.torch_files": {"densenet_jax.files", "densenet_jax.pickles"},
+    "densenet_jax.weight_files": {
+        "densenet_jax.errors",
+        "densenet_jax.files",
+        "densenet_jax.torch_files",
+    },
     "densenet_jax.torch_names": {"densenet_jax.errors", "densenet_jax.models"},
     "densenet_jax.weights": {
         "densenet_jax.errors",
