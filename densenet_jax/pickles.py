@@ -5,6 +5,7 @@ that hold one another twice. Deeply nested tuples end the process when they are 
 """
 
 import pickletools
+from collections.abc import Iterator
 from typing import BinaryIO
 
 MAX_OPCODES = 2**21  # Each makes at most some 300 bytes of objects. All of CIFAR-100 has 200,000.
@@ -19,7 +20,7 @@ _ATOM = 0, 1  # Depth and objects of a number or a string.
 def check(file: BinaryIO) -> None:
     """Raises ValueError if the pickle at the position of `file` is damaged or asks for too much.
 
-    Leaves the position of `file` as it is.
+    Raises EOFError if it is cut off. Leaves the position of `file` as it is.
     """
     start = file.tell()
     try:
@@ -33,7 +34,7 @@ def check(file: BinaryIO) -> None:
 def _check(file: BinaryIO) -> None:
     """Follows the opcodes with depths and numbers of objects in place of objects."""
     stack, marks, memo = [], [], {}  # `marks` are lengths of the stack.
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+    for count, (opcode, argument, _) in enumerate(_opcodes(file)):
         name = opcode.name
         if count >= MAX_OPCODES:
             raise ValueError(_TOO_LARGE)
@@ -59,6 +60,15 @@ def _check(file: BinaryIO) -> None:
                 if made[1] > MAX_OBJECTS:
                     raise ValueError(_TOO_LARGE)
                 stack.append(made)
+
+
+def _opcodes(file: BinaryIO) -> Iterator[tuple]:
+    try:
+        yield from pickletools.genops(file)
+    except ValueError as error:
+        if not file.read(1):
+            raise EOFError("it is cut off") from error
+        raise
 
 
 def _take(stack: list, marks: list[int], before: list) -> list:

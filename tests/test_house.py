@@ -35,6 +35,7 @@ ALLOWED = {
     },
     "densenet_jax.analysis": {
         "densenet_jax.errors",
+        "densenet_jax.files",
         "densenet_jax.models",
         "densenet_jax.data",
         "densenet_jax.train",
