@@ -30,6 +30,7 @@ from densenet_jax.errors import (
     Interrupted,
     Preempted,
     RunError,
+    printable,
     suggest,
 )
 from densenet_jax.models.catalog import FAMILIES
@@ -54,7 +55,9 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         # command after its work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     # What Orbax logs at length it raises as well.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -71,6 +74,14 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+class PrintableFormatter(logging.Formatter):
+    """Escapes what would control the terminal in messages, which may quote files."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> int:
@@ -117,7 +128,7 @@ def _shorter(hook: Callable, failed: threading.Event, args) -> None:
 
 
 def _fail(error: Exception | str, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(error)}", file=sys.stderr)
     return status
 
 
@@ -282,7 +293,10 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
         type.
     """
     path, arg = experiment.split(spec)
-    config = RunDirectory(path).config() if path.is_dir() else experiment.config_of(path, arg)
+    try:
+        config = RunDirectory(path).config() if path.is_dir() else experiment.config_of(path, arg)
+    except OverflowError as error:  # Of an integer in JSON that no float can hold.
+        raise InputError(f"{path / 'config.json'} is damaged ({error}): restore it") from error
     return override(config, overrides)
 
 

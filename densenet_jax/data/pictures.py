@@ -70,6 +70,9 @@ class CentralCrop:
     def __post_init__(self):
         if self.interpolation not in ("bilinear", "bicubic"):
             raise InputError(f"interpolation is {self.interpolation!r}: bilinear or bicubic.")
+        for name in ("resize", "size"):
+            if type(getattr(self, name)) is not int:
+                raise InputError(f"{name} is {getattr(self, name)!r:.200}: it must be an integer")
         if not 1 <= self.size <= self.resize:
             raise InputError(
                 f"a crop of {self.size} pixels cannot be cut out of pictures whose short side is "
