@@ -302,7 +302,7 @@ def _check_multipliers(multipliers: tuple) -> None:
             re.compile(pattern)
             if not (factor >= 0 and math.isfinite(factor)):
                 raise ValueError(f"{factor} is no number of at least 0")
-    except (TypeError, ValueError, re.error) as error:
+    except (TypeError, ValueError, OverflowError, re.error) as error:
         raise InputError(
             f"learning_rate_multipliers is {multipliers}: pairs of a regular expression and a "
             f"factor, such as (('bias$', 2.0),) ({error})."

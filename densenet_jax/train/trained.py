@@ -1,7 +1,6 @@
 """Loads networks from run directories, for use or for further training."""
 
 import logging
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory, with_tuples
 
 _HEAD = "classifier"
+_LARGEST = 1e9  # Mean or deviation of pixel values, which a network sees as float32.
 
 
 class Trained(NamedTuple):
@@ -86,16 +86,16 @@ def _check_description(description: dict, config: NetworkConfig) -> None:
     CentralCrop(**crop)
     if not isinstance(description["preprocessing"], str):
         raise ValueError(f"preprocessing is {description['preprocessing']!r:.200}, not a name")
-    for name, least in (("mean", -math.inf), ("std", 0)):
+    for name, least in (("mean", -_LARGEST), ("std", 0)):
         values = description[name]
         if not (
             isinstance(values, tuple)
             and len(values) == config.in_channels
-            and all(type(value) in (int, float) and least < value < math.inf for value in values)
+            and all(type(value) in (int, float) and least < value < _LARGEST for value in values)
         ):
             above = " above 0" if name == "std" else ""
             raise ValueError(
-                f"{name} is {values!r:.200}, not a finite number{above} for each of "
+                f"{name} is {values!r:.200}, not a number{above} for each of "
                 f"{counted(config.in_channels, 'channel')}"
             )
 
