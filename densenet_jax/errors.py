@@ -1,6 +1,7 @@
 """The exceptions whose message is for the user, and what messages are made with."""
 
 import difflib
+import re
 from collections.abc import Sequence
 
 
@@ -36,6 +37,7 @@ class Preempted(RuntimeError):
     """A run that received a signal and saved itself. Commands exit with PREEMPTED_STATUS."""
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 INTERRUPTED_STATUS = 3
 FAILED_STATUS = 4
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL: the same command resumes the run.
@@ -45,6 +47,15 @@ def counted(number: int, noun: str) -> str:
     """Returns the number with its noun: "1 epoch", "2,000 epochs"."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number:,} {noun}{ending}"
+
+
+def printable(text: object) -> str:
+    """Returns the text with escapes for characters that control a terminal.
+
+    Files choose names and messages. Line ends are escaped as well, and characters that reverse the
+    order of others.
+    """
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", str(text))
 
 
 def suggest(word: str, known: Sequence[str]) -> str:

@@ -1,12 +1,58 @@
-"""Writes files so that a crash or a power loss leaves the old content or the new, never a part."""
+"""Reads regular files only, and writes files durably.
+
+A crash or a power loss leaves the old content or the new, never a part.
+"""
 
 import json
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, UnsupportedFile
 
 MAX_JSON_BYTES = 2**24  # Of one JSON file or line; 1000 classes of 100 characters take 0.1 MB.
+# What a path can name beside a regular file; reading most of these would wait for ever.
+_OTHER_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file to read.
+
+    Raises InputError for a directory, a named pipe, a socket or a device, without opening it, and
+    OSError as `open` does.
+    """
+    check_regular(path)
+    return path.open("rb")
+
+
+def check_regular(path: Path) -> None:
+    """Raises InputError if `path` is a directory, a named pipe, a socket or a device."""
+    kind = _OTHER_KINDS.get(stat.S_IFMT(path.stat().st_mode))
+    if kind is not None:
+        raise InputError(f"{path} is {kind}, not a regular file: name a file")
+
+
+def read_regular(path: Path, max_bytes: int, offset: int = 0, length: int = -1) -> bytes:
+    """Returns `length` bytes of a regular file from `offset` on; -1: up to its end.
+
+    Raises UnsupportedFile for more than `max_bytes` bytes, and what `open_regular` raises.
+    """
+    with open_regular(path) as file:
+        if length < 0:
+            length = max(os.fstat(file.fileno()).st_size - offset, 0)
+        if length > max_bytes:
+            raise UnsupportedFile(
+                f"has {length:,} bytes, more than the limit of {max_bytes:,}: replace it"
+            )
+        file.seek(offset)
+        return file.read(length)
 
 
 def write_durably(path: Path, content: str | bytes) -> None:
@@ -58,11 +104,13 @@ def read_object(path: Path) -> dict | None:
     Raises InputError if the file holds anything else, or cannot be read.
     """
     try:
-        # A FIFO gives nothing instead of waiting for a writer.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            return parse_object(file.read(MAX_JSON_BYTES + 1))
+        return parse_object(read_regular(path, MAX_JSON_BYTES))
     except FileNotFoundError:
         return None
+    except InputError:
+        raise
+    except UnsupportedFile as error:
+        raise InputError(f"{path} {error}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -8,15 +8,26 @@ names: it builds dicts and tensors itself, and an inert stand-in replaces every 
 import functools
 import io
 import logging
+import math
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from densenet_jax import pickles
+from densenet_jax.files import open_regular
+
+# Unpacked bytes of a zip archive for each of its own. torch.save compresses nothing, and other
+# programs cannot compress trained weights by more than 2.
+MAX_INFLATION = 10
+MAX_PICKLE_BYTES = 2**26  # Of the pickle beside the numbers; that of 10,000 tensors takes 2 MB.
+MAX_NAMES = 1000  # Of classes and functions in a pickle: each takes 1 kB.
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # The first pickle in a file of torch.save before 1.6.
 _SAVE_STATE_DICT = "save model.state_dict() with torch.save instead"
@@ -25,6 +36,18 @@ _BIG_ENDIAN = ("its numbers are big-endian", "save it on a little-endian machine
 _PLACES = (
     *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module"),
     *("state_dict_ema", "model_ema", "ema"),
+)
+# What pickles of data call by name: these build tensors, arrays and Python's own containers.
+_BUILDERS = re.compile(
+    r"torch\.(device|dtype|Size|Generator|ByteTensor|_utils\._rebuild\w*|_tensor\._rebuild\w*"
+    r"|serialization\._get_layout|storage\._load_from_bytes|nn\.parameter\.\w+)"
+    r"|(numpy|numpy\.core\.\w+|numpy\._core\.\w+|numpy\.random\._pickle)"
+    r"\.(dtype|ndarray|scalar|_reconstruct|_frombuffer|__\w+_ctor)"
+    r"|(collections|datetime|pathlib|pathlib\._local|decimal|fractions|uuid)\.\w+"
+    r"|(builtins|__builtin__)\.(bytearray|bytes|complex|dict|float|frozenset|int|list|object|range"
+    r"|xrange|set|slice|str|tuple)"
+    r"|(copyreg|copy_reg)\.(_reconstructor|__newobj__|__newobj_ex__)"
+    r"|functools\.partial|argparse\.Namespace|_codecs\.encode"
 )
 _DEEPEST = 3  # Levels of dicts in which a state dict is searched for.
 _DTYPES = {
@@ -56,6 +79,14 @@ class Unreadable(Exception):
         self.remedy = remedy
 
 
+class TooLarge(Unreadable):
+    """A file with more bytes of tensors than the network needs."""
+
+    def __init__(self, found: int, max_bytes: int):
+        reason = f"its tensors take {found:,} bytes, more than the limit of {max_bytes:,}"
+        super().__init__(reason, "name the model that they are of")
+
+
 class _Storage(NamedTuple):
     """A block of numbers in the file; `start` counts numbers."""
 
@@ -77,16 +108,21 @@ class _StandIn(dict):
     """A replacement for an object of any class, and for the result of any function.
 
     It keeps its items, because the original may be a dict, and its state, and does nothing.
+
+    Attributes:
+      origin: the name that it replaces.
+      calls: receives the name if the file calls it.
     """
 
-    state = None
+    origin, calls, state = "", {}, None
     __hash__ = object.__hash__
 
     def __new__(cls, *arguments, **keywords):
         return super().__new__(cls)
 
     def __init__(self, *arguments, **keywords):
-        pass
+        kind = type(self)
+        kind.calls[kind.origin] = None
 
     def __call__(self, *arguments, **keywords):
         return self
@@ -107,17 +143,26 @@ class _Unpickler(pickle.Unpickler):
       item_sizes: bytes of a number in each storage, by the storage's key.
     """
 
-    def __init__(self, file: io.BufferedIOBase):
+    def __init__(self, file: BinaryIO):
+        pickles.check(file)
         super().__init__(file, encoding="latin1")  # Decodes all strings that Python 2 wrote.
         self.item_sizes = {}
+        self._stand_ins, self._calls = {}, {}
+
+    def code(self) -> str:
+        """Names the functions that the file calls and that build no data; "" if there are none."""
+        names = [name for name in self._calls if not _BUILDERS.fullmatch(name)]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return ", ".join(names[:3]) + more
 
     def find_class(self, module: str, name: str) -> Callable | str:
         """Returns what builds the objects that `module.name` builds.
 
-        A file can set attributes of what it gets. Functions and classes are therefore new each
-        time, so that a file cannot change how the next one is read.
+        A file can set attributes of what it gets. Functions and classes are therefore new for each
+        file, so that it cannot change how the next one is read.
         """
-        match f"{module}.{name}":
+        origin = f"{module}.{name}"
+        match origin:
             case "collections.OrderedDict":
                 return OrderedDict
             case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
@@ -128,7 +173,12 @@ class _Unpickler(pickle.Unpickler):
                 return lambda build, kind, arguments, state: build(*arguments)
         if module in ("torch", "torch.cuda", "torch.storage") and name in _DTYPES:
             return name
-        return type(name, (_StandIn,), {})
+        if origin not in self._stand_ins:
+            if len(self._stand_ins) == MAX_NAMES:
+                raise Unreadable(f"it names more than {MAX_NAMES:,} classes", _SAVE_STATE_DICT)
+            described = {"origin": origin, "calls": self._calls}
+            self._stand_ins[origin] = type(name, (_StandIn,), described)
+        return self._stand_ins[origin]
 
     def persistent_load(self, description: tuple) -> object:
         """Returns the storage that `description` names."""
@@ -144,63 +194,138 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(key, _DTYPES[kind], start)
 
 
-def read_zip(path: Path) -> dict[str, np.ndarray]:
+def read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     """Returns the arrays of the state dict in a file of `torch.save` since PyTorch 1.6, by name.
 
-    Raises Unreadable if there is no state dict. bfloat16 becomes float32.
+    Raises Unreadable if there is no state dict, or one of more than `max_bytes` bytes. bfloat16
+    becomes float32.
     """
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        _check_archive(archive, path.stat().st_size)
         pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") == b"big":
             raise Unreadable(*_BIG_ENDIAN)
-        found = _Unpickler(io.BytesIO(archive.read(pickled))).load()
+        size = archive.getinfo(pickled).file_size
+        if size > MAX_PICKLE_BYTES:
+            raise Unreadable(f"its pickle has {size:,} bytes", _SAVE_STATE_DICT)
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
+        found = unpickler.load()
+        state_dict = _state_dict(path, found, unpickler.code())
+        _check_size(
+            state_dict, max_bytes, lambda key: archive.getinfo(f"{root}data/{key}").file_size
+        )
         # Cached, because many tensors may share a storage.
         content = functools.cache(lambda key: archive.read(f"{root}data/{key}"))
-        return _arrays(path, found, content)
+        return {name: _array(name, tensor, content) for name, tensor in state_dict.items()}
 
 
-def read_legacy(path: Path) -> dict[str, np.ndarray]:
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Raises Unreadable if an archive of `size` bytes unpacks to far more."""
+    entries = archive.infolist()
+    # Of other compressions, zipfile unpacks a piece before it looks at the length.
+    if any(e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for e in entries):
+        raise Unreadable("it is compressed in a way that torch.save does not use", _SAVE_STATE_DICT)
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > MAX_INFLATION * size:
+        raise Unreadable(
+            f"its {size:,} bytes unpack to {unpacked:,}, more than {MAX_INFLATION} times as many",
+            _SAVE_STATE_DICT,
+        )
+
+
+def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     """Does the same as `read_zip` for a file of `torch.save` before PyTorch 1.6.
 
     Such a file is a row of pickles, then the storages: the number of their items and the items.
     """
-    file = io.BytesIO(path.read_bytes())
-    if _Unpickler(file).load() != _LEGACY_MAGIC:
-        raise Unreadable("it is a pickle that torch.save did not write", _SAVE_STATE_DICT)
-    _version, machine = _Unpickler(file).load(), _Unpickler(file).load()
-    if not machine["little_endian"]:
-        raise Unreadable(*_BIG_ENDIAN)
-    unpickler = _Unpickler(file)
-    found = unpickler.load()
-    contents = {}
-    for key in _Unpickler(file).load():
-        # At the end of a file that is cut off, this leaves less than the tensors need.
-        count = int.from_bytes(file.read(8), "little")
-        contents[key] = file.read(count * unpickler.item_sizes[key])
-    return _arrays(path, found, contents.__getitem__)
+    size = path.stat().st_size
+    with open_regular(path) as file:
+        unpickler = _Unpickler(file)
+        if unpickler.load() != _LEGACY_MAGIC:
+            reason = "it is a pickle that torch.save did not write"
+            if code := unpickler.code():
+                reason += f" and that holds code, calls of {code}, which was not run"
+            raise Unreadable(reason, _SAVE_STATE_DICT)
+        _version, machine = _Unpickler(file).load(), _Unpickler(file).load()
+        if not machine["little_endian"]:
+            raise Unreadable(*_BIG_ENDIAN)
+        unpickler = _Unpickler(file)
+        found = unpickler.load()
+        state_dict = _state_dict(path, found, unpickler.code())
+        places = {}
+        for key in _Unpickler(file).load():
+            length = int.from_bytes(file.read(8), "little") * unpickler.item_sizes[key]
+            # A file that is cut off has less than it claims.
+            places[key] = file.tell(), max(min(length, size - file.tell()), 0)
+            file.seek(length, io.SEEK_CUR)
+        _check_size(state_dict, max_bytes, lambda key: places[key][1])
+
+        @functools.cache
+        def content(key: str) -> bytes:
+            start, length = places[key]
+            file.seek(start)
+            return file.read(length)
+
+        return {name: _array(name, tensor, content) for name, tensor in state_dict.items()}
 
 
-def _arrays(path: Path, found: object, content: Callable) -> dict[str, np.ndarray]:
+def _state_dict(path: Path, found: object, code: str) -> dict[str, _Tensor]:
+    """Returns the tensors of the preferred state dict in `found`; logs what is not read."""
     if not isinstance(found, dict):
         kind = type(found).__name__.lstrip("_")
         raise Unreadable(f"it holds a {kind}, no dict of tensors", _SAVE_STATE_DICT)
     state_dicts = dict(_state_dicts(found))
     if not state_dicts:
-        raise _without_state_dict(found)
+        raise _without_state_dict(found, code)
     place, *others = state_dicts
+    if code:
+        _warn("%s: holds code, calls of %s, which was not run", path, code)
     if others:
-        logging.getLogger("densenet_jax").warning(
-            "%s: read the weights under %s, not those under %s", path, place, ", ".join(others)
-        )
+        _warn("%s: read the weights under %s, not those under %s", path, place, ", ".join(others))
     state_dict = state_dicts[place]
     tensors = {name: value for name, value in state_dict.items() if _is_named_tensor(name, value)}
-    if ignored := [str(name) for name in state_dict if name not in tensors]:
-        logging.getLogger("densenet_jax").warning(
+    if ignored := [_name(name) for name in state_dict if name not in tensors]:
+        _warn(
             "%s: ignored entries that are not named tensors (%d): %s",
             *(path, len(ignored), ", ".join(ignored[:8])),
         )
-    return {name: _array(name, tensor, content) for name, tensor in tensors.items()}
+    return tensors
+
+
+def _warn(message: str, *arguments: object) -> None:
+    logging.getLogger("densenet_jax").warning(message, *arguments)
+
+
+def _name(key: object) -> str:
+    """Describes the key of a dict. Only of these types is it certain to be short."""
+    return str(key) if isinstance(key, str | int | float) else f"a {type(key).__name__}"
+
+
+def _check_size(
+    tensors: dict[str, _Tensor], max_bytes: int, stored_bytes: Callable[[str], int]
+) -> None:
+    """Raises Unreadable if the storages of `tensors` take more than `max_bytes` bytes.
+
+    Also if a tensor reaches beyond its storage, or has more numbers than that.
+    """
+    sizes = {key: stored_bytes(key) for key in {t.storage.key for t in tensors.values()}}
+    if sum(sizes.values()) > max_bytes:
+        raise TooLarge(sum(sizes.values()), max_bytes)
+    for name, tensor in tensors.items():
+        size = tensor.storage.dtype.itemsize
+        first = tensor.storage.start + tensor.offset
+        last = first + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
+        # NumPy's own check of these bounds could overflow.
+        if min([first, *tensor.strides]) < 0 or (
+            0 not in tensor.shape and (last + 1) * size > sizes[tensor.storage.key]
+        ):
+            raise Unreadable(f"the numbers of {name} are cut off")
+        if math.prod(tensor.shape) * size > sizes[tensor.storage.key]:
+            raise Unreadable(
+                f"{name} of shape {tensor.shape} repeats its numbers",
+                "save tensors that are contiguous()",
+            )
 
 
 def _state_dicts(found: dict, place: str = "", depth: int = 1) -> Iterator[tuple[str, dict]]:
@@ -221,26 +346,24 @@ def _is_named_tensor(name: object, value: object) -> bool:
     return isinstance(name, str) and isinstance(value, _Tensor)
 
 
-def _without_state_dict(found: dict) -> Unreadable:
+def _without_state_dict(found: dict, code: str) -> Unreadable:
     for value in (found, *map(found.get, _PLACES)):
         state = getattr(value, "state", None)
         if isinstance(state, dict) and "_modules" in state:
             reason = f"it holds a whole module, {type(value).__name__}, not a state dict"
             return Unreadable(reason, _SAVE_STATE_DICT)
-    entries = ", ".join(map(repr, list(found)[:8])) or "none"
-    return Unreadable(f"it holds no dict of tensors; its entries: {entries}", _SAVE_STATE_DICT)
+    keys = list(found)[:8]
+    entries = ", ".join(repr(key) if isinstance(key, str) else _name(key) for key in keys) or "none"
+    reason = f"it holds no dict of tensors; its entries: {entries}"
+    if code:
+        reason = f"it holds code, calls of {code}, which was not run, and no dict of tensors"
+    return Unreadable(reason, _SAVE_STATE_DICT)
 
 
 def _array(name: str, tensor: _Tensor, content: Callable[[str], bytes]) -> np.ndarray:
     storage, size = tensor.storage, tensor.storage.dtype.itemsize
     stored = content(storage.key)
     first = storage.start + tensor.offset
-    last = first + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
-    # NumPy's own check of these bounds could overflow.
-    if min([first, *tensor.strides]) < 0 or (
-        0 not in tensor.shape and (last + 1) * size > len(stored)
-    ):
-        raise Unreadable(f"the numbers of {name} are cut off")
     strides = [size * stride for stride in tensor.strides]
     array = np.ndarray(tensor.shape, storage.dtype, stored, size * first, strides)
     return array.astype(np.float32) if storage.dtype == ml_dtypes.bfloat16 else array

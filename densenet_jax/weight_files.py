@@ -13,9 +13,13 @@ import numpy as np
 
 from densenet_jax import torch_files
 from densenet_jax.errors import InputError
-from densenet_jax.torch_files import Unreadable
+from densenet_jax.files import open_regular
+from densenet_jax.torch_files import TooLarge, Unreadable
 
 HUB = "hf:"
+# Of the tensors in a file; those of the largest network of the catalogue take 0.75 GB in float32.
+MAX_BYTES = 2**33
+MAX_HEADER_BYTES = 2**24  # Of a safetensors file; 10,000 tensors take 1 MB.
 _HUB_TIMEOUT_SECONDS = 5  # For the hub's first answer.
 _LONGEST_REASON = 200  # Characters of a reason in a message; the rest is cut off.
 _USE = "use a .safetensors file or a state dict from torch.save"
@@ -39,7 +43,7 @@ _OTHER_ARCHIVES = {
 }
 
 
-def read(source: str | Path) -> dict[str, np.ndarray]:
+def read(source: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]:
     """Returns the arrays in a file, by name.
 
     The content of the file decides how it is read, not its name. See `torch_files` for why code in
@@ -49,16 +53,17 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
       source: a safetensors file; a file of `torch.save` that holds a state dict, alone or in a
         training checkpoint; or `hf:REPOSITORY` for `model.safetensors` of that repository of the
         Hugging Face hub, from the local cache or else downloaded.
+      max_bytes: of the tensors; more are refused before they are read.
 
     Raises:
       InputError: there is no such file, it holds no weights that can be read, the hub cannot be
         reached, or the library that reads the file is not installed.
     """
     path = _from_hub(str(source)) if str(source).startswith(HUB) else Path(source).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"there is no weights file {path}")
     try:
-        return _read(path)
+        return _read(path, max_bytes)
     except InputError:
         raise
     # Parsers raise exceptions of every kind for a damaged file.
@@ -118,19 +123,16 @@ def _from_hub(source: str) -> Path:
         ) from error
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
+def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+    with open_regular(path) as file:
         start = file.read(512)
     # Safetensors: 8 bytes with the length of a JSON header, then the header.
     if start[8:9] == b"{":
-        _need("safetensors", path)
-        from safetensors.numpy import load_file
-
-        return load_file(path)
+        return _read_safetensors(path, int.from_bytes(start[:8], "little"), max_bytes)
     if start.startswith(b"PK"):
-        return _read_zip(path)
+        return _read_zip(path, max_bytes)
     if start.startswith(b"\x80"):
-        return torch_files.read_legacy(path)
+        return torch_files.read_legacy(path, max_bytes)
     if not start:
         raise Unreadable("it is empty")
     for beginning, reason_and_remedy in _OTHER_FILES.items():
@@ -144,7 +146,20 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     raise Unreadable(f"it begins with {start[:16]!r}", _USE)
 
 
-def _read_zip(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path, header_bytes: int, max_bytes: int) -> dict[str, np.ndarray]:
+    _need("safetensors", path)
+    from safetensors.numpy import load_file
+
+    size = path.stat().st_size
+    if header_bytes > min(MAX_HEADER_BYTES, size):
+        raise Unreadable(f"its header claims {header_bytes:,} bytes")
+    # The library refuses tensors that overlap, leave gaps, or do not end with the file.
+    if size - header_bytes - 8 > max_bytes:
+        raise TooLarge(size - header_bytes - 8, max_bytes)
+    return load_file(path)
+
+
+def _read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -154,6 +169,6 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
         if any(name.endswith(ending) for name in names):
             raise Unreadable(*reason_and_remedy)
     if any(name.endswith("/data.pkl") for name in names):
-        return torch_files.read_zip(path)
+        return torch_files.read_zip(path, max_bytes)
     inside = ", ".join(names[:3]) or "nothing"
     raise Unreadable(f"it is a zip archive of {inside}", "unpack it and name the file with weights")

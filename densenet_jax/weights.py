@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -22,6 +23,9 @@ _LEAVES = {
 }
 # PyTorch counts batches beside each BatchNorm. No network here needs the count.
 _IGNORED = "num_batches_tracked"
+# A file may hold so many times the bytes of the network: wider types, or a larger classifier.
+_MOST_NETWORKS = 16
+_LEAST_MAX_BYTES = 2**28  # Of the tensors in a file for a network however small.
 _SHOWN = 3  # Names of each kind in an error message; the others are counted.
 
 
@@ -45,17 +49,26 @@ def load_torch(
         warning with the reason.
 
     Raises:
-      InputError: names are missing or unexpected, shapes differ, or values are NaN or infinite; the
-        message lists them. Or the file cannot be read, or the network has no PyTorch names.
+      InputError: names are missing or unexpected, shapes differ, or values are not floats, NaN or
+        infinite; the message lists them. Or the file cannot be read, or has far more bytes of
+        tensors than the network, or the network has no PyTorch names.
     """
     of = "these weights" if isinstance(source, Mapping) else f"the weights in {source}"
-    arrays = source if isinstance(source, Mapping) else weight_files.read(source)
-    names = naming(model)
-    expected = {name: array.shape for name, array in to_torch(model).items()}
+    names, ours = naming(model), to_torch(model)
+    expected = {name: array.shape for name, array in ours.items()}
+    if isinstance(source, Mapping):
+        arrays = source
+    else:
+        needed = sum(array.nbytes for array in ours.values())
+        arrays = weight_files.read(source, max(_LEAST_MAX_BYTES, _MOST_NETWORKS * needed))
+    if unnamed := [name for name in arrays if not isinstance(name, str)]:
+        raise InputError(
+            f"{of} have a key of type {type(unnamed[0]).__name__}: name arrays by strings"
+        )
     translations = names.translate(
         [name for name in arrays if not name.endswith(_IGNORED)], expected
     )
-    given = {ours: np.asarray(arrays[theirs]) for theirs, ours in translations.items()}
+    given = {name: _as_array(of, theirs, arrays[theirs]) for theirs, name in translations.items()}
     if without_layer := [name for name in given if "." not in name and name not in expected]:
         given = {name: array for name, array in given.items() if name not in without_layer}
         _warn("%s: ignored %s, which belong to no layer", of, _few(without_layer))
@@ -74,12 +87,15 @@ def load_torch(
         raise InputError(
             f"{of} are not this network's: {problems}: choose the model and its num_classes to fit"
         )
+    _refuse_not_float(of, given)
+    with np.errstate(over="ignore"):  # What becomes infinite is refused.
+        given = {name: a.astype(ours[name].dtype, copy=False) for name, a in given.items()}
     refuse_not_finite(of, given)
     for variable, torch_names, is_stack in _named_variables(model):
         if torch_names[0] in expected:
             layers = [_from_torch(given[name]) for name in torch_names]
             array = np.stack(layers) if is_stack else layers[0]
-            variable[...] = jax.device_put(array.astype(variable.dtype))
+            variable[...] = jax.device_put(array)
 
 
 def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
@@ -93,6 +109,25 @@ def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
         array = np.asarray(variable[...])
         arrays |= zip(names, map(_to_torch, array if is_stack else [array]), strict=True)
     return arrays
+
+
+def _as_array(of: str, name: str, value: object) -> np.ndarray:
+    """Returns `value` as an array. Raises InputError if it is none."""
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # Of ragged lists, and of tensors on other devices.
+        raise InputError(f"{of} have no array as {name} ({error}): give NumPy arrays") from error
+    return array
+
+
+def _refuse_not_float(of: str, arrays: Mapping[str, np.ndarray]) -> None:
+    wrong = [
+        f"{name} has dtype {array.dtype} instead of a float"
+        for name, array in arrays.items()
+        if not jnp.issubdtype(array.dtype, jnp.floating)
+    ]
+    if wrong:
+        raise InputError(f"in {of}, {_few(wrong)}: save parameters as float32")
 
 
 def refuse_not_finite(of: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -32,6 +32,7 @@ from densenet_jax.errors import (
     Interrupted,
     Preempted,
     RunError,
+    printable,
     suggest,
 )
 from densenet_jax.models.catalog import FAMILIES
@@ -57,7 +58,12 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         # command after its work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format="%(message)s")
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler:  # As absl leaves one when it is imported.
+            logging.root.removeHandler(handler)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     # What Orbax logs at length it raises as well.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -78,6 +84,14 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+class PrintableFormatter(logging.Formatter):
+    """Escapes what would control the terminal in messages, which may quote files."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> int:
@@ -129,7 +143,7 @@ def _shorter(hook: Callable, failed: threading.Event, args) -> None:
 
 
 def _fail(error: Exception | str, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(error)}", file=sys.stderr)
     return status
 
 

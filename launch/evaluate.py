@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from densenet_jax.data import folders, imagenet
-from densenet_jax.errors import InputError, counted
+from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.predict import logits
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.failures import telling_of_failures
@@ -139,10 +139,11 @@ def _error(found: list[np.ndarray | None], labels: np.ndarray, top: int) -> floa
 def _as_text(report: dict, model: str | None) -> str:
     broken = f", {report['broken']} unreadable skipped" if report["broken"] else ""
     lines = [
-        f"{report['weights']}: {counted(report['pictures'], 'picture')} of "
+        f"{printable(report['weights'])}: {counted(report['pictures'], 'picture')} of "
         f"{counted(report['classes'], 'class')}{broken}; {counted(report['crops'], 'crop')} of "
         f"{report['crop']} pixels after resizing to {report['resize']} "
-        f"({report['interpolation']}); labels: {report['label_order']}",
+        f"({report['interpolation']}); labels: "
+        f"{printable(report['label_order'])}",
         f"{'error in %':46} top-1  top-5",
         _line("measured", report["top1_error"], report["top5_error"]),
     ]

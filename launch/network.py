@@ -15,7 +15,7 @@ from rich.progress import track
 
 from densenet_jax import weights
 from densenet_jax.data.pictures import MAX_PIXELS
-from densenet_jax.errors import InputError, counted
+from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.models.catalog import create_model
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.predict import (
@@ -172,7 +172,7 @@ def look_at(
     """
 
     def on_error(number: int, error: InputError) -> None:
-        print(f"skipped: {error}", file=sys.stderr)
+        print(f"skipped: {printable(error)}", file=sys.stderr)
 
     batch_size = _BATCH_SIZE if args.batch_size is None else args.batch_size
     seen = look(

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from densenet_jax.data import folders
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, printable
+from densenet_jax.files import check_regular
 from densenet_jax.predict import Prediction, predict
 from launch import command, network
 from launch.paths import expanded, typed_path
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--plot is {args.plot}: it must end in {', '.join(_PLOTS)}")
     if args.plot and not args.plot.parent.is_dir():
         raise InputError(f"--plot is in {args.plot.parent}, which is not a folder")
+    if args.plot and args.plot.exists():
+        check_regular(args.plot)
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
     command.prepare_devices()
@@ -90,8 +93,8 @@ def _as_json(results: list[tuple[Path, list[Prediction]]]) -> str:
 def _as_text(results: list[tuple[Path, list[Prediction]]]) -> str:
     lines = []
     for path, predictions in results:
-        lines.append(str(path))
-        lines += [f"  {p.probability:7.2%}  {p.name}" for p in predictions]
+        lines.append(printable(path))
+        lines += [f"  {p.probability:7.2%}  {printable(p.name)}" for p in predictions]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from densenet_jax.errors import InputError
-from densenet_jax.files import parse_object, read_object
+from densenet_jax.files import open_regular, parse_object, read_object
 from densenet_jax.train.config import base_config, check_none, defaults, flatten
 from densenet_jax.train.record import RunDirectory, with_tuples
 
@@ -81,7 +81,7 @@ def metrics_backwards(folder: Path) -> Iterator[dict]:
     """
     path = folder / "metrics.jsonl"
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -1,9 +1,11 @@
 """Parts of messages."""
 
+import logging
+
 import pytest
 import small
 
-from densenet_jax.errors import counted
+from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.train.fit import fit
 from launch import command
 from launch.report.__main__ import main as report
@@ -22,6 +24,30 @@ from launch.train import main as train
 )
 def test_counted(number, noun, text):
     assert counted(number, noun) == text
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("Grüße, 猫 🐈", "Grüße, 猫 🐈"),
+        ("\x1b[31mred", r"\u001b[31mred"),
+        ("a\rb\x9b2J\x7f\0", r"a\u000db\u009b2J\u007f\u0000"),
+        ("a\nerror: b\t\u2028", r"a\u000aerror: b\u0009\u2028"),
+        ("txt.\u202egpj\u2066", r"txt.\u202egpj\u2066"),
+    ],
+)
+def test_printable(text, shown):
+    assert printable(text) == shown
+
+
+def test_commands_print_no_control_characters(capsys):
+    def fail(argv):
+        raise InputError("a\x1b[2J\rb")
+
+    assert command.run(fail) == 2
+    assert capsys.readouterr().err == "error: a\\u001b[2J\\u000db\n"
+    record = logging.LogRecord("a", logging.WARNING, "", 0, "%s is odd", ("\x1b[2J",), None)
+    assert command.PrintableFormatter("%(message)s").format(record) == r"\u001b[2J is odd"
 
 
 def test_a_run_of_one_epoch_of_one_step_speaks_in_the_singular(tmp_path, capsys):

@@ -19,8 +19,13 @@ ALLOWED = {
     },
     "densenet_jax.errors": set(),
     "densenet_jax.files": {"densenet_jax.errors"},
+    "densenet_jax.pickles": {"densenet_jax.errors"},
     "densenet_jax.models": {"densenet_jax.errors"},
-    "densenet_jax.data": {"densenet_jax.errors", "densenet_jax.files"},
+    "densenet_jax.data": {
+        "densenet_jax.errors",
+        "densenet_jax.files",
+        "densenet_jax.pickles",
+    },
     "densenet_jax.train": {
         "densenet_jax.errors",
         "densenet_jax.files",
@@ -36,8 +41,12 @@ ALLOWED = {
         "densenet_jax.train",
         "densenet_jax.predict",
     },
-    "densenet_jax.torch_files": set(),
-    "densenet_jax.weight_files": {"densenet_jax.errors", "densenet_jax.torch_files"},
+    "densenet_jax.torch_files": {"densenet_jax.files", "densenet_jax.pickles"},
+    "densenet_jax.weight_files": {
+        "densenet_jax.errors",
+        "densenet_jax.files",
+        "densenet_jax.torch_files",
+    },
     "densenet_jax.torch_names": {"densenet_jax.errors", "densenet_jax.models"},
     "densenet_jax.weights": {
         "densenet_jax.errors",

@@ -230,7 +230,7 @@ USE = "use a .safetensors file or a state dict from torch.save"
             pickle.dumps({"a": 1}),
             "(it is a pickle that torch.save did not write): save model.state",
         ),
-        (b"\x80\x02X\x03\x00\x00", "(pickle data was truncated): download it again"),
+        (b"\x80\x02X\x03\x00\x00", "(it is cut off): download it again"),
         (b"\x80\x02X\x03\x00\x00\x00abc", "(it is cut off): download it again"),
     ],
 )

@@ -11,14 +11,15 @@ import io
 import math
 import pathlib
 import pickle
-import pickletools
 import re
 import tarfile
 from typing import NamedTuple
 
 import numpy as np
 
+from densenet_jax import pickles
 from densenet_jax.errors import InputError, UnsupportedFile, counted
+from densenet_jax.files import check_regular, open_regular
 
 ORIGINS = {
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -29,7 +30,7 @@ ORIGINS = {
 }
 
 MAX_BYTES = 2**28  # of one unpacked file or archive; the largest official one has 186 MB
-MAX_OPCODES = 2**21  # of one pickled file; the largest official one has some 200,000
+MAX_INFLATION = 20  # of the images in a .mat file; those of the official ones shrink by 1.2
 MAX_SVHN_IMAGES = 2**20  # of one file; the official "extra" has 531,131
 
 # Name, bytes, and SHA-256 (MD5 where it has 32 digits) of the official files. The idx files are
@@ -149,7 +150,7 @@ def _check_digest(name: str, size: int, file) -> None:
 def _read_file(path: pathlib.Path) -> bytes:
     """Returns the content of a file, unzipped if its name ends in .gz."""
     size = path.stat().st_size
-    with naming(path), path.open("rb") as file:
+    with naming(path), open_regular(path) as file:
         _check_digest(path.name, size, file)
         stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         data = stream.read(MAX_BYTES + 1)
@@ -198,7 +199,7 @@ def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
 def _read_svhn(folder: pathlib.Path) -> dict[str, list[Piece]]:
     paths = {part: folder / f"{part}_32x32.mat" for part in ("train", "extra", "test")}
     for path in paths.values():
-        path.stat()  # tells of a missing file before the long reading of another
+        check_regular(path)  # before the long reading of another
     return {part: [_read_mat(path)] for part, path in paths.items()}
 
 
@@ -210,7 +211,7 @@ def _read_mat(path: pathlib.Path) -> Piece:
     import scipy.io
 
     size = path.stat().st_size
-    with naming(path), path.open("rb") as file:
+    with naming(path), open_regular(path) as file:
         _check_digest(path.name, size, file)
         # The list of contents comes first, because it takes no memory.
         try:
@@ -229,7 +230,11 @@ def _read_mat(path: pathlib.Path) -> Piece:
                 f"has an X of {kind} {shape} instead of uint8 (32, 32, 3, N), N at most "
                 f"{MAX_SVHN_IMAGES:,}"
             )
-        _, kind = kinds["y"]
+        if 3072 * shape[-1] > MAX_INFLATION * size:
+            raise UnsupportedFile(f"of {size:,} bytes unpacks to {3072 * shape[-1]:,}: replace it")
+        shape, kind = kinds["y"]
+        if math.prod(shape) > MAX_SVHN_IMAGES:
+            raise UnsupportedFile(f"has labels of shape {shape}, more than {MAX_SVHN_IMAGES:,}")
         if not re.fullmatch(r"u?int\d+|single|double", kind):  # Logical ones would load as uint8.
             raise UnsupportedFile(f"has labels of type {kind} instead of integers")
         content = scipy.io.loadmat(file, variable_names=["X", "y"])
@@ -299,11 +304,7 @@ def _decode_binary(data: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarra
 
 def _decode_pickle(data: bytes, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the images and the labels of a pickled dict."""
-    # An opcode makes up to some 300 bytes of objects, and one that puts an object under a number
-    # makes room for all lower numbers.
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-        if count > MAX_OPCODES or ("PUT" in opcode.name and argument > MAX_OPCODES):
-            raise ValueError("it asks for too much memory")
+    pickles.check(io.BytesIO(data))
     batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     if not isinstance(batch, dict):
         raise UnsupportedFile(f"holds a {type(batch).__name__} instead of a dict")

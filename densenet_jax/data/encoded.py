@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from densenet_jax.files import read_regular
+
+MAX_PICTURE_BYTES = 2**30  # Of an encoded picture; MAX_PIXELS uncompressed pixels take 0.5 GB.
 _TO_THE_END = -1
 
 
@@ -64,9 +67,8 @@ class Pieces:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Encoded:
-        with self._file(index).open("rb", buffering=0) as file:
-            file.seek(self._offsets[index])
-            data = file.read(self._lengths[index])
+        place = int(self._offsets[index]), int(self._lengths[index])
+        data = read_regular(self._file(index), MAX_PICTURE_BYTES, *place)
         return Encoded(data, int(self.labels[index]), os.fsdecode(self.names[index]))
 
     def name(self, index: int) -> str:

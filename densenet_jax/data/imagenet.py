@@ -15,6 +15,7 @@ from densenet_jax.data.archives import naming
 from densenet_jax.data.encoded import Pictures, Pieces
 from densenet_jax.data.tfds_copy import progress
 from densenet_jax.errors import InputError
+from densenet_jax.files import open_regular
 
 TFDS_NAME = "imagenet2012"
 SPLITS = {"train": "train", "test": "validation"}  # What TFDS calls our parts.
@@ -63,7 +64,7 @@ def _in_archive(folder: pathlib.Path, part: str) -> Pieces:
 
 def _members(path: pathlib.Path, start: int = 0) -> Iterator[tuple[str, int, int]]:
     """Name, place and length of the files in an archive that begins at a byte of `path`."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(start)
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:

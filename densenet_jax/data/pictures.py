@@ -17,23 +17,33 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from densenet_jax.data.archives import naming
+from densenet_jax.data.encoded import MAX_PICTURE_BYTES
 from densenet_jax.errors import InputError, UnsupportedFile
+from densenet_jax.files import read_regular
 
 SIDE = 224  # Side of the images of ImageNet's networks, in pixels.
 # Pixels of the largest picture that is decoded by default, as in Pillow; 3 bytes each.
 MAX_PIXELS = 178_956_970
+# Pixels of the largest picture that resizing makes, unless the stored picture has as many: 4 bytes
+# each, twice for ten crops. Of short sides of 256 pixels, it is reached at a ratio of 1024 to 1.
+MAX_ENLARGED_PIXELS = 2**26
+# Scans of a progressive JPEG of `max_pixels` pixels; a smaller picture may have more in proportion.
+# Each scan passes over all pixels again. Encoders write about 10.
+MAX_SCANS = 20
+MAX_SIDE = 4096  # Of crops and of short sides, in pixels; larger crops take gigabytes a batch.
 
-# Formats of which Pillow reads no pixels, or only with the help of another program.
-_WITHOUT_PIXELS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# Formats of photographs, by Pillow's names. Others, such as EPS, may start other programs.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+_TIFF_TILE_SIDES = 322, 323  # The tags of width and height.
 _DARK_16_BITS = 2**12  # The values of 12-bit cameras are below this.
 _opening = threading.Lock()
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Returns Pillow's names of the formats that are read, in the order in which it tries them."""
+    """Returns those of _FORMATS that this build of Pillow reads, in the order it tries them in."""
     Image.init()
-    return tuple(name for name in Image.ID if name not in _WITHOUT_PIXELS)
+    return tuple(name for name in Image.ID if name in _FORMATS)
 
 
 @functools.cache
@@ -60,10 +70,18 @@ class CentralCrop:
     def __post_init__(self):
         if self.interpolation not in ("bilinear", "bicubic"):
             raise InputError(f"interpolation is {self.interpolation!r}: bilinear or bicubic.")
+        for name in ("resize", "size"):
+            if type(getattr(self, name)) is not int:
+                raise InputError(f"{name} is {getattr(self, name)!r:.200}: it must be an integer")
         if not 1 <= self.size <= self.resize:
             raise InputError(
                 f"a crop of {self.size} pixels cannot be cut out of pictures whose short side is "
                 f"{self.resize}: the crop must be at least 1 and at most that."
+            )
+        if self.resize > MAX_SIDE:
+            raise InputError(
+                f"a short side of {self.resize} pixels is more than the limit of {MAX_SIDE}: use a "
+                "smaller one"
             )
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
@@ -82,7 +100,7 @@ class CentralCrop:
     def _resized(self, picture: Image.Image) -> Image.Image:
         short = min(picture.size)
         size = [int(self.resize * side / short) for side in picture.size]
-        if size[0] * size[1] > max(MAX_PIXELS, picture.width * picture.height):
+        if size[0] * size[1] > max(MAX_ENLARGED_PIXELS, picture.width * picture.height):
             raise UnsupportedFile(
                 f"has {picture.width} x {picture.height} pixels, which would become {size[0]:,} x "
                 f"{size[1]:,} with a short side of {self.resize}: cut off its ends"
@@ -101,10 +119,11 @@ class CentralCrop:
 def load(path: pathlib.Path, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads the picture at `path` in three colours (`RGB`) or in grey (`L`).
 
-    Raises InputError if it is missing, damaged, or has more than `max_pixels` pixels.
+    Only the first frame of an animation is read. Raises InputError if the picture is missing,
+    damaged, no regular file, or beyond a limit: `max_pixels`, MAX_PICTURE_BYTES, MAX_SCANS.
     """
     with naming(path):
-        return decode(path.read_bytes(), max_pixels, mode)
+        return decode(read_regular(path, MAX_PICTURE_BYTES), max_pixels, mode)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, mode: str = "RGB") -> Image.Image:
@@ -115,6 +134,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, mode: str = "RGB") -> Imag
     """
     with open_lazily(data) as picture:
         check_pixels(*picture.size, max_pixels)
+        check_scans(data, picture.width * picture.height, max_pixels)
+        _check_tiles(picture, max_pixels)
         return convert(picture, mode)
 
 
@@ -139,6 +160,30 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
             f"has {width * height:,} pixels, more than the limit of {max_pixels:,}: make it "
             "smaller, or raise max_pixels (data.max_pixels in a config)"
         )
+
+
+def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
+    """Raises UnsupportedFile if a JPEG of `pixels` pixels has so many scans that it takes minutes.
+
+    The marker of a scan cannot be among compressed pixels, so counting it finds at least all scans.
+    """
+    scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 0
+    if scans * pixels > MAX_SCANS * max_pixels:
+        raise UnsupportedFile(
+            f"has {scans:,} JPEG scans of {pixels:,} pixels, more than the limit of "
+            f"{MAX_SCANS * max_pixels // pixels:,} for this size: save it again"
+        )
+
+
+def _check_tiles(picture: Image.Image, max_pixels: int) -> None:
+    """Raises UnsupportedFile if one tile of a TIFF has more than `max_pixels` pixels."""
+    if picture.format == "TIFF":
+        width, height = (picture.tag_v2.get(tag, 0) for tag in _TIFF_TILE_SIDES)
+        if width * height > max_pixels:
+            raise UnsupportedFile(
+                f"has TIFF tiles of {width:,} x {height:,} pixels, more than the limit of "
+                f"{max_pixels:,}: save it again"
+            )
 
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:

@@ -52,10 +52,11 @@ def random_crop(
     a mean over the 224 x 224 pixels of a crop, and most are within 2 or so.
 
     Raises what Pillow raises for a damaged picture, and UnsupportedFile for one of more than
-    `max_pixels` pixels.
+    `max_pixels` pixels or with too many JPEG scans.
     """
     width, height = _size(data)
     pictures.check_pixels(width, height, max_pixels)
+    pictures.check_scans(data, width * height, max_pixels)
     box = draw_box(random, width, height)
     by = next((r for r in _REDUCTIONS if min(box.width, box.height) >= r * size), 1)
     pixels = _decode(data, by, max_pixels)

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from densenet_jax.data.archives import Piece, naming, whole_numbers
-from densenet_jax.data.encoded import Encoded, Pictures
+from densenet_jax.data.encoded import MAX_PICTURE_BYTES, Encoded, Pictures
 from densenet_jax.errors import InputError, UnsupportedFile, counted
+from densenet_jax.files import check_regular, open_regular, read_regular
 
+MAX_RECORD_BYTES = MAX_PICTURE_BYTES + 2**16  # Of a picture with its label and its name.
 _CHUNK = 1000  # examples read at once from ArrayRecord, which is several times faster than singly
 
 
@@ -64,6 +66,8 @@ def read(folder: pathlib.Path, split: str) -> Piece:
 def _builder(folder: pathlib.Path, split: str):
     import tensorflow_datasets as tfds
 
+    for path in folder.iterdir():
+        check_regular(path)  # TFDS would wait for a named pipe.
     builder = tfds.builder_from_directory(folder)
     if split not in builder.info.splits:
         raise InputError(f"{folder} has no split {split!r}: prepare the whole set with TFDS.")
@@ -161,17 +165,13 @@ class _TFRecords:
 
     def __getitem__(self, index: int) -> bytes:
         which, offset, length = self._pieces[index]
-        with self._paths[which].open("rb", buffering=0) as file:
-            file.seek(offset)
-            return file.read(length)
+        return read_regular(self._paths[which], MAX_RECORD_BYTES, int(offset), int(length))
 
 
 def _tfrecords(path: pathlib.Path):
     """The records of a TFRecord file."""
-    with path.open("rb") as file:
-        for offset, length in _tfrecord_pieces(path):
-            file.seek(offset)
-            yield file.read(length)
+    for offset, length in _tfrecord_pieces(path):
+        yield read_regular(path, MAX_RECORD_BYTES, offset, length)
 
 
 def _tfrecord_pieces(path: pathlib.Path):
@@ -182,7 +182,7 @@ def _tfrecord_pieces(path: pathlib.Path):
     the rest, and the zlib stream of each PNG image has its own.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while file.tell() < size:
             header = file.read(12)
             length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size

@@ -7,6 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from densenet_jax.errors import InputError
+
+# Of one array of parameters: 0.5 GB in float32. The largest of the catalogue has 10 million.
+MAX_ARRAY_NUMBERS = 2**27
+
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
 
@@ -42,6 +47,12 @@ def uniform(limit: float) -> Initializer:
 
 
 def _draw(key: jax.Array, shape, dtype, sample) -> jax.Array:
+    if math.prod(shape) > MAX_ARRAY_NUMBERS:
+        raise InputError(
+            f"the network has an array of parameters of shape {shape}, more than "
+            f"{MAX_ARRAY_NUMBERS:,} numbers: make it narrower"
+        )
+
     # In NumPy, as XLA would compile one program per shape: a minute for a deep net. So would
     # `jnp.asarray`. The callback serves `jax.eval_shape` and `jax.jit`, and draws the same numbers.
     def call(data):

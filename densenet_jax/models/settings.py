@@ -2,11 +2,16 @@
 
 import dataclasses
 import functools
+import numbers
+import types
 import typing
 
 import jax.numpy as jnp
 
 from densenet_jax.errors import InputError
+
+MAX_NUMBER = 2**17  # Of classes, channels and so on; ImageNet-21k has 21,841 classes.
+MAX_LAYERS = 2048  # Of a depth, or of the blocks of a network; building more takes minutes.
 
 Stem = typing.Literal["cifar", "imagenet"]
 
@@ -30,6 +35,8 @@ class NetworkConfig:
     param_dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self):
+        for field, kind in _type_hints(type(self)).items():
+            self._check_type(field, kind)
         self.check_least(num_classes=1, in_channels=1)
         for field, kind in _type_hints(type(self)).items():
             value = getattr(self, field)
@@ -41,6 +48,27 @@ class NetworkConfig:
             if typing.get_origin(kind) is typing.Literal and value not in allowed:
                 raise InputError(f"{field} is {value!r}: choose one of {', '.join(allowed)}.")
 
+    def _check_type(self, field: str, kind: object) -> None:
+        """Raises InputError if a field has another type than its own, or a number too large."""
+        value, options = getattr(self, field), (kind,)
+        if typing.get_origin(kind) in (typing.Union, types.UnionType):
+            options = typing.get_args(kind)
+        if not any(_is_of_type(value, option) for option in options):
+            names = " or ".join(
+                getattr(option, "__name__", str(option)).replace("NoneType", "None")
+                for option in options
+            )
+            raise InputError(f"{field} is {value!r:.200}: it must be of type {names}")
+        entries = value if isinstance(value, tuple | list) else (value,)
+        counts = [entry for entry in entries if isinstance(entry, numbers.Integral)]
+        most = MAX_LAYERS if field == "depth" else MAX_NUMBER
+        if counts and max(counts) > most:
+            raise InputError(f"{field} is {value!r:.200}: it must be at most {most:,}")
+        if isinstance(value, tuple | list):
+            layers = sum(counts) if field == "block_config" else len(value)
+            if layers > MAX_LAYERS:
+                raise InputError(f"{field} has {layers:,} layers: use at most {MAX_LAYERS:,}")
+
     def check_least(self, **lows: int) -> None:
         """Raises InputError if a field, or one of its numbers, is below its least value."""
         for field, low in lows.items():
@@ -48,3 +76,21 @@ class NetworkConfig:
             for number in value if isinstance(value, tuple) else (value,):
                 if number is not None and number < low:
                     raise InputError(f"{field} is {value}: it must be at least {low}.")
+
+
+def _is_of_type(value: object, kind: object) -> bool:
+    """Whether a field of type `kind` takes `value`; JSON has no other types than these."""
+    if kind is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple | list)
+    if typing.get_origin(kind) is typing.Literal:
+        return isinstance(value, str)
+    if kind is jnp.dtype:
+        try:
+            return jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        except TypeError:
+            return False
+    return isinstance(value, kind)

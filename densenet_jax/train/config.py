@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FieldReference, config_dict
 
-from densenet_jax.data.pictures import MAX_PIXELS
+from densenet_jax.data.pictures import MAX_PIXELS, MAX_SIDE
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import FAMILIES, model_config
 from densenet_jax.models.statistics import check_groups
@@ -25,10 +25,41 @@ CHOICES = {
     "data.padding_mode": ("zeros", "reflect"),
     "data.random_crop": ("padded", "resized"),
 }
+# The least and the largest value of each number; data set and network bound some of them further.
+BOUNDS = {
+    "epochs": (1, 10**6),
+    "batch_size": (1, 2**20),
+    "learning_rate": (0, 1e6),
+    "learning_rate_drop_factor": (0, 1e6),
+    "warmup_epochs": (0, 1e6),
+    "warmup_learning_rate": (0, 1e6),
+    "weight_decay": (0, 1e6),
+    "momentum": (0, 1e6),
+    "label_smoothing": (0, 1),
+    "companion_weight": (0, 1e6),
+    "companion_fade": (0, 1e6),
+    "seed": (0, 2**31 - 1),
+    "eval_batch_size": (1, 2**20),
+    "eval_every_epochs": (1, 10**6),
+    "checkpoint_every_epochs": (1, 10**6),
+    "steps_per_dispatch": (0, 10**6),
+    "data.holdout": (0, 2**31 - 1),
+    "data.examples": (0, 2**31 - 1),
+    "data.image_size": (1, MAX_SIDE),
+    "data.crop_padding": (0, MAX_SIDE),
+    "data.color_jitter": (0, 1),
+    "data.lighting": (0, 1e6),
+    "data.workers": (0, 1024),
+    "data.max_pixels": (1, 2**40),
+}
 # Names of `jax.default_matmul_precision`, without those of single algorithms.
 MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
 # Keys that name a file or a directory. `init_from` may also be hf:REPOSITORY.
 PATHS = ("init_from", "data.directory")
+_FLOATS = {key for key, bounds in BOUNDS.items() if float in map(type, bounds)} | {
+    "label_smoothing",
+    "data.color_jitter",
+}
 # Model fields that the top level (dtype) decides.
 _NOT_IN_MODEL_GROUP = ("dtype", "param_dtype")
 
@@ -253,48 +284,18 @@ def check_config(config: ConfigDict) -> None:
     if missing := defaults().keys() - values.keys():
         raise InputError(f"the config has no key {min(missing)!r}: begin it with base_config()")
     check_none(values)
-    for key in ("epochs", "batch_size", "eval_batch_size", "eval_every_epochs",
-                "checkpoint_every_epochs", "data.image_size", "data.max_pixels"):  # fmt: skip
-        value = values[key]
-        if value < 1:
-            raise InputError(f"{key} is {value}: it must be at least 1.")
-    for key in (
-        "learning_rate",
-        "learning_rate_drop_factor",
-        "warmup_epochs",
-        "warmup_learning_rate",
-        "weight_decay",
-        "momentum",
-        "companion_weight",
-        "companion_fade",
-        "seed",
-        "steps_per_dispatch",
-        "data.crop_padding",
-        "data.color_jitter",
-        "data.lighting",
-        "label_smoothing",
-    ):
-        value = values[key]
-        if not (value >= 0 and math.isfinite(value)):
-            raise InputError(f"{key} is {value}: it must be a number of at least 0.")
+    _check_numbers(values)
     for key, choices in CHOICES.items():
         value = values[key]
         if value not in choices:
-            raise InputError(f"{key} is {value!r}: choose one of {', '.join(choices)}.")
+            raise InputError(f"{key} is {value!r:.200}: choose one of {', '.join(choices)}.")
     if config.matmul_precision not in (None, *MATMUL_PRECISIONS):
         raise InputError(
             f"matmul_precision is {config.matmul_precision!r}: choose one of "
             f"{', '.join(MATMUL_PRECISIONS)}, or None for JAX's default"
         )
-    for key in ("data.color_jitter", "label_smoothing"):
-        if values[key] > 1:
-            raise InputError(f"{key} is {values[key]}: it must be at most 1.")
     if config.label_smoothing and config.loss != "cross_entropy":
         raise InputError(f"label_smoothing is for the loss cross_entropy, not for {config.loss}.")
-    if config.data.workers is not None and config.data.workers < 0:
-        raise InputError(f"data.workers is {config.data.workers}: it must be at least 0.")
-    if config.seed >= 2**31:
-        raise InputError(f"seed is {config.seed}: it must be below 2 ** 31.")
     drops = config.learning_rate_drops
     if not all(isinstance(drop, int | float) and 0 < drop <= 1 for drop in drops):
         raise InputError(
@@ -313,13 +314,25 @@ def check_config(config: ConfigDict) -> None:
     check_groups(config.batch_size, getattr(model, "bn_group_size", 0))
 
 
+def _check_numbers(values: dict) -> None:
+    """Raises InputError for a number of another type than its default's, or beyond its bounds."""
+    for key, (least, most) in BOUNDS.items():
+        value = values[key]
+        if value is None:  # Only data.workers may be.
+            continue
+        is_number = type(value) is int or (type(value) is float and key in _FLOATS)
+        if not is_number or not least <= value <= most:
+            kind = "a number" if key in _FLOATS else "an integer"
+            raise InputError(f"{key} is {value!r:.200}: use {kind} from {least:,} to {most:,}")
+
+
 def _check_multipliers(multipliers: tuple) -> None:
     try:
         for pattern, factor in multipliers:
             re.compile(pattern)
             if not (factor >= 0 and math.isfinite(factor)):
                 raise ValueError(f"{factor} is no number of at least 0")
-    except (TypeError, ValueError, re.error) as error:
+    except (TypeError, ValueError, OverflowError, re.error) as error:
         raise InputError(
             f"learning_rate_multipliers is {multipliers}: pairs of a regular expression and a "
             f"factor, such as (('bias$', 2.0),) ({error})."

@@ -68,7 +68,7 @@ class RunDirectory:
         try:
             with config.unlocked():
                 config.update(ConfigDict(with_tuples(values)))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self.path / 'config.json'} is damaged ({error}): restore or remove it."
             ) from error

@@ -8,12 +8,15 @@ import jax
 from flax import nnx
 
 from densenet_jax import weights
+from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES
+from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory, with_tuples
 
 _HEAD = "classifier"
+_LARGEST = 1e9  # Mean or deviation of pixel values, which a network sees as float32.
 
 
 class Trained(NamedTuple):
@@ -34,26 +37,91 @@ def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
     `overrides` may change fields of the network's config that change no parameter: `dtype`,
     `remat`.
 
-    Raises InputError if there is no such run or no whole checkpoint.
+    Raises InputError if there is no such run or no whole checkpoint, if a value of model.json is
+    impossible, or if the checkpoint has other arrays than the network or a NaN or infinite value.
     """
     run = RunDirectory(workdir)
     description = with_tuples(run.model())
-    families = {family.__name__: family for family in FAMILIES}
     try:
-        family = families[description["family"]]
-        config = family(**description["settings"] | overrides)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{run.path / 'model.json'} is damaged ({error}): restore it.") from error
-    model = FAMILIES[family](config, rngs=nnx.Rngs(0))
+        config = _config(description, overrides)
+        _check_description(description, config)
+        model = FAMILIES[type(config)](config, rngs=nnx.Rngs(0))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{run.path / 'model.json'} is damaged ({reason}): restore it.") from error
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     like = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         found = checkpoints.restore_model(like, checkpoint)
+    _check_arrays(run, found, like)
     for name, kind in kinds.items():
         state = nnx.state(model, kind)
         nnx.replace_by_pure_dict(state, jax.tree.map(jax.device_put, found[name]))
         nnx.update(model, state)
     return Trained(model, description)
+
+
+def _config(description: dict, overrides: dict) -> NetworkConfig:
+    """Returns the config of the network. Raises ValueError and others for impossible values."""
+    families = {family.__name__: family for family in FAMILIES}
+    family, settings = description["family"], description["settings"]
+    if not isinstance(family, str) or family not in families:
+        raise ValueError(f"family is {family!r:.200}, not one of {', '.join(families)}")
+    if not isinstance(settings, dict):
+        raise ValueError(f"settings is {settings!r:.200}, not an object")
+    return families[family](**settings | overrides)
+
+
+def _check_description(description: dict, config: NetworkConfig) -> None:
+    """Raises ValueError, KeyError or TypeError if pictures cannot be prepared by `description`."""
+    classes, crop = description["classes"], description["crop"]
+    if classes is not None and not (
+        isinstance(classes, tuple)
+        and all(isinstance(name, str) for name in classes)
+        and len(classes) <= config.num_classes
+    ):
+        raise ValueError(f"classes is not a list of at most {counted(config.num_classes, 'name')}")
+    if not isinstance(crop, dict):
+        raise ValueError(f"crop is {crop!r:.200}, not an object")
+    CentralCrop(**crop)
+    if not isinstance(description["preprocessing"], str):
+        raise ValueError(f"preprocessing is {description['preprocessing']!r:.200}, not a name")
+    for name, least in (("mean", -_LARGEST), ("std", 0)):
+        values = description[name]
+        if not (
+            isinstance(values, tuple)
+            and len(values) == config.in_channels
+            and all(type(value) in (int, float) and least < value < _LARGEST for value in values)
+        ):
+            above = " above 0" if name == "std" else ""
+            raise ValueError(
+                f"{name} is {values!r:.200}, not a number{above} for each of "
+                f"{counted(config.in_channels, 'channel')}"
+            )
+
+
+def _check_arrays(run: RunDirectory, found: dict, like: dict) -> None:
+    """Raises InputError if restored arrays have other shapes than those of `like`, or are NaN."""
+    arrays, expected = (_by_name(tree) for tree in (found, like))
+    different = [
+        f"{name} has shape {array.shape} instead of {expected[name].shape}"
+        for name, array in arrays.items()
+        if array.shape != expected[name].shape
+    ]
+    if different:
+        raise InputError(
+            f"the checkpoint of {run.path} is not of the network in model.json, by "
+            f"{counted(len(different), 'array')}: {'; '.join(different[:3])}: restore model.json"
+        )
+    weights.refuse_not_finite(f"the weights in {run.path}", arrays)
+
+
+def _by_name(tree: dict) -> dict[str, jax.Array]:
+    """Returns the arrays of `params` and `batch_stats`, by name."""
+    return {
+        ".".join(str(key.key) for key in path[1:]): array
+        for path, array in jax.tree.leaves_with_path(tree)
+    }
 
 
 def start_from(model: nnx.Module, source: str) -> None:

@@ -12,7 +12,7 @@ import sys
 
 from rich.console import Console
 
-from densenet_jax.errors import InputError, RunError, counted
+from densenet_jax.errors import InputError, RunError, counted, printable
 from launch import command
 from launch.paths import typed_path
 from launch.report.runs import find_runs
@@ -67,10 +67,12 @@ def main(argv: list[str] | None = None) -> None:
         report = args.workdir / "report"
         say(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg, .pdf")
     failed, unusable = failures(points, looks), problems(points, looks)
+    for line in "\n".join(filter(None, [unusable, failed])).splitlines():
+        print(printable(line), file=sys.stderr)
     if failed:
-        raise RunError("\n".join(filter(None, [unusable, failed, "Try them again with --retry."])))
+        raise RunError("points failed, see above: try them again with --retry")
     if unusable:
-        raise InputError(unusable)
+        raise InputError("points cannot be used, see above: mend or move their directories")
 
 
 def _check_folder(points: list[Point], looks: list[Look]) -> None:
