@@ -85,8 +85,8 @@ class Checkpoints:
           best: the step whose checkpoint is to be kept beside the last ones.
 
         Raises:
-          Interrupted: this checkpoint, or the one before, which was written in the background, cannot
-            be written. What was whole before stays.
+          Interrupted: this checkpoint, or the one before, which was written in the background,
+            cannot be written. What was whole before stays.
         """
         self.wait()
         self._policy.best = best
@@ -104,7 +104,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk. Raises Interrupted if it cannot be written."""
+        """Returns when all that was saved is on disk. Raises Interrupted if it cannot be."""
         with self._telling_of_failure():
             self._manager.wait_until_finished()
 
