@@ -32,12 +32,11 @@ class Interrupted(RunError):
     """
 
 
-class LostProcess(Interrupted):
-    """Another process of the run has ended or cannot be reached."""
-
-
 class Preempted(RuntimeError):
-    """A run that received a signal to stop and saved itself. Commands exit with PREEMPTED_STATUS."""
+    """A run that received a signal to stop and saved itself.
+
+    Commands exit with PREEMPTED_STATUS.
+    """
 
 
 INTERRUPTED_STATUS = 3

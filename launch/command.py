@@ -30,7 +30,6 @@ from densenet_jax.errors import (
     PREEMPTED_STATUS,
     InputError,
     Interrupted,
-    LostProcess,
     Preempted,
     RunError,
     suggest,
@@ -82,10 +81,9 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
         return _finished(main, argv)
     except InputError as error:
         return _fail(error, 2)
-    except LostProcess as error:
-        return _fail(*(peers.lost() or (error, INTERRUPTED_STATUS)))
     except Interrupted as error:
-        return _fail(error, INTERRUPTED_STATUS)
+        # A lost process is the cause of what fails after it, such as a checkpoint.
+        return _fail(*(peers.lost() or (error, INTERRUPTED_STATUS)))
     except RunError as error:
         return _fail(error, FAILED_STATUS)
     except KeyboardInterrupt:

@@ -287,7 +287,7 @@ class Group:
                 self._lose(self._sentence(process, "ended without a message"))
 
     async def _watch(self) -> None:
-        """Sends beats, and counts missing ones: seconds also pass while this process is suspended."""
+        """Sends beats and counts missing ones, as time also passes while a process is suspended."""
         while True:
             await asyncio.sleep(self.timeout / _BEATS_PER_TIMEOUT)
             for process, link in self._links.items():

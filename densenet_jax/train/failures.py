@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import jax
 
-from densenet_jax.errors import InputError, Interrupted, LostProcess, Preempted, RunError
+from densenet_jax.errors import InputError, Interrupted, Preempted, RunError
 from densenet_jax.train.record import RunDirectory
 
 # JAX and the libraries below it raise ValueError and RuntimeError for these.
@@ -34,7 +34,7 @@ def telling_of_failures(run: RunDirectory) -> Iterator[None]:
             ) from error
         if jax.process_count() == 1 or not _OF_CONNECTIONS.search(text):
             raise
-        raise LostProcess(
+        raise Interrupted(
             f"another process of this run has ended or cannot be reached ({text}); {_GOES_ON}: "
             "give it on all hosts."
         ) from error
