@@ -44,8 +44,8 @@ srun --output="$logs/$name.log" --open-mode=append {python} "${{arguments[@]}}" 
 srun=$!
 until wait $srun; status=$?; ! kill -0 $srun 2> /dev/null; do :; done
 echo $status > "$logs/$name.exit"
-# A preempted run is always requeued. A run that its machine cut off is requeued up to {requeues} times:
-# the cause may stay, such as a full disk.
+# A preempted run is always requeued. A run that its machine cut off is requeued up to {requeues}
+# times, because the cause may stay, such as a full disk.
 requeue=false
 case $status in
 {preempted} | 143) requeue=true ;;
