@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import io
 import logging
+import math
 import os
 import platform
 import re
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from jax._src.clusters import ClusterEnv
 from ml_collections import ConfigDict, FieldReference, config_flags
 
 from densenet_jax.errors import (
@@ -42,7 +44,7 @@ from densenet_jax.train.config import PATHS, base_config, check_none, flatten
 from densenet_jax.train.mesh import all_devices
 from densenet_jax.train.progress import LossyOutput
 from densenet_jax.train.record import RunDirectory
-from launch import experiment
+from launch import experiment, peers
 from launch.cache import cache_directory
 from launch.paths import expanded
 
@@ -80,6 +82,7 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         failed.set()
     if status not in (0, PREEMPTED_STATUS) and jax.distributed.is_initialized():
         # An orderly end would wait for the other processes, which may be waiting for this one.
+        peers.end(status)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -96,16 +99,14 @@ class PrintableFormatter(logging.Formatter):
 
 def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> int:
     try:
-        main(argv)
+        return _finished(main, argv)
     except InputError as error:
         return _fail(error, 2)
     except Interrupted as error:
-        return _fail(error, INTERRUPTED_STATUS)
+        # A lost process is the cause of what fails after it, such as a checkpoint.
+        return _fail(*(peers.lost() or (error, INTERRUPTED_STATUS)))
     except RunError as error:
         return _fail(error, FAILED_STATUS)
-    except Preempted as error:
-        print(error, file=sys.stderr)
-        return PREEMPTED_STATUS
     except KeyboardInterrupt:
         # Another Ctrl-C must not show a stack trace while Python ends.
         signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
@@ -122,9 +123,22 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
                 return _fail(reason, 2)
         if not jax.distributed.is_initialized():
             raise
+        if lost := peers.lost():
+            return _fail(*lost)
+        peers.reserve_last_message()
         traceback.print_exc()
         return 1
-    return 0
+
+
+def _finished(main: Callable[[list[str] | None], None], argv: list[str] | None) -> int:
+    try:
+        main(argv)
+        status = 0
+    except Preempted as error:
+        print(error, file=sys.stderr)
+        status = PREEMPTED_STATUS
+    peers.finish()
+    return status
 
 
 def _shorter(hook: Callable, failed: threading.Event, args) -> None:
@@ -143,6 +157,7 @@ def _shorter(hook: Callable, failed: threading.Event, args) -> None:
 
 
 def _fail(error: Exception | str, status: int) -> int:
+    peers.reserve_last_message()
     print(f"error: {printable(error)}", file=sys.stderr)
     return status
 
@@ -190,6 +205,14 @@ def add_processes(described: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
     group.add_argument("--processes", type=int, metavar="N", help="how many there are")
     group.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
+    group.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long to wait for a process that does not come, or that no longer answers, before "
+        f"this one ends with status {INTERRUPTED_STATUS} (%(default)g)",
+    )
 
 
 def join_processes(args: argparse.Namespace) -> None:
@@ -198,28 +221,39 @@ def join_processes(args: argparse.Namespace) -> None:
     given = [value is not None for value in address]
     if any(given) and not all(given):
         raise InputError("--coordinator, --processes and --process go together: give all or none")
+    if not 0 < args.timeout < math.inf:
+        raise InputError(f"--timeout is {args.timeout:g}: give a positive number of seconds")
     # Of collectives on CPU; other backends have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if all(given):
-        if not re.search(r".:\d+$", args.coordinator):
+        port = re.search(r".:(\d+)$", args.coordinator)
+        if not port or not 0 < int(port[1]) < 2**16:
             raise InputError(f"--coordinator is {args.coordinator!r}: give it as HOST:PORT")
         if not 0 <= args.process < args.processes:
             raise InputError(
                 f"--process is {args.process} of --processes {args.processes}: it must be at least "
                 "0 and less than --processes"
             )
-        jax.distributed.initialize(*address)
+        peers.join(*address, args.timeout)
     elif (_slurm_number(os.environ, "SLURM_STEP_NUM_TASKS") or 1) > 1:
         gpus = gpus_of_slurm_task(os.environ)
         try:
-            jax.distributed.initialize(local_device_ids=gpus)
+            *address, gpus = ClusterEnv.auto_detect_unset_distributed_params(
+                None, None, None, gpus, None, None
+            )
+            if None in address:
+                raise LookupError("variables such as SLURM_PROCID are missing")
         except (LookupError, ValueError) as error:
             raise InputError(
                 f"SLURM_STEP_NUM_TASKS is {os.environ['SLURM_STEP_NUM_TASKS']}, but JAX cannot "
                 f"find the other processes ({error}): start under srun, or unset it"
             ) from error
+        peers.join(*address, args.timeout, gpus)
     elif _is_tpu_host():
-        jax.distributed.initialize()
+        timeout = math.ceil(args.timeout)
+        jax.distributed.initialize(
+            initialization_timeout=timeout, heartbeat_timeout_seconds=timeout
+        )
 
 
 def gpus_of_slurm_task(environment: Mapping[str, str]) -> list[int] | None:

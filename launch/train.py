@@ -6,14 +6,15 @@ Resumes by itself if the work directory holds a checkpoint of the same config. W
 config.json, environment.json, metrics.jsonl, checkpoints/, result.json and learning_curve.png.
 """
 
+import math
 import sys
 
 import jax
 
-from densenet_jax.errors import counted
+from densenet_jax.errors import INTERRUPTED_STATUS, InputError, counted
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
-from launch import command
+from launch import command, restarts
 from launch.paths import typed_path
 
 
@@ -22,15 +23,33 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--workdir", required=True, type=typed_path, help="the run directory; made if missing"
     )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again from the last checkpoint, at most N times, after status "
+        f"{INTERRUPTED_STATUS} or a signal that kills; on every host (%(default)s)",
+    )
     command.add_processes(parser)
     args, overrides = parser.parse_known_args(argv)
+    if args.restarts < 0:
+        raise InputError(f"--restarts is {args.restarts}: it must be at least 0")
+    if args.restarts:
+        argv = sys.argv[1:] if argv is None else argv
+        run_once = [sys.executable, "-m", "launch.train", *argv, "--restarts=0"]
+        # A lone process may be stopped on purpose; of several, the others give up waiting.
+        stop_timeout = args.timeout if args.coordinator else math.inf
+        raise SystemExit(restarts.supervise(run_once, args.restarts, stop_timeout))
     command.use_compile_cache(args.compile_cache)
-    command.join_processes(args)
+    run = RunDirectory(args.workdir)
+    finished = run.result() is not None
+    if not finished:  # A process that was lost at the very end finds no others.
+        command.join_processes(args)
     command.prepare_devices()
     # Threads that write checkpoints would keep the one that trains waiting for 5 ms at a time.
     sys.setswitchinterval(0.0005)
-    run, picture = RunDirectory(args.workdir), args.workdir / "learning_curve.png"
-    finished = run.result() is not None
+    picture = args.workdir / "learning_curve.png"
     result = fit(command.load_config(args.config, overrides), args.workdir)
     if jax.process_index() > 0:
         return

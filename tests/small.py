@@ -86,15 +86,17 @@ def snapshot(folder: Path) -> dict:
     }
 
 
-def start(*arguments, **environment) -> subprocess.Popen:
+def start(
+    *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment
+) -> subprocess.Popen:
     """Starts Python on `arguments` in the repository, with the tests' modules at hand."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | environment,
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
         text=True,
     )
 
@@ -106,12 +108,12 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def start_train(workdir: Path, *arguments: str, **environment) -> subprocess.Popen:
-    """Types `python -m launch.train` for the quickstart."""
+def start_train(workdir: Path, *arguments: str, **settings) -> subprocess.Popen:
+    """Types `python -m launch.train` for the quickstart. For `settings` see `start`."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return start(
         *("-m", "launch.train", "--config", "experiments/quickstart.py", "--workdir", workdir),
         *(["--compile_cache", cache] if cache else []),
         *arguments,
-        **environment,
+        **settings,
     )

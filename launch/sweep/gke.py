@@ -134,12 +134,12 @@ def _job_set(point: Point, args: argparse.Namespace) -> dict:
         "completions": hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,
-        # A mistake (2) or a failed run (3) would come again.
+        # A mistake (2) or a failed run (4) would come again.
         "podFailurePolicy": {
             "rules": [
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": "train", "operator": "In", "values": [2, 3]},
+                    "onExitCodes": {"containerName": "train", "operator": "In", "values": [2, 4]},
                 }
             ]
         },

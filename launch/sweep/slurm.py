@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from densenet_jax.errors import PREEMPTED_STATUS, InputError
+from densenet_jax.errors import INTERRUPTED_STATUS, PREEMPTED_STATUS, InputError
 from launch.sweep.points import ROOT, Point, check_characters, label
 
 # Slurm warns the processes of a run so long before its time is up.
 _WARNING_SECONDS = 120
+# All requeues of a job count, also those after preemptions.
+_MOST_REQUEUES = 20
 
 _SCRIPT = """\
 #!/bin/bash
@@ -42,7 +44,14 @@ srun --output="${{logs//%/%%}}/$name.log" --open-mode=append {python} "${{argume
 srun=$!
 until wait $srun; status=$?; ! kill -0 $srun 2> /dev/null; do :; done
 echo $status > "$logs/$name.exit"
-if [ $status = {preempted} ] || [ $status = 143 ]; then
+# A preempted run is always requeued. A run that its machine cut off is requeued up to {requeues}
+# times, because the cause may stay, such as a full disk.
+requeue=false
+case $status in
+{preempted} | 143) requeue=true ;;
+{interrupted}) [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeues} ] && requeue=true ;;
+esac
+if $requeue; then
     touch "$logs/$name.submitted"
     flock --unlock 9
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
@@ -91,6 +100,8 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         logs=shlex.quote(str(folder / "logs")),
         python=shlex.quote(sys.executable),
         preempted=PREEMPTED_STATUS,
+        interrupted=INTERRUPTED_STATUS,
+        requeues=_MOST_REQUEUES,
     )
 
 

@@ -15,7 +15,7 @@ from launch.sweep.points import ROOT, Point
 
 _SCRIPT = """\
 #!/bin/bash
-# A TPU for each point. Statuses 2 and 3 are of mistakes and failed runs; after any other the TPU
+# A TPU for each point. Statuses 2 and 4 are of mistakes and failed runs; after any other the TPU
 # was probably taken away, and another one goes on with what is saved.
 point() {{ # TPU NAME COMMAND
     for try in $(seq {tries}); do
@@ -33,7 +33,7 @@ point() {{ # TPU NAME COMMAND
         status=$?
         echo $status > {logs}/"$2".exit
         gcloud compute tpus queued-resources delete "$1" {where} --force --quiet
-        case $status in 0 | 2 | 3) return $status ;; esac
+        case $status in 0 | 2 | 4) return $status ;; esac
     done
 }}
 {points}

@@ -148,7 +148,7 @@ def test_variables_of_slurm(monkeypatch):
     assert command.gpus_of_slurm_task(slurm("")) is None
     with pytest.raises(InputError, match="SLURM_GPUS_ON_NODE is 'many'"):
         command.gpus_of_slurm_task(slurm("many"))
-    alone = argparse.Namespace(coordinator=None, processes=None, process=None)
+    alone = argparse.Namespace(coordinator=None, processes=None, process=None, timeout=60.0)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "")
     monkeypatch.setenv("JAX_PLATFORMS", "")
     command.join_processes(alone)
@@ -159,10 +159,19 @@ def test_variables_of_slurm(monkeypatch):
 
 @pytest.mark.parametrize(
     ("coordinator", "processes", "process"),
-    [("host", 2, 0), ("host:", 2, 0), ("host:1", 2, 2), ("host:1", 0, 0), ("host:1", 2, -1)],
+    [
+        ("host", 2, 0),
+        ("host:", 2, 0),
+        ("host:65536", 2, 0),
+        ("host:1", 2, 2),
+        ("host:1", 0, 0),
+        ("host:1", 2, -1),
+    ],
 )
 def test_impossible_addresses(coordinator, processes, process):
-    given = argparse.Namespace(coordinator=coordinator, processes=processes, process=process)
+    given = argparse.Namespace(
+        coordinator=coordinator, processes=processes, process=process, timeout=60.0
+    )
     with pytest.raises(InputError, match=r"--(coordinator|process) is"):
         command.join_processes(given)
 

@@ -80,18 +80,6 @@ def test_a_state_gone_wrong_is_not_saved(tmp_path):
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
-def test_a_process_that_dies_ends_the_other(tmp_path):
-    processes = start_two(tmp_path / "run", *small.flags(small.PLAIN | {"epochs": 1000}))
-    for line in processes[0].stdout:
-        if line.startswith("epoch"):
-            processes[1].kill()
-            break
-    (status, _, errors), _ = outputs(processes)
-    assert status != 0
-    assert "another process of this run has ended" in errors or "another task died" in errors
-    assert not (tmp_path / "run" / "result.json").exists()
-
-
 def test_two_processes_stop_together(tmp_path):
     """Only one of them is signalled; both save the same step, and go on."""
     flags = small.flags({"epochs": 200, "checkpoint_every_epochs": 1000, "eval_every_epochs": 200})

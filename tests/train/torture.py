@@ -53,8 +53,8 @@ def kill(process, folder: Path, kind: str, moments: random.Random) -> None:
     process.communicate()
 
 
-def final_state(folder: Path, epochs: int):
-    trainer = Trainer(small.config(RUN | {"epochs": epochs}))
+def final_state(folder: Path, epochs: int, run: dict = RUN):
+    trainer = Trainer(small.config(run | {"epochs": epochs}))
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps()[0] == epochs * trainer.steps_per_epoch
         state, _ = checkpoints.restore(like=trainer.initial_state)

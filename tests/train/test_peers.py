@@ -1,0 +1,129 @@
+"""Several processes: what each says, with which status and when, if another one is lost."""
+
+import signal
+import socket
+import time
+
+import pytest
+import small
+
+TIMEOUT_SECONDS = 6
+# Importing JAX and a loaded machine take their time beside the timeout.
+SLACK_SECONDS = 90
+ENDLESS = small.flags(small.PLAIN | {"epochs": 100_000, "data.holdout": 0})
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts process `process` of an endless run."""
+    started = []
+
+    def start(process, processes, address, *arguments, timeout=TIMEOUT_SECONDS):
+        flags = f"--processes={processes}", f"--process={process}", f"--timeout={timeout}"
+        command = small.start_train(
+            tmp_path / "run", *ENDLESS, f"--coordinator={address}", *flags, *arguments
+        )
+        started.append(command)
+        return command
+
+    yield start
+    for command in started:
+        command.kill()
+        command.communicate()
+
+
+def error_of(process, status=3):
+    """Returns the one sentence with which `process` ends."""
+    _, errors = process.communicate(timeout=TIMEOUT_SECONDS + SLACK_SECONDS)
+    assert process.returncode == status, errors
+    assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+    return errors
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_lost_ends_the_other(start, tmp_path, lost, how):
+    address = small.free_address()
+    processes = [start(i, 2, address) for i in range(2)]
+    for line in processes[0].stdout:
+        if line.startswith("epoch"):
+            break
+    began = time.monotonic()
+    processes[lost].send_signal(how)
+    error = error_of(processes[1 - lost])
+    assert time.monotonic() - began < (TIMEOUT_SECONDS + 30 if how == signal.SIGSTOP else 30)
+    end = "ended without a message" if how == signal.SIGKILL else "has not answered for 6 s"
+    assert f"process {lost} of 2 {end}" in error
+    if how == signal.SIGSTOP:  # Awake again, it ends as well.
+        processes[lost].send_signal(signal.SIGCONT)
+        assert "error: process" in error_of(processes[lost])
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_processes_that_do_not_come(start, tmp_path):
+    address = small.free_address()
+    error = error_of(start(1, 2, address))
+    assert f"process 0 at {address} within 6 s (Connect call failed" in error
+    lonely = [start(i, 3, address) for i in (0, 1)]
+    for process in lonely:
+        assert "did not come" in (error := error_of(process)) or "could not start" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_port_that_is_taken(start):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        processes = [start(i, 2, f"127.0.0.1:{port}") for i in range(2)]
+        assert f"cannot listen at port {port} (Address already in use)" in error_of(processes[0])
+        assert "could not start with process 0" in error_of(processes[1])
+
+
+@pytest.mark.parametrize(
+    ("processes", "numbers", "sentence"),
+    [
+        ((2, 3), (0, 1), "--processes is 2 in process 0 and 3 in process 1"),
+        ((3, 3, 3), (0, 1, 1), "two processes were started with --process=1"),
+    ],
+)
+def test_processes_that_do_not_fit_together(start, processes, numbers, sentence):
+    address = small.free_address()
+    started = [start(i, n, address, timeout=60) for i, n in zip(numbers, processes, strict=True)]
+    for process in started:
+        assert sentence in error_of(process)
+
+
+def test_a_mistake_in_one_process_ends_both_with_its_status(start):
+    address = small.free_address()
+    wrong = start(1, 2, address, "--config.batch_size=0", timeout=60)
+    other = start(0, 2, address, timeout=60)
+    assert "batch_size" in error_of(wrong, status=2)
+    assert "process 1 of 2 ended with status 2: see its message" in error_of(other, status=2)
+
+
+def test_mistakes_that_are_known_at_once(start):
+    address = small.free_address()
+    assert "--process is 5 of --processes 2" in error_of(start(5, 2, address), status=2)
+    assert "--timeout is 0" in error_of(start(0, 2, address, timeout=0), status=2)
+
+
+def test_evaluate_meets_in_the_same_way(copied_run):
+    address = small.free_address()
+    given = ("-m", "launch.evaluate", "--workdir", copied_run, f"--coordinator={address}")
+    lonely = small.start(*given, "--processes=2", "--process=1", f"--timeout={TIMEOUT_SECONDS}")
+    assert f"process 0 at {address} within 6 s" in error_of(lonely)
+    both = [small.start(*given, "--processes=2", f"--process={i}") for i in range(2)]
+    ends = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert '"test_error"' in ends[0][0]
+
+
+def test_a_run_that_two_processes_finish_says_nothing_of_peers(start):
+    address = small.free_address()
+    both = [start(i, 2, address, "--config.epochs=1", timeout=60) for i in range(2)]
+    ends = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert [errors for _, errors in ends] == ["", ""]
+    # A process that died at the very end needs no other one when it starts again.
+    again = start(1, 2, address, "--config.epochs=1", timeout=60)
+    output, errors = again.communicate(timeout=300)
+    assert again.returncode == 0 and "Nothing to do" in output, errors

@@ -1,0 +1,135 @@
+"""--restarts: a command that is cut off starts again by itself."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import small
+import torture_peers
+
+from launch import restarts
+
+
+def command(tmp_path, *statuses):
+    """Returns a command that ends with each of `statuses` in turn; negative: with that signal."""
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import os, pathlib, sys\n"
+        "count = pathlib.Path(sys.argv[1])\n"
+        "statuses = [int(text) for text in sys.argv[2:]]\n"
+        "done = int(count.read_text()) if count.exists() else 0\n"
+        "count.write_text(str(done + 1))\n"
+        "if statuses[done] < 0:\n"
+        "    os.kill(os.getpid(), -statuses[done])\n"
+        "sys.exit(statuses[done])\n"
+    )
+    return [sys.executable, str(script), str(tmp_path / "count"), *map(str, statuses)]
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Restores the signal handlers that `supervise` replaces."""
+    before = {number: signal.getsignal(number) for number in restarts._FORWARDED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "allowed", "expected", "starts"),
+    [
+        ((3, -9, 0), 5, 0, 3),
+        ((3, 3, 3), 1, 3, 2),
+        ((-9, -6), 1, 134, 2),
+        ((2,), 5, 2, 1),
+        ((4,), 5, 4, 1),
+        ((75,), 5, 75, 1),
+    ],
+)
+def test_what_is_started_again(tmp_path, capfd, statuses, allowed, expected, starts):
+    assert restarts.supervise(command(tmp_path, *statuses), allowed) == expected
+    assert int((tmp_path / "count").read_text()) == starts
+    lines = capfd.readouterr().err.splitlines()
+    restarted = [line for line in lines if line.startswith("restart ")]
+    assert len(restarted) == starts - 1
+    if statuses == (3, -9, 0):
+        assert restarted == [
+            "restart 1 of 5 in 1 s: the run ended with status 3",
+            "restart 2 of 5 in 1 s: the run was killed by SIGKILL",
+        ]
+
+
+SUPERVISOR = (
+    "import sys; from launch import restarts;"
+    "sys.exit(restarts.supervise([sys.executable, '-c', sys.argv[1]], 5, 2.0))"
+)
+
+
+def start_supervisor(code):
+    """Starts a supervisor of `code`, which prints a line; returns it and the process of `code`."""
+    process = small.start(
+        "-c", SUPERVISOR, f"import os, time\nprint(os.getpid(), flush=True)\n{code}"
+    )
+    return process, int(process.stdout.readline())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_reach_the_command_and_end_it_for_good(number):
+    process, _ = start_supervisor("time.sleep(600)")
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number or number == signal.SIGINT
+    assert "restart" not in errors
+
+
+def test_no_command_outlives_its_supervisor():
+    process, child = start_supervisor("time.sleep(600)")
+    process.kill()
+    process.communicate(timeout=60)
+    end = time.monotonic() + 30
+    while Path(f"/proc/{child}").exists() and "Z" not in status_of(child):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def status_of(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+def test_a_command_that_stays_stopped_is_started_again():
+    process, child = start_supervisor("time.sleep(600)")
+    os.kill(child, signal.SIGSTOP)
+    assert int(process.stdout.readline()) != child
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert "restart 1 of 5 in 1 s: the run was killed by SIGKILL" in errors
+
+
+def test_a_negative_number_of_restarts(tmp_path):
+    process = small.start_train(tmp_path / "run", "--restarts=-1")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and "--restarts is -1" in errors
+
+
+def check(report):
+    assert report["statuses"] == [0, 0], report
+    assert report["metrics_are_equal"] and report["arrays_are_equal"], report
+    assert report["tracebacks"] == 0, report
+
+
+def test_two_kills_of_two_processes(tmp_path):
+    """Each process dies once; the run ends as an undisturbed one."""
+    report = torture_peers.torture_pair(tmp_path, kills=2)
+    check(report)
+    assert report["of_process"] == [1, 1]
+
+
+@pytest.mark.slow
+def test_fifty_kills_of_two_processes(tmp_path):
+    check(torture_peers.torture_pair(tmp_path, kills=50))
