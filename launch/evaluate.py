@@ -32,7 +32,7 @@ from densenet_jax.train.feed import TEN
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.trainer import Trainer
 from experiments import published
-from launch import command, network
+from launch import command, hosts, network
 from launch.paths import typed_path
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     group.add_argument("--pictures", type=typed_path, metavar="DIR", help="a folder for each class")
     group.add_argument("--json", action="store_true", help="print a JSON object")
     network.add_flags(parser, required=False)
-    command.add_processes(parser)
+    hosts.add_flags(parser)
     args = parser.parse_args(argv)
     if not (bool(args.workdir) ^ bool(args.weights and args.pictures)):
         raise InputError("give --workdir; or else both --weights and --pictures.")
@@ -69,7 +69,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
     for flag in flags:
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag} does not go with --workdir, which has it from its config")
-    command.join_processes(args)
+    hosts.join(args)
     command.prepare_devices()
     run = RunDirectory(args.workdir)
     config = run.config()

@@ -14,7 +14,7 @@ import jax
 from densenet_jax.errors import INTERRUPTED_STATUS, InputError, counted
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
-from launch import command, restarts
+from launch import command, hosts, restarts
 from launch.paths import typed_path
 
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         help="start again from the last checkpoint, at most N times, after status "
         f"{INTERRUPTED_STATUS} or a signal that kills; on every host (%(default)s)",
     )
-    command.add_processes(parser)
+    hosts.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     if args.restarts < 0:
         raise InputError(f"--restarts is {args.restarts}: it must be at least 0")
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     run = RunDirectory(args.workdir)
     finished = run.result() is not None
     if not finished:  # A process that was lost at the very end finds no others.
-        command.join_processes(args)
+        hosts.join(args)
     command.prepare_devices()
     # Threads that write checkpoints would keep the one that trains waiting for 5 ms at a time.
     sys.setswitchinterval(0.0005)

@@ -10,7 +10,7 @@ import small
 from PIL import Image
 
 from densenet_jax.errors import InputError
-from launch import command
+from launch import command, hosts
 from launch.cache import cache_directory
 from launch.sweep import local
 
@@ -144,17 +144,17 @@ def slurm(gpus):
 
 
 def test_variables_of_slurm(monkeypatch):
-    assert command.gpus_of_slurm_task(slurm("gpu:8")) == list(range(8))
-    assert command.gpus_of_slurm_task(slurm("")) is None
+    assert hosts.gpus_of_slurm_task(slurm("gpu:8")) == list(range(8))
+    assert hosts.gpus_of_slurm_task(slurm("")) is None
     with pytest.raises(InputError, match="SLURM_GPUS_ON_NODE is 'many'"):
-        command.gpus_of_slurm_task(slurm("many"))
+        hosts.gpus_of_slurm_task(slurm("many"))
     alone = argparse.Namespace(coordinator=None, processes=None, process=None, timeout=60.0)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "")
     monkeypatch.setenv("JAX_PLATFORMS", "")
-    command.join_processes(alone)
+    hosts.join(alone)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2.5")
     with pytest.raises(InputError, match=r"SLURM_STEP_NUM_TASKS is '2\.5'"):
-        command.join_processes(alone)
+        hosts.join(alone)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_impossible_addresses(coordinator, processes, process):
         coordinator=coordinator, processes=processes, process=process, timeout=60.0
     )
     with pytest.raises(InputError, match=r"--(coordinator|process) is"):
-        command.join_processes(given)
+        hosts.join(given)
 
 
 def test_visible_gpus(monkeypatch, tmp_path):

@@ -9,7 +9,6 @@ import small
 from densenet_jax.errors import PREEMPTED_STATUS
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory
-from launch import command
 
 SCRIPT = "tests/train/stopped_run.py"
 
@@ -115,7 +114,7 @@ def test_two_processes_stop_together(tmp_path):
 def test_a_slurm_task_alone_on_its_node_has_all_its_gpus(tasks, nodes, gpus, expected):
     environment = {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_STEP_NUM_NODES": nodes}
     environment |= {"SLURM_GPUS_ON_NODE": gpus} if gpus else {}
-    assert command.gpus_of_slurm_task(environment) == expected
+    assert hosts.gpus_of_slurm_task(environment) == expected
 
 
 def test_flags_of_several_hosts_go_together(tmp_path):
