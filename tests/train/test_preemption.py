@@ -9,6 +9,7 @@ import small
 from densenet_jax.errors import PREEMPTED_STATUS
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory
+from launch import hosts
 
 SCRIPT = "tests/train/stopped_run.py"
 
