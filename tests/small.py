@@ -78,11 +78,11 @@ def flags(changes: dict | None = None) -> list[str]:
 
 
 def snapshot(folder: Path) -> dict:
-    """Everything in a folder: contents, and when they were written."""
+    """Everything in a folder but locks: contents, and when they were written."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 

@@ -2,9 +2,9 @@
  *
  * Loaded with LD_PRELOAD. `faults_arm` starts counting; only the process that armed it is counted.
  * Each call below the directory gets a number, from 1. What happens then is the action:
- *   RECORD  copies the directory to STORE/NUMBER before each call, and splits each write in two, so
- *           that the copies also show half-written files; keeps what each fsync puts on disk as
- *           STORE/synced/INODE.NUMBER (the content of a file, or the entries of a directory).
+ *   RECORD  copies the directory to STORE/NUMBER before each `target`-th call, and splits each write
+ *           in two, so that the copies also show half-written files; keeps what each fsync puts on
+ *           disk as STORE/synced/INODE.NUMBER (the content of a file, or the names in a directory).
  *   FAIL    makes call `target` fail with `error`; with `sticky`, all calls from then on.
  *   KILL    kills the process at call `target`; HALVE writes half of it first.
  */
@@ -121,12 +121,11 @@ static enum verdict meet(const char *kind) {
     pthread_mutex_lock(&mutex);
     calls++;
     int is_target = calls == target || (is_sticky && calls > target);
-    if (action == RECORD) {
+    if (action == RECORD) verdict = SPLIT;
+    if (action == RECORD && calls % target == 0)
         shell("LD_PRELOAD= ; cd '%s' 2> /dev/null || exit 0; cp -a . '%s/%06ld' && "
               "find . -printf '%%i %%y %%P\\n' > '%s/%06ld.inodes'",
               directory, store, calls, store, calls);
-        verdict = SPLIT;
-    }
     if (is_target && action == FAIL) verdict = REFUSE, errno = error_number;
     if (is_target && action == HALVE) verdict = SPLIT;
     if (is_target && (action == KILL || (action == HALVE && strcmp(kind, "write")))) die();

@@ -1,11 +1,11 @@
 """Breaks a training run at every file-system call, and checks how the resumed run ends.
 
-    python tests/train/faults.py killed --every 1
+    PYTHONPATH=tests:. python tests/train/faults.py states --every 1
 
 WHAT is one of
-    killed   the run, a fresh or a resumed one, is killed at a call, or in the middle of a write;
-    power    the machine loses its power at a call, and with it everything that was not synced;
-    errors   a call fails once, or from then on: no space, an input/output error, no permission.
+    states   A fresh or a resumed run is killed at a call or in the middle of a write; or its
+             machine loses its power there, and with it everything that was not synced.
+    errors   A call fails once, or from then on: no space, an input/output error, no permission.
 Each state that this leaves is resumed. "ended": with the metrics, the result, the arrays and the
 files of an undisturbed run. "refused": with one sentence. Everything else is listed as "wrong".
 
@@ -29,6 +29,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,15 +153,18 @@ def _names(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in found if not p.name.endswith(LITTER))
 
 
-def recorded(laboratory: Laboratory, begin: Path | None, name: str) -> tuple[Path, int]:
-    """Records a run, from the run directory `begin` if given. Returns the store and the calls."""
+def recorded(laboratory: Laboratory, begin: Path | None, name: str, every: int) -> tuple[Path, int]:
+    """Records every so many calls of a run, from the run directory `begin` if given.
+
+    Returns the store and the number of calls.
+    """
     folder, store = laboratory.root / name, laboratory.root / f"{name}.store"
     (store / "synced").mkdir(parents=True)
     if begin:
         shutil.copytree(begin, folder)
         for path in (folder, *folder.rglob("*")):  # All of it is on disk.
             _note_synced(path, store / "synced" / f"{path.stat().st_ino}.000000")
-    end, calls = laboratory.broken_run(folder, RECORD, store=store)
+    end, calls = laboratory.broken_run(folder, RECORD, every, store=store)
     assert laboratory.judge(end) == "ended", end
     return store, calls
 
@@ -173,16 +177,19 @@ def _note_synced(path: Path, note: Path) -> None:
         note.write_text("".join(f"{inode} {what} {name}\n" for inode, what, name in entries))
 
 
-def killed_states(store: Path, every: int, folder: Path):
-    """Puts each state of a killed run into `folder`; yields the number of the call."""
-    for state in sorted(store.glob("[0-9]*[0-9]"))[::every]:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(state, folder)
-        yield int(state.name)
+def killed_states(store: Path, folder: Path) -> Iterator[str]:
+    """Puts each state of a killed run into `folder`; yields its description."""
+    for state in _recorded_states(store):
+        _begin(folder, state)
+        yield f"call {state.name}"
 
 
-def powerless_states(store: Path, every: int, folder: Path):
-    """Puts each state after a loss of power into `folder`; yields the number and the kind.
+def _recorded_states(store: Path) -> list[Path]:
+    return sorted(path for path in store.iterdir() if path.name.isdecimal())
+
+
+def powerless_states(store: Path, folder: Path) -> Iterator[str]:
+    """Puts each state after a loss of power into `folder`; yields its description.
 
     Either the names that were not synced are lost as well, or all names survive, and files that
     were not synced are empty, as file systems with a journal leave them.
@@ -190,7 +197,7 @@ def powerless_states(store: Path, every: int, folder: Path):
     synced = collections.defaultdict(list)  # The syncs of each inode, in their order.
     for file in sorted((store / "synced").iterdir(), key=lambda file: int(file.suffix[1:])):
         synced[file.stem].append(file)
-    for listing in sorted(store.glob("*.inodes"))[::every]:
+    for listing in sorted(store.glob("*.inodes")):
         number = int(listing.stem)
 
         def last(inode, number=number):
@@ -205,7 +212,7 @@ def powerless_states(store: Path, every: int, folder: Path):
                     _put(folder / name, what, last(inode))
             elif entries:
                 _put_synced(folder, entries[0][0], last)
-            yield number, kind
+            yield f"call {number}, {kind}"
 
 
 def _put(path: Path, what: str, content: Path | None) -> None:
@@ -242,7 +249,10 @@ class Counts:
     def __init__(self, laboratory: Laboratory):
         self._laboratory, self._seen = laboratory, set()
         self.counts = collections.Counter()
-        self.wrong: list[str] = []
+        self._wrong: list[str] = []
+
+    def report(self) -> dict:
+        return {**self.counts, "what is wrong": self._wrong}
 
     def resume(self, folder: Path, what: str) -> None:
         state = key(folder)
@@ -257,8 +267,8 @@ class Counts:
         is_right = verdict in ("ended", "refused")
         self.counts[verdict if is_right else "wrong"] += 1
         if not is_right:
-            self.wrong.append(f"{what}: {verdict}")
-            print(self.wrong[-1][:600], file=sys.stderr, flush=True)
+            self._wrong.append(f"{what}: {verdict}")
+            print(self._wrong[-1][:600], file=sys.stderr, flush=True)
 
 
 def middle(store: Path, calls: int) -> Path:
@@ -268,20 +278,23 @@ def middle(store: Path, calls: int) -> Path:
 
 def beginnings(laboratory: Laboratory) -> dict[str, Path | None]:
     """Returns what a fresh and a resumed run begin with: nothing, and a killed run."""
-    fresh, calls = recorded(laboratory, None, "fresh")
+    fresh, _ = recorded(laboratory, None, "fresh", every=50)
+    states = _recorded_states(fresh)
     # With checkpoints, and not finished.
-    return {"fresh run": None, "resumed run": fresh / f"{2 * calls // 3:06d}"}
+    return {"fresh run": None, "resumed run": states[2 * len(states) // 3]}
 
 
-def try_states(laboratory: Laboratory, states, every: int) -> dict:
+def try_states(laboratory: Laboratory, every: int) -> dict:
     """Resumes the states of a fresh and of a resumed run."""
     report, folder = {}, laboratory.root / "state"
     for name, begin in beginnings(laboratory).items():
-        store, calls = recorded(laboratory, begin, f"{name}, again")
-        counts = Counts(laboratory)
-        for number in states(store, every, folder):
-            counts.resume(folder, f"{name}, call {number}")
-        report[name] = {"calls": calls, **counts.counts, "what is wrong": counts.wrong}
+        store, calls = recorded(laboratory, begin, f"{name}, again", every)
+        report[name] = {"calls": calls}
+        for kind, states in (("killed", killed_states), ("without power", powerless_states)):
+            counts = Counts(laboratory)
+            for what in states(store, folder):
+                counts.resume(folder, f"{name}, {kind}, {what}")
+            report[name][kind] = counts.report()
     return report
 
 
@@ -301,9 +314,8 @@ def try_errors(laboratory: Laboratory, every: int) -> dict:
                 after.note(laboratory.run(folder), f"{what}, resumed")
         report[name] = {
             "calls": calls,
-            "with the error": dict(counts.counts),
-            "resumed": dict(after.counts),
-            "what is wrong": counts.wrong + after.wrong,
+            "with the error": counts.report(),
+            "resumed": after.report(),
         }
     return report
 
@@ -318,14 +330,11 @@ def attack(what: str, every: int) -> dict:
     """Runs in a process of its own, with faults.c loaded."""
     for library in ("absl", "asyncio", "densenet_jax"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    memory = Path("/dev/shm")  # Its inode numbers are not used again, on which `power` relies.
+    memory = Path("/dev/shm")  # Its inode numbers are not used again, on which `states` relies.
     root = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     try:
         laboratory = Laboratory(root)
-        if what == "errors":
-            return try_errors(laboratory, every)
-        states = {"killed": killed_states, "power": powerless_states}[what]
-        return try_states(laboratory, states, every)
+        return {"states": try_states, "errors": try_errors}[what](laboratory, every)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -345,7 +354,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("killed", "power", "errors"))
+    parser.add_argument("what", choices=("states", "errors"))
     parser.add_argument("--every", type=int, default=1, help="try only each N-th call")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
