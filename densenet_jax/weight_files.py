@@ -13,7 +13,7 @@ import numpy as np
 
 from densenet_jax import torch_files
 from densenet_jax.errors import InputError
-from densenet_jax.files import open_regular
+from densenet_jax.files import open_regular, write_durably
 from densenet_jax.torch_files import TooLarge, Unreadable
 
 HUB = "hf:"
@@ -76,16 +76,14 @@ def read(source: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file, whole or not at all."""
+    """Writes a safetensors file durably; see `files.write_durably`."""
     _need("safetensors", path)
     from safetensors.numpy import save
 
-    unfinished = path.with_name(f".{path.name}.new")
     # safetensors ignores strides, so arrays must be contiguous. Files that it opens itself are
     # readable for their owner only, so this function writes the bytes.
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    write_durably(path, content)
 
 
 def _need(library: str, what: object) -> None:

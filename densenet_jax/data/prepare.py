@@ -14,6 +14,7 @@ from densenet_jax.data.encoded import Pictures
 from densenet_jax.data.pictures import MAX_PIXELS, decode
 from densenet_jax.data.stream import cores
 from densenet_jax.errors import InputError, counted
+from densenet_jax.files import sync
 
 VERSION = "5.1.0"  # Of TFDS's set.
 SHARD = 1280  # Pictures, some 140 MB.
@@ -96,6 +97,7 @@ class Copy:
                 f"none of {counted(self.pictures, 'picture')} can be read: nothing to copy"
             )
         self._unfinished.rename(self._final)
+        sync(self._final.parent)
 
     def _shards_of(self, split: str) -> list[Shard]:
         size = len(self._splits[split])
@@ -126,7 +128,9 @@ class Copy:
         if broken and not self._skip_broken:
             temporary.unlink()
         else:
+            sync(temporary)  # Else a loss of power could leave a shard that is cut off.
             temporary.rename(shard.path)
+            sync(shard.path.parent)
         return broken
 
     def _describe(self) -> None:

@@ -44,6 +44,7 @@ import threading
 from pathlib import Path
 
 from densenet_jax.errors import InputError, counted, suggest
+from densenet_jax.files import write_durably
 from densenet_jax.train.record import PACKAGES, versions
 from launch import command
 from launch.benchmark import accuracy, input, predict, turns
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         for new in turns.measure(names, job, args.rounds, args.time_limit):
             report = _report(args, argv, job, load, results + new)
             if out:
-                _write(report, out / "benchmark.json")
+                write_durably(out / "benchmark.json", json.dumps(report, indent=2) + "\n")
         results += new
     print(table(report))
     if out:
@@ -157,13 +158,6 @@ def _jobs(args) -> list[Job]:
         Job(args.model, depth, args.batch_size, args.dtype, args.remat, args.steps)
         for depth in sorted(set(depths))
     ]
-
-
-def _write(report: dict, path: Path) -> None:
-    """Writes the report in one piece, so that an interruption leaves the report before it."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    temporary.replace(path)
 
 
 def _folder(path: str | None) -> Path | None:
