@@ -139,7 +139,8 @@ class _Training:
         state, progress = self._beginning()
         step, seconds = int(state.step), progress.seconds
         run.keep_metrics_until(step)
-        best = best_epoch(run.metrics())
+        # Process 0 may not have dropped the later lines yet, and all processes must save alike.
+        best = best_epoch(line for line in run.metrics() if line["step"] <= step)
         self.reporter.start(step)
         with event_log(run.path / "tensorboard", step) as log_event:
             while progress.epoch < config.epochs:
