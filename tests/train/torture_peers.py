@@ -24,10 +24,10 @@ import torture
 
 # Four steps are an epoch.
 RUN = torture.RUN | {"batch_size": 350}
-EPOCHS_A_KILL = 6  # More than one start gets done.
+EPOCHS_A_KILL = 4  # More than one start gets done.
 # Slack for a machine with other work; what dies is noticed at once.
 FLAGS = ("--timeout=120",)
-LONGEST_WAIT_SECONDS = 300
+LONGEST_WAIT_SECONDS = 180
 
 
 class Pair:
