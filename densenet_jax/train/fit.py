@@ -124,11 +124,12 @@ class _Progress:
     def to_json(self) -> dict:
         sums = dataclasses.asdict(self.sums)
         numbers = {name: float(value) for name, value in jax.device_get(sums).items()}
+        # Copies, because a checkpoint is written while training goes on.
         return {
             "epoch": self.epoch,
             "sums": numbers,
-            "seconds": self.seconds,
-            "metrics": self.lines,
+            "seconds": dict(self.seconds),
+            "metrics": list(self.lines),
         }
 
     @classmethod
