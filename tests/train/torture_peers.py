@@ -40,15 +40,12 @@ class Pair:
         self.errors = [folder / f"errors{i}" for i in range(2)]
         shared = (f"--coordinator={small.free_address()}", "--processes=2", *arguments)
         shared += (f"--restarts={restarts}",) if restarts else ()
-        self.processes = [
-            small.start_train(
-                self.run,
-                *(*shared, f"--process={i}"),
-                stdout=self.outputs[i].open("w"),
-                stderr=self.errors[i].open("w"),
-            )
-            for i in range(2)
-        ]
+        self.processes = []
+        for i in range(2):
+            with self.outputs[i].open("w") as stdout, self.errors[i].open("w") as stderr:
+                flags = (*shared, f"--process={i}")
+                process = small.start_train(self.run, *flags, stdout=stdout, stderr=stderr)
+            self.processes.append(process)
 
     def worker(self, i: int) -> int | None:
         """Returns the process that trains, a child of the command; None between two restarts."""
