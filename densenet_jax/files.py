@@ -105,7 +105,7 @@ def read_object(path: Path) -> dict | None:
     """
     try:
         return parse_object(read_regular(path, MAX_JSON_BYTES))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except InputError:
         raise

@@ -29,15 +29,15 @@ CHOICES = {
 BOUNDS = {
     "epochs": (1, 10**6),
     "batch_size": (1, 2**20),
-    "learning_rate": (0, 1e6),
-    "learning_rate_drop_factor": (0, 1e6),
+    "learning_rate": (0, 1e38),
+    "learning_rate_drop_factor": (0, 1e38),
     "warmup_epochs": (0, 1e6),
-    "warmup_learning_rate": (0, 1e6),
-    "weight_decay": (0, 1e6),
-    "momentum": (0, 1e6),
+    "warmup_learning_rate": (0, 1e38),
+    "weight_decay": (0, 1e38),
+    "momentum": (0, 1e38),
     "label_smoothing": (0, 1),
-    "companion_weight": (0, 1e6),
-    "companion_fade": (0, 1e6),
+    "companion_weight": (0, 1e38),
+    "companion_fade": (0, 1e38),
     "seed": (0, 2**31 - 1),
     "eval_batch_size": (1, 2**20),
     "eval_every_epochs": (1, 10**6),
@@ -323,7 +323,13 @@ def _check_numbers(values: dict) -> None:
         is_number = type(value) is int or (type(value) is float and key in _FLOATS)
         if not is_number or not least <= value <= most:
             kind = "a number" if key in _FLOATS else "an integer"
-            raise InputError(f"{key} is {value!r:.200}: use {kind} from {least:,} to {most:,}")
+            raise InputError(
+                f"{key} is {value!r:.200}: use {kind} from {_shown(least)} to {_shown(most)}"
+            )
+
+
+def _shown(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else f"{number:,}"
 
 
 def _check_multipliers(multipliers: tuple) -> None:

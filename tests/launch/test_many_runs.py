@@ -168,7 +168,7 @@ DAMAGES = {
     "config": (write("config.json", b"\x00" * 100), "config.json is damaged", True),
     "config list": (write("config.json", b"[1]"), "it holds a list, not a JSON object", True),
     "config values": (write("config.json", b'{"epochs": "many"}'), "config.json is damaged", True),
-    "config directory": (replace_by_directory("config.json"), "config.json: Is a direc", True),
+    "config directory": (replace_by_directory("config.json"), "config.json is a directory", True),
     "result": (write("result.json", b"{"), "result.json is damaged", True),
     "result values": (write("result.json", b"{}"), "test_error is None", True),
     "deep": (write("result.json", b"[" * 100_000), "result.json is damaged", True),

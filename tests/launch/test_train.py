@@ -86,7 +86,7 @@ def test_a_finished_run_says_so(typed_run, capsys):
         ("--config.model.name=densenet_bc_k12_d10o", ["densenet_bc_k12_d10o", "_bc_k12_d100"]),
         ("--config.model.name=", ["model.name"]),
         ("--config.epoch=3", ["epoch", "epochs"]),
-        ("--config.epochs=0", ["epochs is 0", "at least 1"]),
+        ("--config.epochs=0", ["epochs is 0", "use an integer from 1 to"]),
         ("--config.epochs=many", ["epochs", "many"]),
         ("--config.batch_size=1438", ["batch_size 1438", "training set of 1437"]),
         ("--config.batch_size=0", ["batch_size is 0"]),
@@ -200,7 +200,7 @@ def test_damaged_run_directory(copied_run, capsys):
 
 def test_failed_run_has_a_status_of_its_own(tmp_path, capsys):
     flags = small.flags({**small.PLAIN, "learning_rate": 1e30})
-    assert run_train(tmp_path / "run", *flags) == 3
+    assert run_train(tmp_path / "run", *flags) == 4
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and re.search(r"step 2 \(epoch 1, learning rate 1e\+30", error)
 

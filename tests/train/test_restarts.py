@@ -10,8 +10,6 @@ import pytest
 import small
 import torture_peers
 
-from launch import restarts
-
 
 def command(tmp_path, *statuses):
     """Returns a command that ends with each of `statuses` in turn; negative: with that signal."""
@@ -29,13 +27,11 @@ def command(tmp_path, *statuses):
     return [sys.executable, str(script), str(tmp_path / "count"), *map(str, statuses)]
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """Restores the signal handlers that `supervise` replaces."""
-    before = {number: signal.getsignal(number) for number in restarts._FORWARDED}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+# In a process of its own, because JAX must not have started in a process that forks.
+SUPERVISOR = (
+    "import sys; from launch import restarts;"
+    "sys.exit(restarts.supervise(sys.argv[3:], int(sys.argv[1]), float(sys.argv[2])))"
+)
 
 
 @pytest.mark.parametrize(
@@ -49,10 +45,12 @@ def handlers():
         ((75,), 5, 75, 1),
     ],
 )
-def test_what_is_started_again(tmp_path, capfd, statuses, allowed, expected, starts):
-    assert restarts.supervise(command(tmp_path, *statuses), allowed) == expected
+def test_what_is_started_again(tmp_path, statuses, allowed, expected, starts):
+    process = small.start("-c", SUPERVISOR, allowed, "inf", *command(tmp_path, *statuses))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == expected
     assert int((tmp_path / "count").read_text()) == starts
-    lines = capfd.readouterr().err.splitlines()
+    lines = errors.splitlines()
     restarted = [line for line in lines if line.startswith("restart ")]
     assert len(restarted) == starts - 1
     if statuses == (3, -9, 0):
@@ -62,17 +60,10 @@ def test_what_is_started_again(tmp_path, capfd, statuses, allowed, expected, sta
         ]
 
 
-SUPERVISOR = (
-    "import sys; from launch import restarts;"
-    "sys.exit(restarts.supervise([sys.executable, '-c', sys.argv[1]], 5, 2.0))"
-)
-
-
 def start_supervisor(code):
     """Starts a supervisor of `code`, which prints a line; returns it and the process of `code`."""
-    process = small.start(
-        "-c", SUPERVISOR, f"import os, time\nprint(os.getpid(), flush=True)\n{code}"
-    )
+    code = f"import os, time\nprint(os.getpid(), flush=True)\n{code}"
+    process = small.start("-c", SUPERVISOR, 5, 2.0, sys.executable, "-c", code)
     return process, int(process.stdout.readline())
 
 
