@@ -87,14 +87,14 @@ def snapshot(folder: Path) -> dict:
 
 
 def start(
-    *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment
+    *arguments, stdin=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment
 ) -> subprocess.Popen:
     """Starts Python on `arguments` in the repository, with the tests' modules at hand."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | environment,
-        stdin=subprocess.PIPE,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         text=True,

@@ -11,6 +11,7 @@ import argparse
 import collections
 import json
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -48,7 +49,8 @@ def race(seeds: int) -> dict:
         processes = []
         for i in range(2):
             (Path(root) / str(i)).mkdir()
-            processes.append(small.start(__file__, "--serve", Path(root) / str(i)))
+            arguments = (__file__, "--serve", Path(root) / str(i))
+            processes.append(small.start(*arguments, stdin=subprocess.PIPE))
         for process in processes:
             if process.stdout.readline() != "ready\n":
                 raise RuntimeError(process.stderr.read())
