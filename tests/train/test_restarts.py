@@ -114,6 +114,7 @@ def check(report):
     assert report["tracebacks"] == 0, report
 
 
+@pytest.mark.slow
 def test_two_kills_of_two_processes(tmp_path):
     """Each process dies once; the run ends as an undisturbed one."""
     report = torture_peers.torture_pair(tmp_path, kills=2)
