@@ -12,7 +12,7 @@ import sys
 
 from rich.console import Console
 
-from densenet_jax.errors import InputError, RunError, counted, printable
+from densenet_jax.errors import InputError, RunError, counted
 from launch import command
 from launch.paths import typed_path
 from launch.report.runs import find_runs
@@ -67,8 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         report = args.workdir / "report"
         say(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg, .pdf")
     failed, unusable = failures(points, looks), problems(points, looks)
-    for line in "\n".join(filter(None, [unusable, failed])).splitlines():
-        print(printable(line), file=sys.stderr)
+    if unusable or failed:
+        print("\n".join(filter(None, [unusable, failed])), file=sys.stderr)
     if failed:
         raise RunError("points failed, see above: try them again with --retry")
     if unusable:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from densenet_jax.errors import counted
+from densenet_jax.errors import counted, printable
 from launch.sweep.points import Look, Point
 
 _REFRESH_SECONDS = 2
@@ -46,11 +46,11 @@ def show(points: list[Point], console: Console) -> None:
 
 
 def failures(points: list[Point], looks: list[Look]) -> str:
-    """Of each point that failed: its exit status and the last lines of its log."""
+    """Returns the exit status and the last lines of the log of each point that failed."""
     parts = []
     for point, look in zip(points, looks, strict=True):
         if look.state == "failed":
-            lines = [f"  {line}" for line in point.last_lines(_LOG_LINES)]
+            lines = [f"  {printable(line)}" for line in point.last_lines(_LOG_LINES)]
             parts.append(f"{point.name} failed with status {point.exit_status()}:")
             parts += [*lines, f"  (all of it: {point.file('log')})"]
     return "\n".join(parts)
@@ -61,5 +61,5 @@ def problems(points: list[Point], looks: list[Look]) -> str:
     found = [(p.name, k.problem) for p, k in zip(points, looks, strict=True) if k.problem]
     if not found:
         return ""
-    lines = [f"  {name}: {problem}" for name, problem in found]
+    lines = [f"  {name}: {printable(problem)}" for name, problem in found]
     return "\n".join([f"{counted(len(found), 'point')} cannot be used:", *lines])

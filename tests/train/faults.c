@@ -6,7 +6,6 @@
  *           in two, so that the copies also show half-written files; keeps what each fsync puts on
  *           disk as STORE/synced/INODE.NUMBER (the content of a file, or the names in a directory).
  *   FAIL    makes call `target` fail with `error`; with `sticky`, all calls from then on.
- *   KILL    kills the process at call `target`; HALVE writes half of it first.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,7 +13,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,11 +23,11 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum action { COUNT, RECORD, FAIL, KILL, HALVE };
+enum action { COUNT, RECORD, FAIL };
 enum verdict { PROCEED, REFUSE, SPLIT };
 #define DESCRIPTORS 65536
 
-static char directory[PATH_MAX], store[PATH_MAX], kinds[256];
+static char directory[PATH_MAX], store[PATH_MAX];
 static size_t directory_length;
 static enum action action;
 static long target, calls;
@@ -38,12 +36,10 @@ static pid_t armed_process;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static char is_below[DESCRIPTORS]; /* Whether a descriptor is of a file below the directory. */
 
-/* `only`: a comma-separated list of the kinds of calls that count; empty: all. */
-void faults_arm(const char *below, int what, long number, int error, int sticky, const char *only,
+void faults_arm(const char *below, int what, long number, int error, int sticky,
                 const char *kept) {
     snprintf(directory, sizeof directory, "%s", below);
     snprintf(store, sizeof store, "%s", kept);
-    snprintf(kinds, sizeof kinds, "%s", *only ? only : "");
     directory_length = strlen(directory);
     action = what, target = number, error_number = error, is_sticky = sticky;
     memset(is_below, 0, sizeof is_below);
@@ -63,7 +59,7 @@ __attribute__((constructor)) static void arm_from_environment(void) {
     const char *text = getenv("FAULTS");
     if (text && sscanf(text, "%4095[^:]:%d:%ld:%d:%d", below, &what, &number, &error, &sticky) == 5) {
         unsetenv("FAULTS"); /* Not for the processes that this one starts. */
-        faults_arm(below, what, number, error, sticky, "", "");
+        faults_arm(below, what, number, error, sticky, "");
     }
 }
 
@@ -90,14 +86,6 @@ static int ours(int descriptor) {
     return is_active() && descriptor >= 0 && descriptor < DESCRIPTORS && is_below[descriptor];
 }
 
-static int counts(const char *kind) {
-    char list[300], item[64];
-    if (!*kinds) return 1;
-    snprintf(list, sizeof list, ",%s,", kinds);
-    snprintf(item, sizeof item, ",%s,", kind);
-    return strstr(list, item) != NULL;
-}
-
 static void shell(const char *format, ...) {
     char command[4 * PATH_MAX];
     va_list arguments;
@@ -109,15 +97,9 @@ static void shell(const char *format, ...) {
     errno = kept;
 }
 
-static void die(void) {
-    kill(getpid(), SIGKILL);
-    for (;;) pause();
-}
-
 /* Counts a call and does what the action says. */
-static enum verdict meet(const char *kind) {
+static enum verdict meet(void) {
     enum verdict verdict = PROCEED;
-    if (!counts(kind)) return verdict;
     pthread_mutex_lock(&mutex);
     calls++;
     int is_target = calls == target || (is_sticky && calls > target);
@@ -127,8 +109,6 @@ static enum verdict meet(const char *kind) {
               "find . -printf '%%i %%y %%P\\n' > '%s/%06ld.inodes'",
               directory, store, calls, store, calls);
     if (is_target && action == FAIL) verdict = REFUSE, errno = error_number;
-    if (is_target && action == HALVE) verdict = SPLIT;
-    if (is_target && (action == KILL || (action == HALVE && strcmp(kind, "write")))) die();
     pthread_mutex_unlock(&mutex);
     return verdict;
 }
@@ -154,10 +134,6 @@ static int opened(int descriptor, int is_ours) {
     return descriptor;
 }
 
-static const char *opening(int flags) {
-    return flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) ? "open to write" : "open";
-}
-
 #define REAL(result, name, ...)                  \
     static result (*real)(__VA_ARGS__);          \
     if (!real) real = dlsym(RTLD_NEXT, #name)
@@ -170,7 +146,7 @@ static const char *opening(int flags) {
         va_end(arguments);                                                \
         REAL(int, name, const char *, int, ...);                          \
         int is_ours = below(path);                                        \
-        if (is_ours && meet(opening(flags)) == REFUSE) return -1;         \
+        if (is_ours && meet() == REFUSE) return -1;         \
         return opened(real(path, flags, mode), is_ours);                  \
     }
 OPEN(open)
@@ -184,7 +160,7 @@ OPEN(open64)
         va_end(arguments);                                                \
         REAL(int, name, int, const char *, int, ...);                     \
         int is_ours = below_at(base, path);                               \
-        if (is_ours && meet(opening(flags)) == REFUSE) return -1;         \
+        if (is_ours && meet() == REFUSE) return -1;         \
         return opened(real(base, path, flags, mode), is_ours);            \
     }
 OPENAT(openat)
@@ -195,11 +171,10 @@ OPENAT(openat64)
     ssize_t name signature {                               \
         REAL(ssize_t, name, SIGNATURE_##name);             \
         if (!ours(descriptor)) return whole;               \
-        enum verdict verdict = meet("write");              \
+        enum verdict verdict = meet();              \
         if (verdict == REFUSE) return -1;                  \
         if (verdict == PROCEED || (size) < 2) return whole;\
         ssize_t written = half;                            \
-        if (action == HALVE) die();                        \
         return written;                                    \
     }
 #define SIGNATURE_write int, const void *, size_t
@@ -216,54 +191,54 @@ WRITE(writev, (int descriptor, const struct iovec *parts, int count),
       real(descriptor, parts, count), real(descriptor, parts, 1), count)
 
 /* Calls that only succeed or fail. */
-#define CALL(result, name, kind, is_ours, signature, types, arguments)  \
+#define CALL(result, name, is_ours, signature, types, arguments)        \
     result name signature {                                             \
         REAL(result, name, types);                                      \
-        if ((is_ours) && meet(kind) == REFUSE) return -1;               \
+        if ((is_ours) && meet() == REFUSE) return -1;               \
         return real arguments;                                          \
     }
 #define TYPES(...) __VA_ARGS__
-CALL(ssize_t, read, "read", ours(descriptor), (int descriptor, void *data, size_t size),
+CALL(ssize_t, read, ours(descriptor), (int descriptor, void *data, size_t size),
      TYPES(int, void *, size_t), (descriptor, data, size))
-CALL(ssize_t, pread, "read", ours(descriptor),
+CALL(ssize_t, pread, ours(descriptor),
      (int descriptor, void *data, size_t size, off_t offset),
      TYPES(int, void *, size_t, off_t), (descriptor, data, size, offset))
-CALL(ssize_t, pread64, "read", ours(descriptor),
+CALL(ssize_t, pread64, ours(descriptor),
      (int descriptor, void *data, size_t size, off64_t offset),
      TYPES(int, void *, size_t, off64_t), (descriptor, data, size, offset))
-CALL(int, ftruncate, "truncate", ours(descriptor), (int descriptor, off_t size),
+CALL(int, ftruncate, ours(descriptor), (int descriptor, off_t size),
      TYPES(int, off_t), (descriptor, size))
-CALL(int, ftruncate64, "truncate", ours(descriptor), (int descriptor, off64_t size),
+CALL(int, ftruncate64, ours(descriptor), (int descriptor, off64_t size),
      TYPES(int, off64_t), (descriptor, size))
-CALL(int, flock, "lock", ours(descriptor), (int descriptor, int operation), TYPES(int, int),
+CALL(int, flock, ours(descriptor), (int descriptor, int operation), TYPES(int, int),
      (descriptor, operation))
-CALL(int, rename, "rename", below(to), (const char *from, const char *to),
+CALL(int, rename, below(to), (const char *from, const char *to),
      TYPES(const char *, const char *), (from, to))
-CALL(int, renameat, "rename", below_at(to_base, to),
+CALL(int, renameat, below_at(to_base, to),
      (int from_base, const char *from, int to_base, const char *to),
      TYPES(int, const char *, int, const char *), (from_base, from, to_base, to))
-CALL(int, renameat2, "rename", below_at(to_base, to),
+CALL(int, renameat2, below_at(to_base, to),
      (int from_base, const char *from, int to_base, const char *to, unsigned flags),
      TYPES(int, const char *, int, const char *, unsigned), (from_base, from, to_base, to, flags))
-CALL(int, link, "link", below(to), (const char *from, const char *to),
+CALL(int, link, below(to), (const char *from, const char *to),
      TYPES(const char *, const char *), (from, to))
-CALL(int, linkat, "link", below_at(to_base, to),
+CALL(int, linkat, below_at(to_base, to),
      (int from_base, const char *from, int to_base, const char *to, int flags),
      TYPES(int, const char *, int, const char *, int), (from_base, from, to_base, to, flags))
-CALL(int, mkdir, "mkdir", below(path), (const char *path, mode_t mode),
+CALL(int, mkdir, below(path), (const char *path, mode_t mode),
      TYPES(const char *, mode_t), (path, mode))
-CALL(int, mkdirat, "mkdir", below_at(base, path), (int base, const char *path, mode_t mode),
+CALL(int, mkdirat, below_at(base, path), (int base, const char *path, mode_t mode),
      TYPES(int, const char *, mode_t), (base, path, mode))
-CALL(int, unlink, "remove", below(path), (const char *path), TYPES(const char *), (path))
-CALL(int, unlinkat, "remove", below_at(base, path), (int base, const char *path, int flags),
+CALL(int, unlink, below(path), (const char *path), TYPES(const char *), (path))
+CALL(int, unlinkat, below_at(base, path), (int base, const char *path, int flags),
      TYPES(int, const char *, int), (base, path, flags))
-CALL(int, rmdir, "remove", below(path), (const char *path), TYPES(const char *), (path))
+CALL(int, rmdir, below(path), (const char *path), TYPES(const char *), (path))
 
 #define SYNC(name)                                                    \
     int name(int descriptor) {                                        \
         REAL(int, name, int);                                         \
         if (!ours(descriptor)) return real(descriptor);               \
-        if (meet("sync") == REFUSE) return -1;                        \
+        if (meet() == REFUSE) return -1;                        \
         int result = real(descriptor);                                \
         keep_synced(descriptor);                                      \
         return result;                                                \
@@ -275,7 +250,7 @@ int close(int descriptor) {
     REAL(int, close, int);
     if (!ours(descriptor)) return real(descriptor);
     is_below[descriptor] = 0;
-    enum verdict verdict = meet("close");
+    enum verdict verdict = meet();
     int result = real(descriptor); /* Linux closes a descriptor even if it reports an error. */
     if (verdict == REFUSE) errno = error_number;
     return verdict == REFUSE ? -1 : result;

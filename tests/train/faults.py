@@ -108,7 +108,7 @@ class Laboratory:
         self, folder: Path, action: int, target=0, error=0, is_sticky=False, store=""
     ) -> tuple[End, int]:
         """Runs with faults.c at work in `folder`. Returns the end, and the number of calls."""
-        arguments = (action, ctypes.c_long(target), error, is_sticky, b"", str(store).encode())
+        arguments = (action, ctypes.c_long(target), error, is_sticky, str(store).encode())
         self._library.faults_arm(str(folder).encode(), *arguments)
         self._calls = 0
         return self.run(folder), self._calls
