@@ -12,7 +12,7 @@ from densenet_jax.data import imagenet
 from densenet_jax.data.archives import naming
 from densenet_jax.data.encoded import Pictures
 from densenet_jax.data.pictures import MAX_PIXELS, decode
-from densenet_jax.data.stream import cores
+from densenet_jax.data.workers import cores
 from densenet_jax.errors import InputError, counted
 from densenet_jax.files import sync
 

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import os
 import queue
 import threading
 import time
@@ -24,6 +23,7 @@ from densenet_jax.data.batches import PADDING, epoch_order, in_batches
 from densenet_jax.data.encoded import Pictures
 from densenet_jax.data.pictures import MAX_PIXELS, CentralCrop, decode
 from densenet_jax.data.random_crop import random_crop
+from densenet_jax.data.workers import cores, default_workers
 from densenet_jax.errors import InputError
 
 _CROP = 1  # Ends the seeds of crops: else that of example 0 would be that of the order.
@@ -165,16 +165,6 @@ class Source:
                         f"{sentence}; or skip such pictures: data.skip_broken = True."
                     ) from error
                 logging.getLogger("densenet_jax").warning("skipped: %s", error)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def default_workers() -> int:
-    """Processes to decode with; none on a small host, where threads do as well."""
-    return 0 if cores() <= 4 else min(cores() - 2, 32)
 
 
 def batches(source: Source, workers: int | None) -> grain.DatasetIterator:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import functools
 import re
 
 from flax import nnx
@@ -138,6 +139,7 @@ def create_model(name: str, *, rngs: nnx.Rngs, **overrides) -> nnx.Module:
     return FAMILIES[type(config)](config, rngs=rngs)
 
 
+@functools.cache
 def _named(name: str) -> NetworkConfig:
     if name in OTHERS:
         return OTHERS[name]

@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from densenet_jax.data.stream import cores
+from densenet_jax.data.workers import cores
 from densenet_jax.errors import InputError, counted
 from densenet_jax.files import parse_object, read_object, unfinished_name, write_durably
 from densenet_jax.train.config import base_config, flatten

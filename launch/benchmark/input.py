@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from densenet_jax.data import imagenet, stream
+from densenet_jax.data import imagenet, workers
 from densenet_jax.errors import InputError, RunError, counted, suggest
 from launch import command
 from launch.paths import typed_path
@@ -102,7 +102,7 @@ def write_pictures(folder: Path, count: int) -> None:
 
 
 def _cores(wanted: str | None) -> list[int]:
-    there = stream.cores()
+    there = workers.cores()
     if wanted is None:
         return sorted({*(2**i for i in range(there.bit_length()) if 2**i <= there), there})
     try:

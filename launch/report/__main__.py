@@ -23,7 +23,7 @@ from pathlib import Path
 from densenet_jax.errors import InputError, counted
 from launch import command
 from launch.paths import typed_path
-from launch.report import heat_map, memory, panels, profile, results, sweep, tables
+from launch.report import memory, panels, results, sweep, tables
 from launch.report.contact_sheet import contact_sheet
 from launch.report.figures import FIGURES
 from launch.report.plot import plot_table
@@ -72,8 +72,12 @@ def _report(args: argparse.Namespace, found: Found) -> str:
             print(results.write(runs, folder, out, args.readme))
         elif name == "keep":
             results.keep(runs, folder, out)
+        elif name == "sweep":
+            print(sweep.write(runs, out))
         else:
-            print((sweep if name == "sweep" else profile).write(runs, out))
+            from launch.report import profile  # Imports Orbax and Grain, which takes a second.
+
+            print(profile.write(runs, out))
         return f"{counted(len(runs), 'run')} finished"
     out.mkdir(parents=True, exist_ok=True)
     if name in tables.TABLES:
@@ -101,6 +105,8 @@ def _table(name: str, runs: list[Run], out: Path) -> str:
 
 def _figure(name: str, runs: list[Run], plans: list[dict], out: Path) -> str:
     if name == "fig6":
+        from launch.report import heat_map  # Imports Orbax, which takes half a second.
+
         rows = heat_map.fig6(runs)
         heat_map.draw_fig6(rows, out)
         heat_map.write_csv(rows, out / "fig6.csv")
