@@ -6,12 +6,14 @@ A crash or a power loss leaves the old content or the new, never a part.
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from densenet_jax.errors import InputError, UnsupportedFile
 
 MAX_JSON_BYTES = 2**24  # Of one JSON file or line; 1000 classes of 100 characters take 0.1 MB.
+MAX_JSON_DEPTH = 100  # Of objects and lists in one another; those of a run are 4 deep.
 # What a path can name beside a regular file; reading most of these would wait for ever.
 _OTHER_KINDS = {
     stat.S_IFDIR: "a directory",
@@ -104,7 +106,9 @@ def read_object(path: Path) -> dict | None:
     Raises InputError if the file holds anything else, or cannot be read.
     """
     try:
-        return parse_object(read_regular(path, MAX_JSON_BYTES))
+        found = parse_object(read_regular(path, MAX_JSON_BYTES))
+        _check_depth(found)
+        return found
     except (FileNotFoundError, NotADirectoryError):
         return None
     except InputError:
@@ -115,3 +119,18 @@ def read_object(path: Path) -> dict | None:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): restore or remove it") from error
+
+
+def _check_depth(values: dict) -> None:
+    """Raises ValueError if values are nested so deeply that code which walks along them fails."""
+    level = [values]
+    for _ in range(MAX_JSON_DEPTH):
+        if not level:
+            return
+        inner = [value for values in level for value in _inside(values)]
+        level = [value for value in inner if isinstance(value, dict | list)]
+    raise ValueError(f"its values are nested more than {MAX_JSON_DEPTH} deep")
+
+
+def _inside(values: dict | list) -> Iterable:
+    return values.values() if isinstance(values, dict) else values

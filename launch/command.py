@@ -52,6 +52,11 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     2 for a user's mistake, 3 for a run that its machine cut off, 4 for a run that failed, 75 for a
     run that received a signal to stop and saved itself.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # Of `launch`, while it was imported.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # Closed: the next file to be opened would take its place.
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal lacks, or a file name that is no text, must not end the
         # command after its work.
@@ -147,7 +152,10 @@ def _shorter(hook: Callable, failed: threading.Event, args) -> None:
     """
     if isinstance(args.exc_value, RuntimeError) and "loop is closed" in str(args.exc_value):
         return
-    if not isinstance(args.exc_value, OSError):
+    if isinstance(args.exc_value, KeyboardInterrupt):
+        # A callback dropped it, such as JAX's for the garbage collector: again, once it is over.
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    elif not isinstance(args.exc_value, OSError):
         hook(args)
     elif args.exc_value.strerror and not failed.is_set():
         print(f"in the background: {args.exc_value.strerror}", file=sys.stderr)

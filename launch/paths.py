@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, printable
 
 
 def expanded(text: str) -> Path:
@@ -18,6 +18,8 @@ def expanded(text: str) -> Path:
 
 def typed_path(text: str) -> Path:
     """Reads a path from the command line, as the `type` of an argument of argparse."""
+    if printable(text) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} has control characters: name it without them")
     if not text:
         raise argparse.ArgumentTypeError("the path is empty: name a file or a directory")
     try:

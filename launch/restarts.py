@@ -9,10 +9,10 @@ import sys
 import time
 
 from densenet_jax.errors import INTERRUPTED_STATUS
+from densenet_jax.train.preemption import STOP_SIGNALS
 
 _PAUSE_SECONDS = 1
 _POLL_SECONDS = 0.5
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # Of <sys/prctl.h>.
 
 
@@ -32,7 +32,7 @@ def supervise(command: list[str], restarts: int, stop_timeout: float = math.inf)
         if child:
             child.send_signal(number)
 
-    for number in _FORWARDED:
+    for number in STOP_SIGNALS:
         signal.signal(number, forward)
     for restart in range(1, restarts + 2):
         child = _start(command)

@@ -8,10 +8,8 @@ from pathlib import Path
 from densenet_jax.errors import InputError
 from densenet_jax.files import open_regular, parse_object, read_object
 from densenet_jax.train.config import base_config, check_none, defaults, flatten
-from densenet_jax.train.record import RunDirectory, with_tuples
+from densenet_jax.train.record import RunDirectory, is_number, with_tuples
 
-# What every report needs of a result.
-_RESULT_TYPES = dict(test_error=int | float, epochs=int, params=int, seed=int, model=str, data=str)
 _BLOCK_BYTES = 2**16  # Of a metrics file, read at a time.
 
 
@@ -22,18 +20,6 @@ def find_files(folder: Path, name: str) -> Iterator[Path]:
             directories.remove("checkpoints")  # Thousands of files.
         if name in files:
             yield Path(path) / name
-
-
-def result(folder: Path) -> dict | None:
-    """Returns the result of a finished run, or None. Raises InputError if it is damaged."""
-    path = folder / "result.json"
-    found = read_object(path)
-    for key, kind in _RESULT_TYPES.items():
-        if found is not None and not isinstance(found.get(key), kind):
-            raise InputError(
-                f"{path} is damaged ({key} is {found.get(key)!r}): restore or remove it"
-            )
-    return found
 
 
 def flat_config(folder: Path) -> dict | None:
@@ -106,8 +92,9 @@ def _metrics_line(text: bytes, path: Path) -> dict:
         line = parse_object(text)
         if not isinstance(line.get("epoch"), int):
             raise ValueError("a line without an epoch")
-        if not isinstance(line.get("test_error", 0.0), int | float):
-            raise ValueError(f"test_error is {line['test_error']!r}")
+        for name in ("epoch", "test_error"):
+            if not is_number(line.get(name, 0)):
+                raise ValueError(f"{name} is {line[name]!r:.50}")
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): restore or remove it") from error
     return line

@@ -1,15 +1,15 @@
 """Checkpoints of a run, through Orbax.
 
     checkpoints/STEP/state/       the train state: nested dicts of arrays (OCDBT)
-    checkpoints/STEP/progress/    a JSON object: `format`, `progress`, `best` (the step of the best
-                                  checkpoint) and `arrays` (the SHA-256 of each array)
+    checkpoints/STEP/progress/    a JSON object: `format`, `progress`, `step`, `best` (the step of
+                                  the best checkpoint) and `arrays` (the SHA-256 of each array)
     checkpoints/STEP/SHA256SUMS   of the files in those two, as `sha256sum --check` reads it
     checkpoints/STEP.damaged/     a checkpoint that could not be read, and was set aside
 
 STEP is the number of steps trained. A checkpoint is written under another name, read back, put on
 disk and then renamed. It holds global arrays: any number of devices and processes can resume from
-it. All of this stays as it is for as long as `FORMAT` does; early checkpoints lack `best` and
-`arrays`.
+it. All of this stays as it is for as long as `FORMAT` does; early checkpoints lack `step`, `best`
+and `arrays`.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import errno
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,6 +78,7 @@ class Checkpoints:
             read_only=read_only,
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self._seal,
+                barrier_sync_fn=_wait_for_processes,
                 # Orbax waits by the time of day, which may be set while it does.
                 timeout_secs=10**7,
                 create_directories_asynchronously=False,
@@ -120,13 +122,16 @@ class Checkpoints:
                 self._check_room(jax.tree.leaves(arrays))
             self._structure = jax.tree.map(lambda _: 0, arrays)
             self._digests = digests(arrays)
-            record = {"format": FORMAT, "progress": progress, "best": best, "arrays": self._digests}
-            self._manager.save(
+            record = {"format": FORMAT, "progress": progress, "step": self._saving}
+            record |= {"best": best, "arrays": self._digests}
+            is_begun = self._manager.save(
                 self._saving,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(record)
                 ),
             )
+            if not is_begun:
+                raise RuntimeError(f"Orbax does not save step {self._saving} after {self.steps()}")
 
     def wait(self) -> None:
         """Returns when all checkpoints are on disk. Raises Interrupted if one cannot be written."""
@@ -244,6 +249,8 @@ class Checkpoints:
                     f"{record['format']}, but this version reads {FORMAT}: use the version of "
                     "densenet_jax that wrote it."
                 )
+            if (saved := record.get("step", step)) != step:
+                raise Unreadable(f"it is the checkpoint of step {saved}")
             return record
 
     def _checked(self, step: int, read: Callable[[int], Read], record: dict[str, Any]) -> Read:
@@ -302,6 +309,15 @@ class Checkpoints:
                 f"cannot write a checkpoint to {self._folder} ({reason}); {kept}. Mend that and "
                 "give the same command again."
             ) from error
+
+
+def _wait_for_processes(*, key: str, timeout_ms: int) -> None:
+    """Waits until all processes come here; but not after an error, of which they do not know.
+
+    They wait for this process elsewhere. Once it reports its error and ends, they end as well.
+    """
+    if sys.exc_info()[1] is None:
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import math
 import time
 from pathlib import Path
@@ -9,20 +11,23 @@ from typing import NoReturn
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import InputError, Preempted, RunError, counted
 from densenet_jax.train.checkpoint import Checkpoints
-from densenet_jax.train.config import check_config
+from densenet_jax.train.config import check_config, flatten
 from densenet_jax.train.failures import telling_of_failures
 from densenet_jax.train.feed import TEN
 from densenet_jax.train.lock import RunLock
 from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.progress import Reporter
-from densenet_jax.train.record import RunDirectory, best_epoch
+from densenet_jax.train.record import RunDirectory, best_epoch, differing, versions
 from densenet_jax.train.step import Sums, TrainState
 from densenet_jax.train.tensorboard import event_log
 from densenet_jax.train.trainer import Trainer, means, memory_bytes
+
+_SETTINGS_BYTES = 2**16  # In which processes compare theirs; a config takes about 3000.
 
 
 def fit(config: ConfigDict, workdir: str | Path) -> dict:
@@ -44,6 +49,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
     run.check(config)
     if result := run.result():
         return result
+    _check_processes(config, run.path)
     run.check_writable()
     with telling_of_failures(run), RunLock(run.path) as lock:
         run.check(config)  # Again, because another run may have been there until now.
@@ -53,6 +59,26 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
             result = _fit(trainer, run, lock, preemption)
             run.finish(result)
     return result
+
+
+def _check_processes(config: ConfigDict, workdir: Path) -> None:
+    """Raises InputError if the processes of this run were started with different settings."""
+    if jax.process_count() == 1:
+        return
+    given = {"workdir": str(workdir.absolute()), **flatten(config)}
+    given |= {f"version of {name}": v for name, v in versions("densenet_jax", "jax").items()}
+    text = json.dumps(given, default=str).encode()
+    if len(text) > _SETTINGS_BYTES:
+        text = json.dumps({"config": hashlib.sha256(text).hexdigest()}).encode()
+    padded = np.frombuffer(text.ljust(_SETTINGS_BYTES), np.uint8)
+    first, *others = map(json.loads, map(bytes, multihost_utils.process_allgather(padded)))
+    for process, other in enumerate(others, 1):
+        if keys := differing(first, other):
+            found = (f"{key} ({first.get(key)!r} and {other.get(key)!r})" for key in keys)
+            raise InputError(
+                f"process 0 and process {process} have different settings: {', '.join(found)}; "
+                "give every process the same command and version"
+            )
 
 
 def _fit(trainer: Trainer, run: RunDirectory, lock: RunLock, preemption: Preemption) -> dict:

@@ -25,6 +25,8 @@ def write_sums(folder: Path) -> None:
 
 def check_sums(folder: Path) -> None:
     """Raises Unreadable if a file of a checkpoint is not as it was written."""
+    if not (folder / SUMS).is_file():
+        raise Unreadable(f"{SUMS} is missing")
     try:
         lines = (folder / SUMS).read_text(errors="replace").splitlines()
         expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}

@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from densenet_jax.errors import Interrupted
-from densenet_jax.files import sync
+from densenet_jax.files import check_regular, open_regular, sync
 
 NAME = ".lock"
 # A status command may hold the lock for a moment, and a killed run frees it with a delay.
@@ -41,7 +41,8 @@ class RunLock:
     Only the first process of a run holds the lock; the others learn whether it was free. If the
     directory is still empty at the end, it is removed again.
 
-    Raises Interrupted on entry if another run holds the directory.
+    On entry it raises Interrupted if another run holds the directory, and InputError if the lock
+    is no regular file.
     """
 
     def __init__(self, directory: Path):
@@ -101,6 +102,8 @@ class RunLock:
         if not self._directory.exists():
             self._directory.mkdir(parents=True, exist_ok=True)
             sync(self._directory.parent)
+        with contextlib.suppress(FileNotFoundError):
+            check_regular(self._path)
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(self._path.open("a+"))
             try:
@@ -135,7 +138,7 @@ class RunLock:
 def is_locked(path: Path) -> bool:
     """Returns whether a process holds the lock file at `path`, as far as this host can see."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 # Schedulers send SIGTERM before they take a machine away, a closed terminal sends SIGHUP, and
 # Ctrl-C sends SIGINT.
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class Preemption:
@@ -30,7 +30,8 @@ class Preemption:
         self._alone = jax.process_count() == 1
         # Python takes signals in its main thread only.
         is_main = threading.current_thread() is threading.main_thread()
-        self._listened = [s for s in _SIGNALS if is_main and (self._alone or s != signal.SIGTERM)]
+        listened = set(STOP_SIGNALS) - (set() if self._alone else {signal.SIGTERM})
+        self._listened = listened if is_main else set()
 
     def __enter__(self) -> "Preemption":
         self._previous = {number: signal.signal(number, self._note) for number in self._listened}

@@ -20,8 +20,14 @@ import jax
 from ml_collections import ConfigDict
 
 from densenet_jax.data.workers import cores
-from densenet_jax.errors import InputError, counted
-from densenet_jax.files import parse_object, read_object, unfinished_name, write_durably
+from densenet_jax.errors import InputError, UnsupportedFile, counted
+from densenet_jax.files import (
+    parse_object,
+    read_object,
+    read_regular,
+    unfinished_name,
+    write_durably,
+)
 from densenet_jax.train.config import base_config, flatten
 
 PACKAGES = (
@@ -32,6 +38,16 @@ PACKAGES = (
 _UNUSABLE = "*?[\\"
 # Files of others that may lie in a new run directory: of editors, desktops, NFS and loggers.
 _STRAYS = (".*", "*~", "#*#", "*.log", "*.out", "*.err", "*.tfevents.*")
+_FILES = ("config.json", "model.json", "environment.json", "metrics.jsonl", "result.json")
+MAX_METRICS_BYTES = 2**30  # A line of an epoch has about 230.
+# What commands need of a result.
+_RESULT_TYPES = {
+    **dict.fromkeys(("model", "data"), str),
+    **dict.fromkeys(("seed", "epochs", "params"), int),
+    **dict.fromkeys(("test_error", "train_seconds", "images_per_second"), int | float),
+    "input_wait_seconds": int | float,
+}
+_MOST = 2**53  # Of a number in a result.
 # Where the data lie and who reads them is not what the run is: it may go on where it is otherwise.
 _NOT_COMPARED = ("data.directory", "data.workers", "data.skip_broken", "data.max_pixels")
 
@@ -53,8 +69,18 @@ class RunDirectory:
         return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
 
     def result(self) -> dict | None:
-        """The result of a finished run, or None."""
-        return read_object(self.path / "result.json")
+        """The result of a finished run, or None. Raises InputError if it is damaged."""
+        path = self.path / "result.json"
+        if (found := read_object(path)) is None:
+            return None
+        early = {"input_wait_seconds": 0.0}  # Lack this.
+        for key, value in (dict.fromkeys(_RESULT_TYPES) | early | found).items():
+            is_of_type = isinstance(value, _RESULT_TYPES.get(key, object))
+            if not is_of_type or (isinstance(value, int | float) and not is_number(value)):
+                raise InputError(
+                    f"{path} is damaged ({key} is {value!r:.50}): restore or remove it"
+                )
+        return found
 
     def config(self) -> ConfigDict:
         """The config of the run; keys that are younger than it have their defaults.
@@ -96,14 +122,11 @@ class RunDirectory:
                 )
             return
         old, new = flatten(self.config()), flatten(config)
-        differing = [
-            f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key not in _NOT_COMPARED
-        ]
-        if differing:
+        if found := [
+            f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)" for key in differing(old, new)
+        ]:
             raise InputError(
-                f"workdir {self.path} belongs to a run of another config: {', '.join(differing)}; "
+                f"workdir {self.path} belongs to a run of another config: {', '.join(found)}; "
                 "name another folder, or set those keys as they were."
             )
 
@@ -138,8 +161,8 @@ class RunDirectory:
         """
         if jax.process_index() == 0:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in self.path.glob(unfinished_name("*")):
-                path.unlink()
+            for name in _FILES:
+                (self.path / unfinished_name(name)).unlink(missing_ok=True)
         self._write("config.json", json.loads(config.to_json_best_effort()))
         self._write("model.json", model)
         self._write("environment.json", environment())
@@ -149,10 +172,8 @@ class RunDirectory:
 
         Raises InputError if a line is damaged.
         """
-        path = self.path / "metrics.jsonl"
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        found = []
-        for number, line in enumerate(lines, 1):
+        path, found = self.path / "metrics.jsonl", []
+        for number, line in enumerate(self._metrics_bytes().split(b"\n")[:-1], 1):
             try:
                 found.append(parse_object(line))
             except ValueError as error:
@@ -178,7 +199,12 @@ class RunDirectory:
         if jax.process_index() > 0:
             return
         path, expected = self.path / "metrics.jsonl", "".join(map(_as_line, lines)).encode()
-        found = path.read_bytes() if path.exists() else b""
+        found = self._metrics_bytes()
+        if found and not lines:
+            logging.getLogger(__name__).warning(
+                "%s has %s, but there is no checkpoint: training begins with the first epoch",
+                *(path, counted(found.count(b"\n"), "line")),
+            )
         if not found.startswith(expected):
             kept = free_name(path, "damaged")
             if path.exists():
@@ -190,6 +216,15 @@ class RunDirectory:
             )
         if found != expected or not path.exists():
             write_durably(path, expected)
+
+    def _metrics_bytes(self) -> bytes:
+        path = self.path / "metrics.jsonl"
+        try:
+            return read_regular(path, MAX_METRICS_BYTES)
+        except FileNotFoundError:
+            return b""
+        except UnsupportedFile as error:
+            raise InputError(f"{path} {error}") from error
 
     def finish(self, result: dict) -> None:
         self._write("result.json", result)
@@ -203,6 +238,17 @@ class RunDirectory:
 
     def _entries(self) -> list[Path]:
         return sorted(self.path.iterdir()) if self.path.exists() else []
+
+
+def differing(first: dict, second: dict) -> list[str]:
+    """Returns the keys of two flat configs whose values make them other runs."""
+    keys = sorted((first.keys() | second.keys()) - set(_NOT_COMPARED))
+    return [key for key in keys if first.get(key) != second.get(key)]
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` can be a number of a result: finite, and not larger than any of them."""
+    return isinstance(value, int | float) and abs(value) <= _MOST
 
 
 def check_path(workdir: Path) -> None:

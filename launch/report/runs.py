@@ -14,6 +14,7 @@ from densenet_jax.files import read_object
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.train.record import RunDirectory
 from launch import stored
 
 # What two runs may differ in and yet follow the same protocol.
@@ -114,7 +115,7 @@ def find_runs(folder: Path) -> Found:
 
 def _read(path: Path) -> Run | None:
     """Reads a run, or None if it is not finished. Raises InputError if a file is damaged."""
-    result = stored.result(path)
+    result = RunDirectory(path).result()
     if result is None:
         return None
     config, environment = stored.flat_config(path), read_object(path / "environment.json")

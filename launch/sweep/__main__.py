@@ -70,7 +70,9 @@ def main(argv: list[str] | None = None) -> None:
     if unusable or failed:
         print("\n".join(filter(None, [unusable, failed])), file=sys.stderr)
     if failed:
-        raise RunError("points failed, see above: try them again with --retry")
+        raise RunError(
+            "points failed, see above: correct their settings, or try them again with --retry"
+        )
     if unusable:
         raise InputError("points cannot be used, see above: mend or move their directories")
 

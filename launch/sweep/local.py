@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO
 
+from densenet_jax.errors import Preempted, counted
+from densenet_jax.train.preemption import STOP_SIGNALS
 from launch.sweep.points import ROOT, Point
 
 _POLL_SECONDS = 0.2
@@ -53,16 +55,24 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
 def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Runs `points`, up to `args.parallel` at a time (0: as many as there are devices or cores).
 
-    What becomes of one leaves the others alone. Interrupted, it tells all to save and stop.
+    What becomes of one leaves the others alone. Raises Preempted after SIGTERM, SIGHUP or Ctrl-C,
+    once all have saved and stopped; a second Ctrl-C does not wait for that.
     """
     parallel = args.parallel
     slots = devices()
     slots = [slots[i % len(slots)] for i in range(parallel)] if parallel else slots
     # However few points are left: on more cores XLA sums in another order, to other bits.
     cores = _shares(sorted(os.sched_getaffinity(0)), len(slots))
-    waiting, running = list(points), {}
+    waiting, running, received = list(points), {}, []
+
+    def note(number: int, _) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
-        while waiting or running:
+        while (waiting or running) and not received:
             free = [i for i in range(len(slots)) if i not in running]
             for i in free[: len(waiting)]:
                 point = waiting.pop(0)
@@ -82,6 +92,14 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
             process.send_signal(signal.SIGTERM)
         for point, process in running.values():
             _note_exit(point, process.wait())
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        raise Preempted(
+            f"received {signal.Signals(received[0]).name}, and told "
+            f"{counted(len(running), 'running point')} to save and stop. Run the same command "
+            "again to resume"
+        )
 
 
 def _start(point: Point, environment: dict, cores: list[int]) -> subprocess.Popen | None:

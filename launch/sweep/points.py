@@ -21,6 +21,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import INTERRUPTED_STATUS, PREEMPTED_STATUS, InputError
+from densenet_jax.files import open_regular
 from densenet_jax.train.config import PATHS, check_config, flatten
 from densenet_jax.train.lock import NAME as LOCK
 from densenet_jax.train.lock import is_locked
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 # negative as Python reports them.
 _INTERRUPTIONS = (INTERRUPTED_STATUS, PREEMPTED_STATUS, 128 + 9, 128 + 15)
 _LOG_END = 2000  # Bytes of a log to look at.
+_EXIT_BYTES = 16  # Of an exit status.
 # Kubernetes takes names of 63 characters, and adds -worker-0-31-abcde to those of its pods.
 _LABEL_CHARACTERS = 45
 _DIGEST_CHARACTERS = 8
@@ -115,7 +117,7 @@ class Point:
     def look(self) -> Look:
         """Reads each file of the point once. A damaged file is a problem, not an exception."""
         try:
-            result = stored.result(self.workdir)
+            result = RunDirectory(self.workdir).result()
             state, problem = self._state(result)
             newest = stored.metrics_backwards(self.workdir)
             last = next(newest, None)
@@ -165,7 +167,10 @@ class Point:
     def exit_status(self) -> int | None:
         """Of its last try; None if it is not known."""
         path = self.file("exit")
-        text = path.read_bytes().strip() if path.exists() else b""
+        if not path.exists():
+            return None
+        with open_regular(path) as file:
+            text = file.read(_EXIT_BYTES).strip()
         return int(text) if re.fullmatch(rb"-?\d{1,3}", text) else None
 
     def last_lines(self, count: int) -> list[str]:
@@ -173,7 +178,7 @@ class Point:
         path = self.file("log")
         if not path.exists():
             return []
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - _LOG_END))
             return file.read().decode(errors="replace").splitlines()[-count:]
 

@@ -75,7 +75,7 @@ def _write_run(point: Point, described: str, is_finished: bool, lines: int) -> N
         result = line(_EPOCHS, error) | {"model": config.model.name, "data": config.data.name}
         result |= {"official_data": True, "epochs": _EPOCHS, "seed": config.seed}
         result |= {"params": int(1000 * config.model.growth_rate * config.model.compression)}
-        result |= {"images_per_second": 3325.5, "step_temp_bytes": 11543744}
+        result |= {"train_seconds": 5.4, "images_per_second": 3325.5, "step_temp_bytes": 11543744}
         RunDirectory(workdir).finish(result)
         point.file("exit").parent.mkdir(exist_ok=True)
         point.file("exit").write_text("0\n")

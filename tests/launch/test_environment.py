@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -29,6 +31,42 @@ for main in (train.main, plan.main):
     except SystemExit as end:
         assert end.code == 0
 """
+
+
+# Ctrl-C while a command is imported, or while a callback runs, which drops exceptions.
+EARLY_CTRL_C = """
+import gc, os, signal, sys, time
+sys.argv = ["-m"]
+import launch
+if "{when}" == "import":
+    os.kill(os.getpid(), signal.SIGINT)
+from launch import command
+
+def main(argv):
+    signals = [signal.SIGINT]
+    gc.callbacks.append(lambda *_: signals and os.kill(os.getpid(), signals.pop()))
+    gc.collect()
+    time.sleep(10)
+    raise AssertionError("Ctrl-C was dropped")
+
+sys.exit(command.run(main))
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "status", "said"), [("import", -2, ""), ("callback", 130, "interrupted\n")]
+)
+def test_an_early_ctrl_c_ends_a_command(when, status, said):
+    process = small.start("-c", EARLY_CTRL_C.format(when=when))
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output, errors) == (status, "", said)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(tmp_path, closed):
+    command = f"exec {sys.executable} -m launch.report table2 --out {tmp_path}/report {closed}"
+    subprocess.run(["sh", "-c", command], cwd=small.ROOT, check=True, capture_output=True)
+    assert "DenseNet-BC" in (tmp_path / "report" / "table2.md").read_text()
 
 
 def test_devices_that_are_not_there(tmp_path):

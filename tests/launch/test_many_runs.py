@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import sys
 import tracemalloc
 from pathlib import Path
@@ -162,6 +163,14 @@ def change_epochs(workdir: Path) -> None:
     (workdir / "config.json").write_text(text.replace('"epochs": 20', '"epochs": 7'))
 
 
+def set_result(**values):
+    def damage(workdir: Path) -> None:
+        path = workdir / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return damage
+
+
 NAME = "growth_rate=4_compression=1.0"
 # What is done to a run: the words of its sentence, and whether reports leave the run out.
 DAMAGES = {
@@ -170,13 +179,21 @@ DAMAGES = {
     "config values": (write("config.json", b'{"epochs": "many"}'), "config.json is damaged", True),
     "config directory": (replace_by_directory("config.json"), "config.json is a directory", True),
     "result": (write("result.json", b"{"), "result.json is damaged", True),
-    "result values": (write("result.json", b"{}"), "test_error is None", True),
+    "result values": (write("result.json", b"{}"), "(model is None)", True),
+    "result infinite": (set_result(test_error=math.inf), "(test_error is inf)", True),
+    "result no number": (set_result(test_error=math.nan), "(test_error is nan)", True),
+    "result too large": (set_result(epochs=10**400), "(epochs is 1000", True),
     "deep": (write("result.json", b"[" * 100_000), "result.json is damaged", True),
     "metrics": (write("metrics.jsonl", b"\xff\xfe\n"), "metrics.jsonl is damaged", False),
+    "metrics no number": (
+        write("metrics.jsonl", b'{"epoch": 1, "test_error": NaN}\n'),
+        "test_error is nan",
+        False,
+    ),
     "metrics values": (write("metrics.jsonl", b'{"a": 1}\n'), "a line without an epoch", False),
     "other files": (empty_directory_with("notes.txt"), "holds other files", False),
     "other config": (change_epochs, "belongs to a run of another config: epochs (7", False),
-    "exit": (replace_by_directory(f"../logs/{NAME}.exit"), ".exit: Is a directory", False),
+    "exit": (replace_by_directory(f"../logs/{NAME}.exit"), ".exit is a directory", False),
 }
 
 

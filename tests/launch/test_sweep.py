@@ -125,6 +125,26 @@ def states(spec, folder):
     return {point.name: point.state() for point in load_points(spec, folder / "sweep")}
 
 
+def test_a_stopped_sweep_stops_its_points(write, tmp_path):
+    spec, folder = write(SEEDS, epochs=100_000), tmp_path / "sweep"
+    argv = ("-m", "launch.sweep", "--sweep", spec, "--workdir", folder, "--parallel", "1")
+    process = small.start(*argv)
+    (point, *_) = load_points(spec, folder)
+    while not RunDirectory(point.workdir).metrics():
+        time.sleep(0.1)
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert errors == (
+        "received SIGTERM, and told 1 running point to save and stop. "
+        "Run the same command again to resume\n"
+    )
+    expected = {"seed=0": "interrupted", "seed=1": "waiting", "seed=2": "waiting"}
+    assert states(spec, tmp_path) == expected
+    assert point.exit_status() == 75 and "saved step" in "".join(point.last_lines(3))
+
+
 def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
     """One point is killed, and completed by the next call, which leaves the others alone."""
     spec = write(SEEDS, epochs=30)

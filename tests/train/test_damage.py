@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_checkpoint import empty, make_state
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, Interrupted
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
 from densenet_jax.train.integrity import SUMS
@@ -146,3 +146,21 @@ def test_evaluation_tells_and_touches_nothing(copied_run, capsys, caplog):
     assert f"going back to that of step {step}" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert small.snapshot(copied_run) == before
+
+
+def test_a_checkpoint_under_the_name_of_another_step(copied_run, caplog):
+    metrics = (copied_run / "metrics.jsonl").read_bytes()
+    (copied_run / "result.json").unlink()
+    last = newest(copied_run)
+    shutil.copytree(last, last.with_name("900000"))
+    shutil.rmtree(last)
+    fit(small.config(), copied_run)
+    assert f"step 900000 cannot be read (it is the checkpoint of step {last.name})" in caplog.text
+    assert (copied_run / "metrics.jsonl").read_bytes() == metrics
+    assert newest(copied_run) == last
+
+
+def test_a_save_that_orbax_skips_is_told(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "checkpoints")
+    with Checkpoints(folder) as checkpoints, pytest.raises(Interrupted, match="does not save"):
+        checkpoints.save(make_state(OLDER + 1), {})

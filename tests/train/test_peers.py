@@ -18,11 +18,10 @@ def start(tmp_path):
     """Starts process `process` of an endless run."""
     started = []
 
-    def start(process, processes, address, *arguments, timeout=TIMEOUT_SECONDS):
+    def start(process, processes, address, *arguments, timeout=TIMEOUT_SECONDS, **settings):
         flags = f"--processes={processes}", f"--process={process}", f"--timeout={timeout}"
-        command = small.start_train(
-            tmp_path / "run", *ENDLESS, f"--coordinator={address}", *flags, *arguments
-        )
+        flags += (f"--coordinator={address}", *arguments)
+        command = small.start_train(tmp_path / "run", *ENDLESS, *flags, **settings)
         started.append(command)
         return command
 
@@ -98,6 +97,47 @@ def test_a_mistake_in_one_process_ends_both_with_its_status(start):
     other = start(0, 2, address, timeout=60)
     assert "batch_size" in error_of(wrong, status=2)
     assert "process 1 of 2 ended with status 2: see its message" in error_of(other, status=2)
+
+
+def test_other_settings_in_one_process_end_both(start):
+    address = small.free_address()
+    arguments = [(), ("--config.learning_rate=0.3", "--config.seed=1")]
+    for process in [start(i, 2, address, *arguments[i], timeout=60) for i in range(2)]:
+        assert error_of(process, status=2).startswith(
+            "error: process 0 and process 1 have different settings: learning_rate (0.1 and 0.3), "
+            "seed (0 and 1); give every process the same command"
+        )
+
+
+# Runs `launch.train`, in which a checkpoint cannot be written.
+FULL_DISK = """
+import errno, resource, sys
+from densenet_jax.train import checkpoint
+from launch import command, train
+
+def fail(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+def save(*arguments, save=checkpoint.Checkpoints.save, **settings):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    save(*arguments, **settings)
+
+if "{process}" == "0":  # While it finishes what all have written.
+    checkpoint.write_sums = fail
+else:  # While it writes its part.
+    checkpoint.Checkpoints.save = save
+sys.exit(command.run(train.main))
+"""
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_checkpoint_that_one_process_cannot_write_ends_both(start, process):
+    address = small.free_address()
+    program = "-c", FULL_DISK.format(process=process)
+    broken = start(process, 2, address, timeout=60, program=program)
+    other = start(1 - process, 2, address, timeout=60)
+    assert "cannot write a checkpoint" in error_of(broken)
+    assert f"process {process} of 2 ended with status 3: see its message" in error_of(other)
 
 
 def test_mistakes_that_are_known_at_once(start):

@@ -1,6 +1,7 @@
 """What a run directory holds is checked: metrics against the checkpoint, files of others, paths."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from test_checkpoint import empty, make_state
 
 from densenet_jax.errors import InputError
 from densenet_jax.files import MAX_JSON_BYTES
+from densenet_jax.train import record
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
@@ -86,6 +88,7 @@ def test_an_early_checkpoint_without_metrics_needs_the_file(tmp_path):
         (b"\xff\xfe\x00", "can't decode"),
         (b"{", "Expecting"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' * 101 + b"1" + b"}" * 101, "nested more than 100 deep"),
     ],
 )
 def test_garbage_is_one_sentence(copied_run, name, content, reason):
@@ -107,11 +110,40 @@ def test_bytes_of_a_json_file(copied_run):
         RunDirectory(copied_run).config()
 
 
-def test_a_fifo_is_not_waited_for(copied_run):
-    (copied_run / "config.json").unlink()
-    os.mkfifo(copied_run / "config.json")
-    with pytest.raises(InputError, match=r"config\.json is a named pipe, not a regular file"):
-        RunDirectory(copied_run).config()
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", ".lock"])
+def test_a_fifo_is_not_waited_for(copied_run, name):
+    (copied_run / "result.json").unlink()
+    (copied_run / name).unlink(missing_ok=True)
+    os.mkfifo(copied_run / name)
+    with pytest.raises(InputError, match=rf"{name} is a named pipe, not a regular file"):
+        fit(small.config(), copied_run)
+
+
+def test_bytes_of_metrics(copied_run, monkeypatch):
+    run, size = RunDirectory(copied_run), (copied_run / "metrics.jsonl").stat().st_size
+    monkeypatch.setattr(record, "MAX_METRICS_BYTES", size)
+    assert len(run.metrics()) == 4
+    monkeypatch.setattr(record, "MAX_METRICS_BYTES", size - 1)
+    with pytest.raises(InputError, match=r"metrics\.jsonl has .* bytes, more than the limit"):
+        run.metrics()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("test_error", None, "None"),
+        ("test_error", "5.0", "'5.0'"),
+        ("test_error", math.nan, "nan"),
+        ("epochs", 10**400, "1000"),
+        ("train_seconds", math.inf, "inf"),
+        ("broken_pictures", -math.inf, "-inf"),
+    ],
+)
+def test_values_of_a_result(copied_run, key, value, shown):
+    path = copied_run / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(InputError, match=rf"result.json is damaged \({key} is {shown}"):
+        RunDirectory(copied_run).result()
 
 
 def test_a_damaged_line_of_metrics_is_named(copied_run):
