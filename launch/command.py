@@ -45,13 +45,17 @@ from launch import experiment, peers
 from launch.cache import cache_directory
 from launch.paths import expanded
 
+STATUSES = f"""exit status:
+  0    done
+  2    a mistake in the command or in a file; nothing was started
+  {INTERRUPTED_STATUS}    the machine cut the run off; the same command resumes it
+  {FAILED_STATUS}    the run failed, and would fail again
+  {PREEMPTED_STATUS}   stopped by SIGTERM, SIGHUP or Ctrl-C, and saved; the same command resumes it
+  130  ended at once by Ctrl-C"""
+
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
-    """Runs a command; returns its exit status.
-
-    2 for a user's mistake, 3 for a run that its machine cut off, 4 for a run that failed, 75 for a
-    run that received a signal to stop and saved itself.
-    """
+    """Runs a command; returns its exit status, one of `STATUSES`."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # Of `launch`, while it was imported.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -176,7 +180,7 @@ def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argpar
     described = argparse.ArgumentParser(
         prog=started and f"python -m {started.name.removesuffix('.__main__')}",
         description=doc,
-        epilog=_config_help() if with_config else None,
+        epilog="\n\n".join([STATUSES, *([_config_help()] if with_config else [])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -47,7 +47,7 @@ _RESULT_TYPES = {
     **dict.fromkeys(("test_error", "train_seconds", "images_per_second"), int | float),
     "input_wait_seconds": int | float,
 }
-_MOST = 2**53  # Of a number in a result.
+MAX_RESULT = 2**53  # Of a number in a result.
 # Where the data lie and who reads them is not what the run is: it may go on where it is otherwise.
 _NOT_COMPARED = ("data.directory", "data.workers", "data.skip_broken", "data.max_pixels")
 
@@ -248,7 +248,7 @@ def differing(first: dict, second: dict) -> list[str]:
 
 def is_number(value: object) -> bool:
     """Whether `value` can be a number of a result: finite, and not larger than any of them."""
-    return isinstance(value, int | float) and abs(value) <= _MOST
+    return isinstance(value, int | float) and abs(value) <= MAX_RESULT
 
 
 def check_path(workdir: Path) -> None:

@@ -14,7 +14,7 @@ import small
 from test_checkpoint import empty, make_state
 
 from densenet_jax.errors import InputError
-from densenet_jax.files import MAX_JSON_BYTES
+from densenet_jax.files import MAX_JSON_BYTES, MAX_JSON_DEPTH, read_object
 from densenet_jax.train import record
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
@@ -88,7 +88,6 @@ def test_an_early_checkpoint_without_metrics_needs_the_file(tmp_path):
         (b"\xff\xfe\x00", "can't decode"),
         (b"{", "Expecting"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"a": ' * 101 + b"1" + b"}" * 101, "nested more than 100 deep"),
     ],
 )
 def test_garbage_is_one_sentence(copied_run, name, content, reason):
@@ -108,6 +107,14 @@ def test_bytes_of_a_json_file(copied_run):
         file.write(b" ")
     with pytest.raises(InputError, match=r"config\.json has 16,777,217 bytes, more than the limit"):
         RunDirectory(copied_run).config()
+
+
+def test_depth_of_a_json_file(tmp_path):
+    for depth in (MAX_JSON_DEPTH, MAX_JSON_DEPTH + 1):
+        (tmp_path / str(depth)).write_text('{"a": ' * depth + "1" + "}" * depth)
+    assert read_object(tmp_path / str(MAX_JSON_DEPTH)).keys() == {"a"}
+    with pytest.raises(InputError, match="nested more than 100 deep"):
+        read_object(tmp_path / str(MAX_JSON_DEPTH + 1))
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", ".lock"])
@@ -134,6 +141,7 @@ def test_bytes_of_metrics(copied_run, monkeypatch):
         ("test_error", None, "None"),
         ("test_error", "5.0", "'5.0'"),
         ("test_error", math.nan, "nan"),
+        ("epochs", record.MAX_RESULT + 1, "9007"),
         ("epochs", 10**400, "1000"),
         ("train_seconds", math.inf, "inf"),
         ("broken_pictures", -math.inf, "-inf"),
