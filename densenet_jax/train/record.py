@@ -73,7 +73,7 @@ class RunDirectory:
         path = self.path / "result.json"
         if (found := read_object(path)) is None:
             return None
-        early = {"input_wait_seconds": 0.0}  # Lack this.
+        early = {"input_wait_seconds": 0.0}  # Early results lack it.
         for key, value in (dict.fromkeys(_RESULT_TYPES) | early | found).items():
             is_of_type = isinstance(value, _RESULT_TYPES.get(key, object))
             if not is_of_type or (isinstance(value, int | float) and not is_number(value)):

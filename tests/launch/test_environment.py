@@ -37,6 +37,7 @@ for main in (train.main, plan.main):
 EARLY_CTRL_C = """
 import gc, os, signal, sys, time
 sys.argv = ["-m"]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Not what the tests were started with.
 import launch
 if "{when}" == "import":
     os.kill(os.getpid(), signal.SIGINT)
