@@ -38,7 +38,7 @@ def check_regular(path: Path) -> None:
     """Raises InputError if `path` is a directory, a named pipe, a socket or a device."""
     kind = _OTHER_KINDS.get(stat.S_IFMT(path.stat().st_mode))
     if kind is not None:
-        raise InputError(f"{path} is {kind}, not a regular file: name a file")
+        raise InputError(f"{path} is {kind}, not a regular file: remove it, or name a file")
 
 
 def read_regular(path: Path, max_bytes: int, offset: int = 0, length: int = -1) -> bytes:

@@ -204,7 +204,8 @@ def _read(
     max_pixels: int,
 ) -> np.ndarray:
     if isinstance(picture, str | Path):
-        return crop(load(Path(picture).expanduser(), mode, max_pixels))
+        with naming(picture):
+            return crop(load(Path(picture).expanduser(), mode, max_pixels))
     with naming(f"picture {number}"):
         if not isinstance(picture, Image.Image):
             picture = from_array(np.asarray(picture))

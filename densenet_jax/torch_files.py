@@ -317,7 +317,7 @@ def _check_size(
         first = tensor.storage.start + tensor.offset
         last = first + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
         # NumPy's own check of these bounds could overflow.
-        if min([first, *tensor.strides]) < 0 or (
+        if min([first, *tensor.strides, *tensor.shape]) < 0 or (
             0 not in tensor.shape and (last + 1) * size > sizes[tensor.storage.key]
         ):
             raise Unreadable(f"the numbers of {name} are cut off")

@@ -154,7 +154,12 @@ def _read_safetensors(path: Path, header_bytes: int, max_bytes: int) -> dict[str
     # The library refuses tensors that overlap, leave gaps, or do not end with the file.
     if size - header_bytes - 8 > max_bytes:
         raise TooLarge(size - header_bytes - 8, max_bytes)
-    return load_file(path)
+    try:
+        return load_file(path)
+    except AttributeError as error:  # It looks for the type in NumPy.
+        raise Unreadable(
+            "its numbers have a type that NumPy lacks", "convert them to float32"
+        ) from error
 
 
 def _read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:

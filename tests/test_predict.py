@@ -203,9 +203,12 @@ def test_paths_begin_in_the_home_directory(capsys, weights, photographs, tmp_pat
 
 def test_broken_pictures_are_skipped(capsys, weights, photographs, tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
+    Image.new("1", (200_000, 1)).save(tmp_path / "wide.png")
     status, output, errors = run(capsys, tmp_path, weights=weights)
     assert status == 0 and output.count(".jpg") == 1
-    assert errors.startswith(f"skipped: {tmp_path / 'empty.jpg'}") and errors.count("\n") == 1
+    empty, wide = errors.splitlines()
+    assert empty.startswith(f"skipped: {tmp_path / 'empty.jpg'}")
+    assert wide.startswith(f"skipped: {tmp_path / 'wide.png'} has 200000 x 1 pixels, which would")
     status, output, errors = run(capsys, tmp_path / "empty.jpg", weights=weights)
     assert status == 2 and errors.endswith("error: none of the pictures can be read.\n")
 

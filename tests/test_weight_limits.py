@@ -99,6 +99,17 @@ def test_tensors_that_repeat_numbers(tmp_path):
         refuse(path, r"a of shape \(.*\) repeats its numbers\): save tensors that are contiguous")
 
 
+def test_a_negative_shape(tmp_path):
+    refuse(torch_file(tmp_path / "a.pth", (-2, -3), (3, 1)), "the numbers of a are cut off")
+
+
+def test_a_type_that_numpy_lacks(tmp_path):
+    header = b'{"a":{"dtype":"F8_E5M2","shape":[1],"data_offsets":[0,1]}}'
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0")
+    refuse(path, r"a type that NumPy lacks\): convert them to float32")
+
+
 @pytest.mark.parametrize("claimed", [2**24 + 1, 2**63])
 def test_header_of_safetensors(tmp_path, monkeypatch, claimed):
     path = tmp_path / "a.safetensors"

@@ -8,6 +8,8 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import multiprocessing
+import os
 import queue
 import threading
 import time
@@ -127,6 +129,7 @@ class Source:
         return self.stop - self.first
 
     def __getitem__(self, position: int) -> HostBatch:
+        _end_with_trainer()
         epoch, indices = self.order(self.first + position)
         indices = indices[self.rows].copy()
         broken = np.full_like(indices, PADDING)
@@ -165,6 +168,13 @@ class Source:
                         f"{sentence}; or skip such pictures: data.skip_broken = True."
                     ) from error
                 logging.getLogger("densenet_jax").warning("skipped: %s", error)
+
+
+@functools.cache
+def _end_with_trainer() -> None:
+    """Lets a process that reads for a trainer end when the trainer is killed; once a process."""
+    if trainer := multiprocessing.parent_process():
+        threading.Thread(target=lambda: (trainer.join(), os._exit(1)), daemon=True).start()
 
 
 def batches(source: Source, workers: int | None) -> grain.DatasetIterator:

@@ -65,7 +65,7 @@ def _check_processes(config: ConfigDict, workdir: Path) -> None:
     """Raises InputError if the processes of this run were started with different settings."""
     if jax.process_count() == 1:
         return
-    given = {"workdir": str(workdir.absolute()), **flatten(config)}
+    given = {"workdir": str(workdir.resolve()), **flatten(config)}
     given |= {f"version of {name}": v for name, v in versions("densenet_jax", "jax").items()}
     text = json.dumps(given, default=str).encode()
     if len(text) > _SETTINGS_BYTES:

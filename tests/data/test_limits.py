@@ -190,7 +190,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, kind):
     OTHERS[kind](tmp_path / "a.jpg")
     held = encoded.Pieces(tmp_path, ["a.jpg"], ["a.jpg"], np.array([0]))
     for read in (pictures.load, lambda path: held[0], lambda path: read_regular(path, 9)):
-        with pytest.raises(InputError, match=f"a.jpg is {kind}, not a regular file: name a file"):
+        with pytest.raises(InputError, match=f"a.jpg is {kind}, not a regular file: remove it"):
             read(tmp_path / "a.jpg")
 
 

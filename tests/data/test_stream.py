@@ -2,12 +2,15 @@
 
 import gc
 import logging
+import pickle
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 import small_imagenet
 
 from densenet_jax.data import imagenet, stream
@@ -191,3 +194,31 @@ def test_only_waiting_for_data_is_counted(pictures):
 def test_a_range_is_a_part(pictures):
     part = Range(pictures, 3, 9)
     assert len(part) == 6 and part[2] == pictures[5] and part.name(0) == pictures.name(3)
+
+
+# Prints the processes that read for this one, and waits to be killed.
+READERS = """
+import multiprocessing, pickle, sys, time
+from densenet_jax.data import stream
+
+if __name__ == "__main__":
+    with open(sys.argv[1], "rb") as file:
+        made = stream.batches(pickle.load(file), 2)
+    next(made)
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_killed_trainer(pictures, tmp_path):
+    (tmp_path / "readers.py").write_text(READERS)
+    (tmp_path / "source").write_bytes(pickle.dumps(source_of(pictures, epochs=2000)))
+    process = small.start(tmp_path / "readers.py", tmp_path / "source")
+    workers = [Path(f"/proc/{pid}") for pid in process.stdout.readline().split()]
+    assert len(workers) == 2 and all(worker.exists() for worker in workers), process.communicate()
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while any(worker.exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
