@@ -213,11 +213,11 @@ if __name__ == "__main__":
 def test_workers_end_with_a_killed_trainer(pictures, tmp_path):
     (tmp_path / "readers.py").write_text(READERS)
     (tmp_path / "source").write_bytes(pickle.dumps(source_of(pictures, epochs=2000)))
-    process = small.start(tmp_path / "readers.py", tmp_path / "source")
-    workers = [Path(f"/proc/{pid}") for pid in process.stdout.readline().split()]
-    assert len(workers) == 2 and all(worker.exists() for worker in workers), process.communicate()
-    process.kill()
-    process.communicate()
+    with small.start(tmp_path / "readers.py", tmp_path / "source") as process:
+        workers = [Path(f"/proc/{pid}") for pid in process.stdout.readline().split()]
+        alive = [worker.exists() for worker in workers]
+        process.kill()
+    assert alive == [True, True]
     deadline = time.monotonic() + 60
     while any(worker.exists() for worker in workers):
         assert time.monotonic() < deadline
