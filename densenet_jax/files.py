@@ -125,10 +125,10 @@ def _check_depth(values: dict) -> None:
     """Raises ValueError if values are nested so deeply that code which walks along them fails."""
     level = [values]
     for _ in range(MAX_JSON_DEPTH):
-        if not level:
-            return
         inner = [value for values in level for value in _inside(values)]
         level = [value for value in inner if isinstance(value, dict | list)]
+        if not level:
+            return
     raise ValueError(f"its values are nested more than {MAX_JSON_DEPTH} deep")
 
 

@@ -19,7 +19,7 @@ def expanded(text: str) -> Path:
 def typed_path(text: str) -> Path:
     """Reads a path from the command line, as the `type` of an argument of argparse."""
     if printable(text) != text:
-        raise argparse.ArgumentTypeError(f"{text!r} has control characters: name it without them")
+        raise argparse.ArgumentTypeError(f"it is {text!r}: leave out the control characters")
     if not text:
         raise argparse.ArgumentTypeError("the path is empty: name a file or a directory")
     try:

@@ -168,9 +168,9 @@ ENGINES = {
 
 
 @pytest.mark.parametrize("text", CONTROL)
-def test_control_characters_are_refused(write, dry_run, tmp_path, text):
+def test_control_characters_are_refused(write, dry_run, capsys, text):
     path = write('return hyper.sweep("config.seed", [0])')
-    flags = ["accelerator", "zone", "runtime", "image", "claim", "queue", "bucket", "workdir"]
+    flags = ["accelerator", "zone", "runtime", "image", "claim", "queue", "bucket"]
     for flag in (*flags, "config.data.directory"):
         for engine, added in ENGINES.items():
             given = [f"--on={engine}", *added, f"--{flag}=x{text}"]
@@ -178,6 +178,9 @@ def test_control_characters_are_refused(write, dry_run, tmp_path, text):
             assert repr(f"x{text}")[1:-1] in error and "leave out the control characters" in error
     error = dry_run(path, "--on=slurm", f"--sbatch=--comment='{text}'", status=2)
     assert "--sbatch is" in error
+    with pytest.raises(SystemExit, match="2"):
+        dry_run(path, f"--workdir=x{text}")
+    assert f"--workdir: it is {f'x{text}'!r}: leave out the control" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ENGINES)
