@@ -4,10 +4,10 @@ import os
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Returns how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def default_workers() -> int:
-    """Processes to decode with; none on a small host, where threads do as well."""
+    """Returns how many processes decode pictures; none on a small host, where threads do as well."""
     return 0 if cores() <= 4 else min(cores() - 2, 32)
