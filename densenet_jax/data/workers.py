@@ -9,5 +9,5 @@ def cores() -> int:
 
 
 def default_workers() -> int:
-    """Returns how many processes decode pictures; none on a small host, where threads do as well."""
+    """Returns how many processes decode pictures; 0 on a small host, where threads do as well."""
     return 0 if cores() <= 4 else min(cores() - 2, 32)
