@@ -9,7 +9,7 @@ import sys
 import time
 
 from densenet_jax.errors import INTERRUPTED_STATUS
-from densenet_jax.train.preemption import STOP_SIGNALS
+from densenet_jax.train.preemption import stop_signals
 
 _PAUSE_SECONDS = 1
 _POLL_SECONDS = 0.5
@@ -32,7 +32,7 @@ def supervise(command: list[str], restarts: int, stop_timeout: float = math.inf)
         if child:
             child.send_signal(number)
 
-    for number in STOP_SIGNALS:
+    for number in stop_signals():
         signal.signal(number, forward)
     for restart in range(1, restarts + 2):
         child = _start(command)

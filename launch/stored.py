@@ -8,7 +8,7 @@ from pathlib import Path
 from densenet_jax.errors import InputError
 from densenet_jax.files import open_regular, parse_object, read_object
 from densenet_jax.train.config import base_config, check_none, defaults, flatten
-from densenet_jax.train.record import RunDirectory, is_number, with_tuples
+from densenet_jax.train.record import RunDirectory, is_sound, with_tuples
 
 _BLOCK_BYTES = 2**16  # Of a metrics file, read at a time.
 
@@ -93,7 +93,7 @@ def _metrics_line(text: bytes, path: Path) -> dict:
         if not isinstance(line.get("epoch"), int):
             raise ValueError("a line without an epoch")
         for name in ("epoch", "test_error"):
-            if not is_number(line.get(name, 0)):
+            if not is_sound(name, line.get(name, 0)):
                 raise ValueError(f"{name} is {line[name]!r:.50}")
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): restore or remove it") from error

@@ -8,9 +8,15 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-# Schedulers send SIGTERM before they take a machine away, a closed terminal sends SIGHUP, and
-# Ctrl-C sends SIGINT.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+def stop_signals() -> set[signal.Signals]:
+    """Returns the signals that ask a command to stop.
+
+    Schedulers send SIGTERM before they take a machine away, Ctrl-C sends SIGINT, and a closed
+    terminal sends SIGHUP, which `nohup` has a command ignore.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return {signal.SIGTERM, signal.SIGINT} | (set() if ignored else {signal.SIGHUP})
 
 
 class Preemption:
@@ -30,7 +36,7 @@ class Preemption:
         self._alone = jax.process_count() == 1
         # Python takes signals in its main thread only.
         is_main = threading.current_thread() is threading.main_thread()
-        listened = set(STOP_SIGNALS) - (set() if self._alone else {signal.SIGTERM})
+        listened = stop_signals() - (set() if self._alone else {signal.SIGTERM})
         self._listened = listened if is_main else set()
 
     def __enter__(self) -> "Preemption":

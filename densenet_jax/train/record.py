@@ -8,6 +8,7 @@ import importlib.metadata
 import itertools
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -47,7 +48,7 @@ _RESULT_TYPES = {
     **dict.fromkeys(("test_error", "train_seconds", "images_per_second"), int | float),
     "input_wait_seconds": int | float,
 }
-MAX_RESULT = 2**53  # Of a number in a result.
+MAX_RESULT = 2**53  # Of a whole number in a result.
 # Where the data lie and who reads them is not what the run is: it may go on where it is otherwise.
 _NOT_COMPARED = ("data.directory", "data.workers", "data.skip_broken", "data.max_pixels")
 
@@ -76,7 +77,7 @@ class RunDirectory:
         early = {"input_wait_seconds": 0.0}  # Early results lack it.
         for key, value in (dict.fromkeys(_RESULT_TYPES) | early | found).items():
             is_of_type = isinstance(value, _RESULT_TYPES.get(key, object))
-            if not is_of_type or (isinstance(value, int | float) and not is_number(value)):
+            if not is_of_type or not is_sound(key, value):
                 raise InputError(
                     f"{path} is damaged ({key} is {value!r:.50}): restore or remove it"
                 )
@@ -246,9 +247,13 @@ def differing(first: dict, second: dict) -> list[str]:
     return [key for key in keys if first.get(key) != second.get(key)]
 
 
-def is_number(value: object) -> bool:
-    """Whether `value` can be a number of a result: finite, and not larger than any of them."""
-    return isinstance(value, int | float) and abs(value) <= MAX_RESULT
+def is_sound(key: str, value: object) -> bool:
+    """Whether `value` can be that of `key` in a result or in a line of metrics."""
+    if key == "test_error":
+        return isinstance(value, int | float) and 0 <= value <= 100
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) <= MAX_RESULT
 
 
 def check_path(workdir: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from densenet_jax.errors import Preempted, counted
-from densenet_jax.train.preemption import STOP_SIGNALS
+from densenet_jax.train.preemption import stop_signals
 from launch.sweep.points import ROOT, Point
 
 _POLL_SECONDS = 0.2
@@ -70,7 +70,7 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
             raise KeyboardInterrupt
         received.append(number)
 
-    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, note) for number in stop_signals()}
     try:
         while (waiting or running) and not received:
             free = [i for i in range(len(slots)) if i not in running]

@@ -23,6 +23,7 @@ def main(workdir: str, dispatch: str, changes: str, *processes: str) -> None:
     if processes:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(processes[0], 2, int(processes[1]))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
     train, done = Trainer.train, 0
 
     def train_and_signal(trainer, *arguments):

@@ -1,6 +1,7 @@
 """Signals: a run saves itself at once, and resumes to the same bits."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -8,6 +9,7 @@ import small
 
 from densenet_jax.errors import PREEMPTED_STATUS
 from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.record import RunDirectory
 from launch import hosts
 
@@ -122,3 +124,13 @@ def test_flags_of_several_hosts_go_together(tmp_path):
     process = small.start_train(tmp_path / "run", "--coordinator=127.0.0.1:1")
     status, _, errors = outputs([process])[0]
     assert status == 2 and "--coordinator, --processes and --process go together" in errors
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Preemption() as preemption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not preemption.noticed(1)
+    finally:
+        signal.signal(signal.SIGHUP, previous)

@@ -29,7 +29,8 @@ def command(tmp_path, *statuses):
 
 # In a process of its own, because JAX must not have started in a process that forks.
 SUPERVISOR = (
-    "import sys; from launch import restarts;"
+    "import signal, sys; from launch import restarts;"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # The tests may run under nohup.
     "sys.exit(restarts.supervise(sys.argv[3:], int(sys.argv[1]), float(sys.argv[2])))"
 )
 

@@ -141,6 +141,7 @@ def test_bytes_of_metrics(copied_run, monkeypatch):
         ("test_error", None, "None"),
         ("test_error", "5.0", "'5.0'"),
         ("test_error", math.nan, "nan"),
+        ("test_error", 100.5, "100.5"),
         ("epochs", record.MAX_RESULT + 1, "9007"),
         ("epochs", 10**400, "1000"),
         ("train_seconds", math.inf, "inf"),
@@ -280,3 +281,9 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(copied_run, capsys, cap
     assert command.run(evaluate.main, argv) == 0
     assert f"the checkpoint of step {newest.name} cannot be read" in caplog.text
     assert json.loads(capsys.readouterr().out)["step"] < int(newest.name)
+
+
+def test_a_large_loss_is_no_damage(copied_run):
+    path = copied_run / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_loss": 1e30}))
+    assert RunDirectory(copied_run).result()["test_loss"] == 1e30
