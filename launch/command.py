@@ -1,20 +1,16 @@
-"""What commands share: configs from files and flags, and errors in one sentence."""
+"""Shared parts of commands: configs from files and flags, and one-line errors."""
 
 import argparse
 import contextlib
-import ctypes
 import errno
-import functools
 import inspect
 import io
 import logging
 import os
-import platform
 import re
 import signal
 import sys
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -36,11 +32,11 @@ from densenet_jax.errors import (
 )
 from densenet_jax.models.catalog import FAMILIES
 from densenet_jax.models.settings import NetworkConfig
-from densenet_jax.train import compiler
+from densenet_jax.train import process
 from densenet_jax.train.config import PATHS, base_config, check_none, flatten
 from densenet_jax.train.mesh import all_devices
-from densenet_jax.train.progress import LossyOutput
 from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.reporter import LossyOutput
 from launch import experiment, peers
 from launch.cache import cache_directory
 from launch.paths import expanded
@@ -56,36 +52,30 @@ STATUSES = f"""exit status:
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit status, one of `STATUSES`."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # Of `launch`, while it was imported.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # Set by `launch`, while it is imported.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # Closed: the next file to be opened would take its place.
+        if getattr(sys, name) is None:  # Closed: the next opened file would take its number.
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal lacks, or a file name that is no text, must not end the
+        # A character that the terminal lacks, or a file name that is not UTF-8, must not end the
         # command after its work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     for handler in logging.root.handlers[:]:
-        if type(handler) is logging.StreamHandler:  # As absl leaves one when it is imported.
+        if type(handler) is logging.StreamHandler:  # Importing absl adds one.
             logging.root.removeHandler(handler)
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
-    # What Orbax logs at length it raises as well.
-    for library in ("absl", "asyncio"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)
-    failed = threading.Event()
-    if sys.unraisablehook is sys.__unraisablehook__:  # Not a test runner's.
-        sys.unraisablehook = functools.partial(_shorter, sys.__unraisablehook__, failed)
-        threading.excepthook = functools.partial(_shorter, threading.__excepthook__, failed)
+    process.configure_errors()
     with contextlib.redirect_stdout(LossyOutput(sys.stdout)) as output:
         status = _run(main, argv)
         output.flush()
-    if output.error and output.error.errno != errno.EPIPE:  # `| head` wants no more.
+    if output.error and output.error.errno != errno.EPIPE:  # `| head` closes the pipe.
         status = status or INTERRUPTED_STATUS
     if status:
-        failed.set()
+        process.failed.set()
     if status not in (0, PREEMPTED_STATUS) and jax.distributed.is_initialized():
         # An orderly end would wait for the other processes, which may be waiting for this one.
         peers.end(status)
@@ -96,7 +86,7 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
 
 
 class PrintableFormatter(logging.Formatter):
-    """Escapes what would control the terminal in messages, which may quote files."""
+    """A formatter that escapes control characters in messages, which may quote files."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
@@ -109,7 +99,7 @@ def _run(main: Callable[[list[str] | None], None], argv: list[str] | None) -> in
     except InputError as error:
         return _fail(error, 2)
     except Interrupted as error:
-        # A lost process is the cause of what fails after it, such as a checkpoint.
+        # A lost process causes later failures, such as that of a checkpoint.
         return _fail(*(peers.lost() or (error, INTERRUPTED_STATUS)))
     except RunError as error:
         return _fail(error, FAILED_STATUS)
@@ -147,24 +137,6 @@ def _finished(main: Callable[[list[str] | None], None], argv: list[str] | None) 
     return status
 
 
-def _shorter(hook: Callable, failed: threading.Event, args) -> None:
-    """Calls `hook`, but reports an OSError of a thread, such as a full disk, in one line.
-
-    Reports nothing once the command has `failed`, which has reported it: TensorBoard's writer tries
-    again at the end. Nor does it report arrays that Orbax no longer waits for, because Orbax raises
-    the first error of those that it reads or writes side by side.
-    """
-    if isinstance(args.exc_value, RuntimeError) and "loop is closed" in str(args.exc_value):
-        return
-    if isinstance(args.exc_value, KeyboardInterrupt):
-        # A callback dropped it, such as JAX's for the garbage collector: again, once it is over.
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    elif not isinstance(args.exc_value, OSError):
-        hook(args)
-    elif args.exc_value.strerror and not failed.is_set():
-        print(f"in the background: {args.exc_value.strerror}", file=sys.stderr)
-
-
 def _fail(error: Exception | str, status: int) -> int:
     peers.reserve_last_message()
     print(f"error: {printable(error)}", file=sys.stderr)
@@ -172,9 +144,10 @@ def _fail(error: Exception | str, status: int) -> int:
 
 
 def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argparse.ArgumentParser:
-    """An argument parser that says `doc`, and the keys of a config if it takes one.
+    """Returns an argument parser whose help is `doc`, with the keys of a config if it takes one.
 
-    `compiles` adds the flag for `use_compile_cache`.
+    Args:
+      compiles: adds the flag for `use_compile_cache`.
     """
     started = sys.modules["__main__"].__spec__
     described = argparse.ArgumentParser(
@@ -190,8 +163,8 @@ def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argpar
         described.add_argument(
             "--compile_cache",
             metavar="DIR",
-            help="where compiled programs are kept for the next start; 'off' keeps none (the "
-            f"variable JAX_COMPILATION_CACHE_DIR, or else {default})",
+            help="directory of compiled programs, for the next start; 'off' stores none (default: "
+            f"JAX_COMPILATION_CACHE_DIR, or else {default})",
         )
     if with_config:
         described.add_argument(
@@ -199,19 +172,19 @@ def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argpar
             required=True,
             metavar="FILE.py[:ARG]",
             help="an experiment, or the directory of a run to repeat; --config.KEY=VALUE sets any "
-            "key, and the VALUE None unsets an optional one",
+            "key, and VALUE None unsets an optional key",
         )
     return described
 
 
 def use_compile_cache(directory: str | None) -> None:
-    """Keeps compiled programs in `directory`; warns if they cannot be kept there.
+    """Stores compiled programs in `directory`; warns if that is impossible.
 
     Args:
-      directory: "off" for none; None for JAX_COMPILATION_CACHE_DIR, or else this project's own.
+      directory: "off" stores none; None: JAX_COMPILATION_CACHE_DIR, or else the project's default.
     """
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-        # Small programs too: there are some before the first step.
+        # Small programs too, because some run before the first step.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     ours = cache_directory()
     directory = directory or jax.config.jax_compilation_cache_dir or (ours and str(ours / "xla"))
@@ -226,30 +199,9 @@ def use_compile_cache(directory: str | None) -> None:
         except OSError as error:
             problem = f"{directory}: {error.strerror}"
     if problem:
-        logging.warning("compiled programs are not kept: %s", problem)
+        logging.warning("compiled programs are not stored: %s", problem)
     kept = None if problem or directory == "off" else directory
     jax.config.update("jax_compilation_cache_dir", kept)
-
-
-def prepare_devices() -> None:
-    """Sets what makes steps faster and has to be set early; then starts JAX's backend.
-
-    On NVIDIA GPUs: kernels are loaded at the start, so that CUDA graphs can hold convolutions, see
-    `densenet_jax.train.compiler`.
-
-    On CPU with the GNU C library: freed memory stays in the process. XLA's CPU client allocates the
-    temporary memory of each step anew, and the C library hands it back to the system, which clears
-    it page by page the next time: 15 to 20 % of a step.
-
-    Raises InputError if JAX cannot use any device.
-    """
-    os.environ.setdefault(*compiler.EAGER_LOADING)
-    # On the main thread, as the heaps of others stay small.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if all_devices()[0].platform == "cpu" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap as well,
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which keeps up to 2 GB that are free.
 
 
 def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
@@ -258,11 +210,11 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
     Args:
       spec: path of a file that defines `get_config(arg=None)`, and optionally `:ARG`; or a run
         directory, for the config of that run.
-      overrides: as typed, `["--config.model.growth_rate=24", ...]`.
+      overrides: flags as typed, `["--config.model.growth_rate=24", ...]`.
 
     Raises:
-      InputError: no such file, a mistake in it, a wrong ARG, an unknown key or a value of the wrong
-        type.
+      InputError: the file is missing or has a mistake, ARG or a key is unknown, or a value has the
+        wrong type.
     """
     path, arg = experiment.split(spec)
     config = RunDirectory(path).config() if path.is_dir() else experiment.read(path).config(arg)
@@ -295,10 +247,9 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
 
 
 class _Part(ConfigDict):
-    """Some keys of a config.
+    """Some keys of a config, without the text that config_flags would make of them.
 
-    config_flags converts the config that it is given to YAML, for a help text. That takes longer
-    than to read the flags.
+    config_flags converts its config to YAML for a help text, which takes longer than reading flags.
     """
 
     def __str__(self) -> str:
@@ -306,7 +257,7 @@ class _Part(ConfigDict):
 
 
 def _part(config: ConfigDict, keys: Iterable[str]) -> _Part:
-    """Returns a config of `keys` alone, with their types."""
+    """Returns a config with only `keys`, and their types."""
     part = _Part()
     for key in keys:
         *groups, name = key.split(".")
@@ -320,7 +271,7 @@ def _part(config: ConfigDict, keys: Iterable[str]) -> _Part:
 
 
 def _without_none(overrides: list[str], keys: list[str]) -> tuple[list[str], dict[str, bool]]:
-    """Returns `overrides` without those of None, and their keys: whether the last value is None.
+    """Returns `overrides` without the values None, and for each key whether its last value is None.
 
     config_flags would read None as a string, or refuse it. Raises InputError for an unknown key.
     """

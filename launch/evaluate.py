@@ -26,9 +26,10 @@ import numpy as np
 from densenet_jax.data import folders, imagenet
 from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.predict import logits
+from densenet_jax.train import process
 from densenet_jax.train.checkpoint import Checkpoints
-from densenet_jax.train.failures import telling_of_failures
-from densenet_jax.train.feed import TEN
+from densenet_jax.train.failures import failures_reported
+from densenet_jax.train.feed import TEN_CROPS
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.trainer import Trainer
 from experiments import published
@@ -70,7 +71,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag} does not go with --workdir, which has it from its config")
     hosts.join(args)
-    command.prepare_devices()
+    process.configure()
     run = RunDirectory(args.workdir)
     config = run.config()
     if args.data_directory:
@@ -79,20 +80,20 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         config.eval_batch_size = args.batch_size
     if args.max_pixels is not None:
         config.data.max_pixels = args.max_pixels
-    config.data.ten_crops = args.crops == TEN
-    with telling_of_failures(run):
+    config.data.ten_crops = args.crops == TEN_CROPS
+    with failures_reported(run):
         trainer = Trainer(config)
         run.check_classes(trainer.data.classes)
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             state, _ = checkpoints.restore(trainer.initial_state, args.checkpoint)
         errors = trainer.evaluate(state)
         if config.data.ten_crops:
-            errors |= trainer.evaluate(state, TEN)
+            errors |= trainer.evaluate(state, TEN_CROPS)
         print(json.dumps({"step": int(state.step), **errors}))
 
 
 def _evaluate_weights(args: argparse.Namespace) -> None:
-    command.prepare_devices()
+    process.configure()
     known = network.read(args)
     classes, label_order = _classes(known, is_run=Path(args.weights).is_dir())
     paths, labels, classes = folders.labelled(args.pictures, classes)

@@ -24,7 +24,7 @@ from densenet_jax.predict import (
     preprocessing_of,
     preprocessing_of_run,
 )
-from densenet_jax.train import trained
+from densenet_jax.train import saved_network
 from densenet_jax.weight_files import HUB
 from launch.paths import expanded
 
@@ -121,7 +121,7 @@ def _of_run(args: argparse.Namespace) -> Network:
     for flag in ("model", "num_classes"):
         if getattr(args, flag) is not None:
             raise InputError(f"{args.weights} is a run directory, which knows its --{flag}.")
-    model, description = trained.load(args.weights)
+    model, description = saved_network.load_network(args.weights)
     preprocessing = preprocessing_of_run(description)
     channels = model.config.in_channels
     return Network(model, _with_flags(preprocessing, args, channels), description["classes"])

@@ -17,6 +17,7 @@ from densenet_jax.data import folders
 from densenet_jax.errors import InputError, printable
 from densenet_jax.files import check_regular
 from densenet_jax.predict import Prediction, predict
+from densenet_jax.train import process
 from launch import command, network
 from launch.paths import expanded, typed_path
 
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         check_regular(args.plot)
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
-    command.prepare_devices()
+    process.configure()
     known = network.read(args)
     found = network.look_at(known, paths, predict, args, classes=known.classes, top=args.top)
     results = [

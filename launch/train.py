@@ -1,9 +1,10 @@
-"""Train a network as an experiment's config says.
+"""Train a network as the config of an experiment specifies.
 
     python -m launch.train --config experiments/quickstart.py --workdir runs/quickstart
 
-Resumes by itself if the work directory holds a checkpoint of the same config. Writes there
-config.json, environment.json, metrics.jsonl, checkpoints/, result.json and learning_curve.png.
+Run the command again to resume from the last checkpoint in the run directory. Writes config.json,
+model.json, environment.json, metrics.jsonl, checkpoints/, tensorboard/, result.json and
+learning_curve.png there.
 """
 
 import math
@@ -12,6 +13,7 @@ import sys
 import jax
 
 from densenet_jax.errors import INTERRUPTED_STATUS, InputError, counted
+from densenet_jax.train import process
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from launch import command, hosts, restarts
@@ -21,15 +23,15 @@ from launch.paths import typed_path
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, with_config=True)
     parser.add_argument(
-        "--workdir", required=True, type=typed_path, help="the run directory; made if missing"
+        "--workdir", required=True, type=typed_path, help="the run directory; created if missing"
     )
     parser.add_argument(
         "--restarts",
         type=int,
         default=0,
         metavar="N",
-        help="start again from the last checkpoint, at most N times, after status "
-        f"{INTERRUPTED_STATUS} or a signal that kills; on every host (%(default)s)",
+        help="restart from the last checkpoint, at most N times, after status "
+        f"{INTERRUPTED_STATUS} or a signal that kills; give it on every host (%(default)s)",
     )
     hosts.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
@@ -38,17 +40,15 @@ def main(argv: list[str] | None = None) -> None:
     if args.restarts:
         argv = sys.argv[1:] if argv is None else argv
         run_once = [sys.executable, "-m", "launch.train", *argv, "--restarts=0"]
-        # A lone process may be stopped on purpose; of several, the others give up waiting.
+        # A lone process may be stopped on purpose; several do not wait for ever for a stopped one.
         stop_timeout = args.timeout if args.coordinator else math.inf
         raise SystemExit(restarts.supervise(run_once, args.restarts, stop_timeout))
     command.use_compile_cache(args.compile_cache)
     run = RunDirectory(args.workdir)
     finished = run.result() is not None
-    if not finished:  # A process that was lost at the very end finds no others.
+    if not finished:  # A process that restarts after the others have finished finds no others.
         hosts.join(args)
-    command.prepare_devices()
-    # Threads that write checkpoints would keep the one that trains waiting for 5 ms at a time.
-    sys.setswitchinterval(0.0005)
+    process.configure()
     picture = args.workdir / "learning_curve.png"
     result = fit(command.load_config(args.config, overrides), args.workdir)
     if jax.process_index() > 0:
@@ -58,16 +58,16 @@ def main(argv: list[str] | None = None) -> None:
 
         plot_learning_curve(run, picture)
     if finished:
-        print(f"{args.workdir} is finished: {_summary(result)}. Nothing to do.")
+        print(f"{args.workdir} is finished: {_summary(result)}; nothing to do")
     else:
-        print(f"{_summary(result)}. Learning curve: {picture}")
+        print(f"{_summary(result)}; learning curve: {picture}")
 
 
 def _summary(result: dict) -> str:
     return (
         f"test error {result['test_error']:.2f} % after {counted(result['epochs'], 'epoch')}, "
-        f"{result['train_seconds']:.0f} s, {result['images_per_second']:,.0f} images/s; devices "
-        f"waited {result.get('input_wait_seconds', 0):.1f} s for data"
+        f"{result['train_seconds']:.0f} s, {result['images_per_second']:,.0f} images/s in "
+        f"training; devices waited {result.get('input_wait_seconds', 0):.1f} s for data"
     )
 
 

@@ -17,7 +17,7 @@ from densenet_jax import weight_files
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.models.catalog import model_config
 from densenet_jax.predict import Preprocessing, preprocessing_of
-from densenet_jax.train import trained
+from densenet_jax.train import saved_network
 from launch import command
 from launch import predict as launch_predict
 
@@ -232,7 +232,7 @@ def test_a_run_knows_its_network(capsys, finished_run, tmp_path):
     argv = [*map(str, paths), "--weights", str(finished_run), "--compile_cache=off", "--json"]
     assert command.run(launch_predict.main, argv) == 0
     found = json.loads(capsys.readouterr().out)
-    model, _ = trained.load(finished_run)
+    model, _ = saved_network.load_network(finished_run)
     images = (digits.images[::5][:20, ..., None] - 4.88) / 6.02
     scores = np.asarray(jax.nn.softmax(model(images.astype(np.float32))))
     for entry, expected in zip(found, scores, strict=True):

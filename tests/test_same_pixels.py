@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 import densenet_jax as dj
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.predict import Preprocessing
-from densenet_jax.train import trained
+from densenet_jax.train import saved_network
 from densenet_jax.train.fit import fit
 from launch import command, evaluate
 from launch import predict as launch_predict
@@ -82,7 +82,7 @@ def test_predictions_of_paths_pictures_and_arrays_are_the_classes(run, folder, c
     assert command.run(launch_predict.main, argv) == 0
     found = [entry["predictions"] for entry in json.loads(capsys.readouterr().out)]
     assert [predictions[0]["name"] for predictions in found] == [path.parent.name for path in paths]
-    model, _ = trained.load(run)
+    model, _ = saved_network.load_network(run)
     look = dict(preprocessing=Preprocessing(CentralCrop(SIDE, SIDE, "bicubic")), classes=CLASSES)
     for forms in (paths, opened(paths), map(np.asarray, opened(paths))):
         again = [[p._asdict() for p in some] for some in dj.predict(model, forms, **look)]

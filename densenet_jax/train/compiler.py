@@ -7,23 +7,23 @@ import jax
 import jaxlib
 from ml_collections import ConfigDict
 
-# The environment variable that makes CUDA load all kernels at the start. Loaded when first used, a
-# kernel of cuDNN cannot be recorded into a CUDA graph: the program ends with cuDNN's status 5003.
+# The environment variable that makes CUDA load all kernels at the start. A kernel of cuDNN that is
+# loaded at its first use cannot be recorded into a CUDA graph: the program ends with status 5003.
 EAGER_LOADING = ("CUDA_MODULE_LOADING", "EAGER")
 
 _GRAPHS = "xla_gpu_enable_command_buffer"
-# What XLA records into CUDA graphs by default, and convolutions. Launched one by one from the host
-# they, and the few kernels between two of them, leave an H100 waiting for a fourth of the step.
+# XLA's default kinds of operations in CUDA graphs, and convolutions. If the host launched
+# convolutions and the few kernels between them one by one, an H100 would wait a fourth of the step.
 _IN_GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,CONVOLUTION"
 
 
 def compiler_options(config: ConfigDict, platform: str) -> dict[str, bool | str]:
     """Returns the options of the compiler for `platform`: "cpu", "gpu" or "tpu"."""
-    options = {}
-    if platform == "gpu" and config.deterministic:  # Other platforms are, without an option.
+    options: dict[str, bool | str] = {}
+    if platform == "gpu" and config.deterministic:  # Other platforms need no option.
         options["xla_gpu_deterministic_ops"] = True
     name, eager = EAGER_LOADING
-    # XLA_FLAGS of the user's own are left alone.
+    # A user's XLA_FLAGS are left alone.
     is_free = _GRAPHS not in os.environ.get("XLA_FLAGS", "")
     if platform == "gpu" and os.environ.get(name) == eager and is_free:
         options[_GRAPHS] = _IN_GRAPHS
@@ -33,9 +33,9 @@ def compiler_options(config: ConfigDict, platform: str) -> dict[str, bool | str]
 def compile_program(
     lowered: jax.stages.Lowered, config: ConfigDict, platform: str
 ) -> jax.stages.Compiled:
-    """Compiles a program for `platform`; convolutions stay out of CUDA graphs if jaxlib cannot.
+    """Compiles a program for `platform`.
 
-    jaxlib changes the names of such options from release to release.
+    Warns, and leaves convolutions out of CUDA graphs, if this jaxlib does not know the option.
     """
     options = compiler_options(config, platform)
     try:

@@ -270,12 +270,16 @@ def drop_steps(config: ConfigDict, examples: int) -> tuple[int, ...]:
     return tuple((epoch - 1) * steps_per_epoch(config, examples) for epoch in first_epochs)
 
 
+def model_overrides(config: ConfigDict) -> dict:
+    """Returns the fields of the network's config that `config` sets, without the name."""
+    return {k: v for k, v in config.model.items() if k != "name" and v is not None}
+
+
 def model_settings(config: ConfigDict) -> dict:
-    """The fields of the model's config that `config` sets, without the name."""
-    settings = {k: v for k, v in config.model.items() if k != "name" and v is not None}
+    """Returns `model_overrides`, and the types of the network's arrays."""
     dtype = jnp.dtype(config.dtype)
     wide = jnp.promote_types(dtype, jnp.float32)
-    return settings | dict(dtype=dtype.type, param_dtype=wide.type)
+    return model_overrides(config) | dict(dtype=dtype.type, param_dtype=wide.type)
 
 
 def check_config(config: ConfigDict) -> None:

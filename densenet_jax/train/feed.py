@@ -1,8 +1,8 @@
-"""What the devices are fed with: sets that live on them, or a stream of pictures."""
+"""Feeds the devices: with a set that is stored on them, or with a stream of pictures."""
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,19 +13,20 @@ from densenet_jax.data import batches, stream
 from densenet_jax.data.sources import Dataset
 from densenet_jax.train.config import steps_per_epoch
 from densenet_jax.train.mesh import batch_sharded, local_rows, place_rows, platform, replicated
+from densenet_jax.train.progress import Clock
 
-# Steps that a GPU or TPU runs at most in one dispatch, if the config leaves it open. On CPU it is
-# one, as loops are slow there (see step.py).
+# Most steps that a GPU or TPU runs in one dispatch, if the config leaves it open. A CPU runs one
+# step in a dispatch, because loops are slow there (see step.py).
 STEPS_PER_DISPATCH = 100
 SPLITS = ("train", "validation", "test")
-TEN = 10  # Crops of a picture: its corners and its middle, and those of its mirror image.
+TEN_CROPS = 10  # The corners and the centre of a picture, and of its mirror image.
 
 
-class Batches(NamedTuple):
+class Dispatch(NamedTuple):
     """The input of one dispatch, which runs one step for each row of `indices`.
 
     Attributes:
-      images, labels: a whole set, `[examples, ...]`; or those of one step, `[1, batch, ...]`.
+      images, labels: a whole set, `[examples, ...]`; or one step's examples, `[1, batch, ...]`.
       indices: `[steps, batch]`, positions of the examples in their set.
     """
 
@@ -37,23 +38,23 @@ class Batches(NamedTuple):
     def steps(self) -> int:
         return self.indices.shape[0]
 
-    def of_steps(self, steps: int) -> "Batches":
-        """Returns the same with the shape of so many steps in the place of the indices."""
+    def of_steps(self, steps: int) -> "Dispatch":
+        """Returns the dispatch with the shape of the indices of `steps` steps, for tracing."""
         shape, indices = (steps, *self.indices.shape[1:]), self.indices
         placeholder = jax.ShapeDtypeStruct(shape, indices.dtype, sharding=indices.sharding)
         return self._replace(indices=placeholder)
 
 
 def eval_batch_size(config: ConfigDict, devices: int, crops: int = 1) -> int:
-    """Pictures a step of evaluation: those of the config, shared equally by the devices."""
+    """Returns the pictures of one step of evaluation, rounded up to a multiple of `devices`."""
     return math.ceil(config.eval_batch_size / crops / devices) * devices
 
 
 def steps_per_dispatch(steps: int, most: int) -> int:
     """Returns how many of an epoch's `steps` one dispatch runs, at most `most`.
 
-    Each number of steps is a program of its own, so a divisor of `steps` is preferred: then one
-    program serves the whole epoch. If no divisor exceeds a quarter of `most`, the last dispatch
+    Each number of steps needs a separate program, so a divisor of `steps` is preferred: then one
+    program serves the whole epoch. If no divisor is at least a quarter of `most`, the last dispatch
     of an epoch is shorter and is compiled separately.
     """
     most = min(most, steps)
@@ -62,9 +63,7 @@ def steps_per_dispatch(steps: int, most: int) -> int:
 
 
 class Resident:
-    """A small set that lives on the devices whole; a dispatch gathers examples from it."""
-
-    waited = 0.0  # Seconds for which the devices waited for data.
+    """A small set that is stored on every device; a dispatch gathers its examples from the set."""
 
     def __init__(self, config: ConfigDict, data: Dataset, mesh: Mesh, place: Callable):
         self._config, self._mesh, self._place = config, mesh, place
@@ -77,14 +76,16 @@ class Resident:
         self._most_steps = 1 if platform(mesh) == "cpu" else STEPS_PER_DISPATCH
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Does nothing: no stream is open."""
 
-    def example(self, split: str, crops: int = 1) -> Batches:
-        """What dispatches look like."""
+    def example(self, split: str, crops: int = 1) -> Dispatch:
+        """Returns the first dispatch of a pass over a split."""
         return next(self.train(0) if split == "train" else self.evaluate(split))
 
-    def train(self, epoch: int, first: int = 0, finish: Callable = lambda: None):
-        """See `Streamed.train`."""
+    def train(
+        self, epoch: int, first: int = 0, finish: Callable[[], Any] = lambda: None
+    ) -> Iterator[Dispatch]:
+        """Yields the dispatches of an epoch; see `Streamed.train`."""
         config = self._config
         order = batches.epoch_order(
             config.seed, epoch, self._sizes["train"], config.batch_size, config.data.drop_last
@@ -93,74 +94,74 @@ class Resident:
         steps = given or steps_per_dispatch(len(order), self._most_steps)
         return self._dispatches("train", order[first:], steps)
 
-    def evaluate(self, split: str, crops: int = 1) -> Iterator[Batches]:
-        """See `Streamed.evaluate`."""
+    def evaluate(self, split: str, crops: int = 1) -> Iterator[Dispatch]:
+        """Yields the dispatches of a pass over a split; see `Streamed.evaluate`."""
         size = eval_batch_size(self._config, self._mesh.size)
         order = batches.in_batches(np.arange(self._sizes[split]), size)
         return self._dispatches(split, order, steps_per_dispatch(len(order), self._most_steps))
 
-    def _dispatches(self, split: str, order: np.ndarray, steps: int) -> Iterator[Batches]:
-        """Cuts `order` (`[steps, batch]`) into pieces of `steps` steps; the last may be shorter."""
+    def _dispatches(self, split: str, order: np.ndarray, steps: int) -> Iterator[Dispatch]:
+        """Cuts `order`, `[steps, batch]`, into dispatches of at most `steps` steps."""
         for start in range(0, len(order), steps):
             placed = self._place(order[start : start + steps], batch_sharded(self._mesh, axis=1))
-            yield Batches(*self._arrays[split], placed)
+            yield Dispatch(*self._arrays[split], placed)
 
 
 class Streamed:
-    """Pictures from files, of which each host reads the part of its devices."""
+    """Pictures from files. Each host reads the pictures of its devices.
 
-    def __init__(self, config: ConfigDict, data: Dataset, mesh: Mesh):
-        self._config, self._data = config, data
+    Adds to the "input_wait" seconds of `clock` while the devices wait for training images.
+    """
+
+    def __init__(self, config: ConfigDict, data: Dataset, mesh: Mesh, clock: Clock):
+        self._config, self._data, self._clock = config, data, clock
         self._sharding = batch_sharded(mesh, axis=1)
         self._rows_sharding = batch_sharded(mesh)
         self._devices = mesh.size
-        self._training, self._next_step = None, None
-        self._waited_before = 0.0
+        self._training: stream.Stream | None = None
+        self._next_step: int | None = None
 
-    @property
-    def waited(self) -> float:
-        return self._waited_before + (self._training.waited if self._training else 0.0)
-
-    def example(self, split: str, crops: int = 1) -> Batches:
-        """Shapes, types and shardings of dispatches."""
+    def example(self, split: str, crops: int = 1) -> Dispatch:
+        """Returns the shapes, types and shardings of a dispatch."""
         size = self._batch_size(split, crops)
 
         def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((1, size, *shape), dtype, sharding=self._sharding)
 
         images = array(np.uint8, *self._shape(crops))
-        return Batches(images, array(np.int32), array(np.int32))
+        return Dispatch(images, array(np.int32), array(np.int32))
 
     def train(
-        self, epoch: int, first: int = 0, finish: Callable[[], None] = lambda: None
-    ) -> Iterator[Batches]:
-        """The dispatches of `epoch`, counted from 0; from the step `first` in it on.
+        self, epoch: int, first: int = 0, finish: Callable[[], Any] = lambda: None
+    ) -> Iterator[Dispatch]:
+        """Yields the dispatches of `epoch` (from 0), beginning with its step number `first`.
 
         Args:
-          finish: waits for the devices to have done what they were given.
+          finish: waits until the devices have finished all dispatches.
         """
         config, examples = self._config, len(self._data.train)
         steps = steps_per_epoch(config, examples)
-        step, stop = epoch * steps + first, (epoch + 1) * steps
-        if step != self._next_step:  # One stream does for all epochs.
+        start, stop = epoch * steps + first, (epoch + 1) * steps
+        if self._training is None or start != self._next_step:  # One stream serves all epochs.
             self.close()
             order = stream.Epochs(
                 config.seed, examples, config.batch_size, config.data.drop_last, steps
             )
-            self._training = self._open("train", self._crop(), order, step, config.epochs * steps)
-            self._next_step = step
-        while self._next_step < stop:
-            found = self._training.get(finish)
-            self._next_step += 1
-            yield found
+            self._training = self._open("train", self._crop(), order, start, config.epochs * steps)
+        for step in range(start, stop):
+            waited = self._training.waited
+            dispatch = self._training.get(finish)
+            self._clock.seconds["input_wait"] += self._training.waited - waited
+            self._next_step = step + 1
+            yield dispatch
 
-    def evaluate(self, split: str, crops: int = 1) -> Iterator[Batches]:
-        """The dispatches of a pass over a split: each picture once, whole or as ten crops."""
+    def evaluate(self, split: str, crops: int = 1) -> Iterator[Dispatch]:
+        """Yields the dispatches of a pass over a split: one crop, or ten, of each picture."""
         size = self._batch_size(split, crops)
         order = stream.OnePass(len(getattr(self._data, split)), size)
         steps = math.ceil(order.examples / size)
         max_pixels = self._config.data.max_pixels
-        crop = stream.Middle(self._data.crop, ten=crops == TEN, max_pixels=max_pixels)
+        crop = stream.Middle(self._data.crop, ten=crops == TEN_CROPS, max_pixels=max_pixels)
         passing = self._open(split, crop, order, 0, steps, crops)
         try:
             for _ in range(steps):
@@ -169,9 +170,8 @@ class Streamed:
             passing.close()
 
     def close(self) -> None:
-        """Ends the stream of training."""
+        """Ends the stream of training images."""
         if self._training:
-            self._waited_before += self._training.waited
             self._training.close()
             self._training = None
 
@@ -181,9 +181,9 @@ class Streamed:
         pictures = getattr(self._data, split)
         source = stream.Source(pictures, crop, order, rows, self._shape(crops), first, stop)
 
-        def place(batch: stream.HostBatch) -> Batches:
+        def place(batch: stream.HostBatch) -> Dispatch:
             arrays = batch.images, batch.labels, batch.indices
-            return Batches(*(place_rows(array, rows, size, self._sharding) for array in arrays))
+            return Dispatch(*(place_rows(array, rows, size, self._sharding) for array in arrays))
 
         return stream.Stream(source, place, data.workers, data.skip_broken)
 

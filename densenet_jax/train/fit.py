@@ -1,112 +1,238 @@
 """The training loop: one config in, one run directory out."""
 
 import contextlib
-import dataclasses
-import hashlib
-import json
 import math
-import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from densenet_jax.errors import InputError, Preempted, RunError, counted
+from densenet_jax.errors import Preempted, RunError, counted
+from densenet_jax.train import process
+from densenet_jax.train.agreement import check_agreement
 from densenet_jax.train.checkpoint import Checkpoints
-from densenet_jax.train.config import check_config, flatten
-from densenet_jax.train.failures import telling_of_failures
-from densenet_jax.train.feed import TEN
+from densenet_jax.train.config import check_config, model_overrides
+from densenet_jax.train.failures import failures_reported
+from densenet_jax.train.feed import TEN_CROPS
 from densenet_jax.train.lock import RunLock
-from densenet_jax.train.preemption import Preemption
-from densenet_jax.train.progress import Reporter
-from densenet_jax.train.record import RunDirectory, best_epoch, differing, versions
-from densenet_jax.train.step import Sums, TrainState
+from densenet_jax.train.preemption import Preemption, StopRequested
+from densenet_jax.train.progress import Progress, restore_clock, saved_lines
+from densenet_jax.train.record import RunDirectory, best_epoch
+from densenet_jax.train.reporter import Reporter
+from densenet_jax.train.step import Totals, TrainState
 from densenet_jax.train.tensorboard import event_log
 from densenet_jax.train.trainer import Trainer, means, memory_bytes
 
-_SETTINGS_BYTES = 2**16  # In which processes compare theirs; a config takes about 3000.
-
 
 def fit(config: ConfigDict, workdir: str | Path) -> dict:
-    """Trains as `config` says and returns the result, which it also leaves in the run directory.
+    """Trains as `config` specifies; returns the result and stores it in the run directory.
 
-    Goes on from the newest checkpoint in `workdir`, if there is one, as if it had never stopped.
-    Leaves a finished run alone.
+    Resumes from the newest checkpoint in `workdir`, if there is one: the result is that of an
+    uninterrupted run, bit for bit. Returns the stored result of a finished run.
 
     Raises:
-      InputError: wrong config, missing data, or the folder of another run; before anything is
-        compiled or written.
-      RunError: the loss became infinite or NaN, or the memory does not suffice.
+      InputError: the config is wrong, data are missing, or `workdir` belongs to another run. Raised
+        before anything is compiled or written.
+      RunError: the loss became infinite or NaN, or there is too little memory.
       Interrupted: the disk or another process of this run failed, or another run is using the
         directory. The same call resumes the run.
-      Preempted: a signal to stop came, and a checkpoint of that very step is saved.
+      Preempted: the process received a signal to stop, and saved a checkpoint of that very step.
     """
+    process.configure()
     run = RunDirectory(workdir)
     check_config(config)
     run.check(config)
     if result := run.result():
         return result
-    _check_processes(config, run.path)
+    check_agreement(config, run.path)
     run.check_writable()
-    with telling_of_failures(run), RunLock(run.path) as lock:
-        run.check(config)  # Again, because another run may have been there until now.
+    with failures_reported(run), RunLock(run.path) as lock:
+        run.check(config)  # Again, because another run may have held the lock until now.
         if result := run.result():
             return result
-        with Preemption() as preemption, contextlib.closing(Trainer(config)) as trainer:
-            result = _fit(trainer, run, lock, preemption)
-            run.finish(result)
+        with (
+            Preemption() as preemption,
+            contextlib.closing(Trainer(config)) as trainer,
+            Reporter(config.epochs * trainer.steps_per_epoch, config.batch_size) as reporter,
+        ):
+            run.check_classes(trainer.data.classes)
+            if config.init_from and not run.has_checkpoint():
+                trainer.initialize(config.init_from)
+            reporter.print(_describe(trainer))
+            for split, crops in trainer.programs():
+                trainer.compiled(split, crops)
+            reporter.print(f"compiled in {trainer.compile_seconds:.1f} s")
+            run.start(config, trainer.description())
+            with (
+                Checkpoints(run.checkpoints) as checkpoints,
+                _divergence_reported(trainer, checkpoints),
+            ):
+                progress = _train(trainer, run, checkpoints, lock, preemption, reporter)
+        result = _result(trainer, progress)
+        run.finish(result)
     return result
 
 
-def _check_processes(config: ConfigDict, workdir: Path) -> None:
-    """Raises InputError if the processes of this run were started with different settings."""
-    if jax.process_count() == 1:
-        return
-    given = {"workdir": str(workdir.resolve()), **flatten(config)}
-    given |= {f"version of {name}": v for name, v in versions("densenet_jax", "jax").items()}
-    text = json.dumps(given, default=str).encode()
-    if len(text) > _SETTINGS_BYTES:
-        text = json.dumps({"config": hashlib.sha256(text).hexdigest()}).encode()
-    padded = np.frombuffer(text.ljust(_SETTINGS_BYTES), np.uint8)
-    first, *others = map(json.loads, map(bytes, multihost_utils.process_allgather(padded)))
-    for process, other in enumerate(others, 1):
-        if keys := differing(first, other):
-            found = (f"{key} ({first.get(key)!r} and {other.get(key)!r})" for key in keys)
-            raise InputError(
-                f"process 0 and process {process} have different settings: {', '.join(found)}; "
-                "give every process the same command and version"
-            )
+def _train(
+    trainer: Trainer,
+    run: RunDirectory,
+    checkpoints: Checkpoints,
+    lock: RunLock,
+    preemption: Preemption,
+    reporter: Reporter,
+) -> Progress:
+    """Trains from the newest checkpoint, or from the start, to the last epoch."""
+    config, clock = trainer.config, trainer.clock
+    state, progress = _begin(trainer, run, checkpoints, reporter)
+    run.restore_metrics(progress.lines)
+    reporter.start(progress.step, clock)
+
+    def save() -> None:
+        _check_state(state, progress)
+        lock.check()
+        best_step = progress.best and progress.best["step"]
+        checkpoints.save(state, progress.to_json(clock), best=best_step)
+
+    try:
+        with event_log(run.path / "tensorboard", progress.step) as log_event:
+            while progress.epoch < config.epochs:
+                with clock.measure("training"):
+                    for dispatch in trainer.epoch(progress.epoch, first=progress.steps_of_epoch):
+                        preemption.check(progress.step)
+                        previous, epoch = progress.totals, progress.epoch
+                        state, progress.totals = trainer.train(state, previous, dispatch, epoch)
+                        # Waiting for the previous dispatch leaves the devices this one to work on.
+                        _check_loss(previous, progress)
+                        progress.step += dispatch.steps
+                        reporter.advance(dispatch.steps)
+                    _check_loss(progress.totals, progress)
+                    line = _training_metrics(trainer, progress)
+                epoch = progress.epoch + 1
+                is_last = epoch == config.epochs
+                if is_last or epoch % config.eval_every_epochs == 0:
+                    with clock.measure("evaluation"):
+                        line |= trainer.evaluate(state)
+                        if is_last and config.data.ten_crops:
+                            line |= trainer.evaluate(state, TEN_CROPS)
+                    _check_evaluation(line)
+                lock.check()
+                run.append_metrics(line)
+                log_event(line)
+                reporter.epoch(line, config.epochs, clock)
+                progress.end_epoch(line, trainer.totals())
+                is_best = progress.best is line
+                if is_last or is_best or epoch % config.checkpoint_every_epochs == 0:
+                    save()
+    except StopRequested as stop:
+        _check_loss(progress.totals, progress)
+        if progress.step not in checkpoints.steps():
+            save()
+        checkpoints.wait()
+        raise Preempted(
+            f"received {stop.signal}; saved step {progress.step}. Run the same command again to "
+            "resume"
+        ) from None
+    return progress
 
 
-def _fit(trainer: Trainer, run: RunDirectory, lock: RunLock, preemption: Preemption) -> dict:
-    config = trainer.config
-    run.check_classes(trainer.data.classes)
-    if config.init_from and not run.has_checkpoint():
-        trainer.initialize(config.init_from)
-    with Reporter(config.epochs * trainer.steps_per_epoch, config.batch_size) as reporter:
-        reporter.say(_describe(trainer))
-        trainer.compiled("train")
-        reporter.say(f"compiled in {trainer.compile_seconds:.1f} s")
-        run.start(config, trainer.description())
-        with Checkpoints(run.checkpoints) as checkpoints:
-            training = _Training(trainer, run, lock, checkpoints, reporter, preemption)
-            lines, seconds = training.to_the_end()
+def _begin(
+    trainer: Trainer, run: RunDirectory, checkpoints: Checkpoints, reporter: Reporter
+) -> tuple[TrainState, Progress]:
+    """Returns the train state and the progress of the newest checkpoint, or those of step 0."""
+    state, saved = trainer.initial_state, {"epoch": 0, "sums": {}, "metrics": []}
+    if checkpoints.steps():
+        state, saved = checkpoints.restore(like=state)
+        reporter.print(f"resuming from step {int(state.step)} in {run.path}")
+    restore_clock(trainer.clock, saved)
+    lines = saved_lines(saved, run)
+    progress = Progress(
+        step=int(state.step),
+        epoch=saved["epoch"],
+        totals=trainer.totals(**saved["sums"]),
+        lines=lines,
+        best=best_epoch(lines),
+        steps_per_epoch=trainer.steps_per_epoch,
+    )
+    return state, progress
+
+
+def _training_metrics(trainer: Trainer, progress: Progress) -> dict:
+    """Returns the metrics of an epoch that has trained its last step."""
+    line = {
+        "step": progress.step,
+        "epoch": progress.epoch + 1,
+        **means(progress.totals, "train"),
+        "learning_rate": float(f"{trainer.learning_rate(progress.step - 1):.6g}"),
+    }
+    if broken := trainer.images_per_epoch - int(progress.totals.examples):
+        line["broken_pictures"] = broken
+    return line
+
+
+class _Diverged(Exception):
+    """A loss, a parameter or a statistic that is infinite or NaN; the message names it."""
+
+    def __init__(self, problem: str, step: int):
+        super().__init__(problem)
+        self.step = step
+
+
+def _check_loss(totals: Totals, progress: Progress) -> None:
+    """Waits for `totals`, of the next epoch. Raises _Diverged if their loss is not finite."""
+    if not math.isfinite(loss := float(totals.loss)):
+        first_step = progress.epoch * progress.steps_per_epoch
+        step = first_step + int(totals.finite_batches) + 1
+        raise _Diverged(f"the training loss is {loss}", step)
+
+
+def _check_evaluation(line: dict) -> None:
+    for name, value in line.items():
+        if not math.isfinite(value):
+            raise _Diverged(f"{name} is {value}", line["step"])
+
+
+def _check_state(state: TrainState, progress: Progress) -> None:
+    for leaf in jax.tree.leaves(state):
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise _Diverged("a parameter or a statistic is infinite or NaN", progress.step)
+
+
+@contextlib.contextmanager
+def _divergence_reported(trainer: Trainer, checkpoints: Checkpoints) -> Iterator[None]:
+    """Raises RunError, with the step and the last checkpoint, for a run that diverged."""
+    try:
+        yield
+    except _Diverged as error:
+        checkpoints.wait()
+        saved = checkpoints.steps()
+        kept = f"the checkpoint of step {saved[0]} is kept" if saved else "no checkpoint was saved"
+        epoch = math.ceil(error.step / trainer.steps_per_epoch)
+        rate = trainer.learning_rate(error.step - 1)
+        raise RunError(
+            f"{error} in step {error.step} (epoch {epoch}, learning rate {rate:g}); {kept}: "
+            "try a lower learning_rate, in another directory"
+        ) from None
+
+
+def _result(trainer: Trainer, progress: Progress) -> dict:
+    """Returns the content of result.json."""
+    config, seconds, lines = trainer.config, trainer.clock.seconds, progress.lines
     line = lines[-1] if config.report == "last_epoch" else best_epoch(lines)
-    images = config.epochs * _examples(trainer)
-    broken = any(key.endswith("broken_pictures") for line in lines for key in line)
+    assert line is not None  # The last epoch is always evaluated.
+    has_broken = any(key.endswith("broken_pictures") for line in lines for key in line)
+    images = config.epochs * trainer.images_per_epoch
     return {
         **{key: value for key, value in line.items() if key not in ("step", "epoch")},
         "reported_epoch": line["epoch"],
         "model": config.model.name,
         "data": config.data.name,
-        "official_data": trainer.data.official and not broken,
+        "official_data": trainer.data.official and not has_broken,
         "epochs": config.epochs,
         "params": trainer.params,
         "seed": config.seed,
-        "train_seconds": round(seconds["total"], 3),
+        "train_seconds": round(seconds["training"] + seconds["evaluation"], 3),
         "images_per_second": round(images / seconds["training"], 1),
         "compile_seconds": round(trainer.compile_seconds, 3),
         "input_wait_seconds": round(seconds["input_wait"], 3),
@@ -114,200 +240,21 @@ def _fit(trainer: Trainer, run: RunDirectory, lock: RunLock, preemption: Preempt
     }
 
 
-def _examples(trainer: Trainer) -> int:
-    """Images that an epoch trains on."""
-    return min(len(trainer.data.train), trainer.steps_per_epoch * trainer.config.batch_size)
-
-
 def _memory(trainer: Trainer) -> dict[str, int]:
-    """Bytes of one device: a training step's temporaries; the peak, where the device tells it."""
+    """Returns bytes of one device: temporaries of a training step, and the peak if it is known."""
     found = {"step_temp_bytes": memory_bytes(trainer.compiled("train"))["temp_bytes"]}
-    if told := jax.local_devices()[0].memory_stats():
-        found["peak_memory_bytes"] = told["peak_bytes_in_use"]
+    if statistics := jax.local_devices()[0].memory_stats():
+        found["peak_memory_bytes"] = statistics["peak_bytes_in_use"]
     return found
-
-
-# Of training, of all, and those of training in which the devices waited for data.
-_NO_SECONDS = {"training": 0.0, "total": 0.0, "input_wait": 0.0}
-
-
-@dataclasses.dataclass
-class _Progress:
-    """What is saved beside the train state.
-
-    Attributes:
-      epoch: how many are complete.
-      sums: over the steps of the next epoch.
-      seconds: of all starts, by purpose.
-      lines: of metrics.jsonl, one for each complete epoch.
-    """
-
-    epoch: int
-    sums: Sums
-    seconds: dict[str, float]
-    lines: list[dict]
-
-    def to_json(self) -> dict:
-        sums = dataclasses.asdict(self.sums)
-        numbers = {name: float(value) for name, value in jax.device_get(sums).items()}
-        # Copies, because a checkpoint is written while training goes on.
-        return {
-            "epoch": self.epoch,
-            "sums": numbers,
-            "seconds": dict(self.seconds),
-            "metrics": list(self.lines),
-        }
-
-    @classmethod
-    def from_json(cls, found: dict, trainer: Trainer, run: RunDirectory) -> "_Progress":
-        seconds = _NO_SECONDS | found["seconds"]
-        # Early checkpoints have no metrics, so the file has to do.
-        lines = found["metrics"] if "metrics" in found else run.metrics()[: found["epoch"]]
-        if [line.get("epoch") for line in lines] != list(range(1, found["epoch"] + 1)):
-            raise InputError(
-                f"metrics.jsonl in {run.path} has not one line for each of the "
-                f"{counted(found['epoch'], 'epoch')} of the checkpoint: restore that file"
-            )
-        return cls(found["epoch"], trainer.sums(**found["sums"]), seconds, lines)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Training:
-    """A start of a run, and what it works with."""
-
-    trainer: Trainer
-    run: RunDirectory
-    lock: RunLock
-    checkpoints: Checkpoints
-    reporter: Reporter
-    preemption: Preemption
-
-    def to_the_end(self) -> tuple[list[dict], dict[str, float]]:
-        """Trains. Returns the lines of metrics, and the seconds it took, over all starts."""
-        trainer, run, config = self.trainer, self.run, self.trainer.config
-        state, progress = self._beginning()
-        step, seconds = int(state.step), progress.seconds
-        run.restore_metrics(progress.lines)
-        best = best_epoch(progress.lines)
-        self.reporter.start(step)
-        with event_log(run.path / "tensorboard", step) as log_event:
-            while progress.epoch < config.epochs:
-                last = progress.epoch + 1 == config.epochs
-                started, compiling = time.monotonic(), trainer.compile_seconds
-                waited = trainer.input_wait_seconds
-                state, line = self._epoch(state, progress)
-                waited = trainer.input_wait_seconds - waited
-                # A dispatch of another number of steps is compiled when it first comes.
-                compiled = trainer.compile_seconds - compiling
-                trained = time.monotonic() - started - compiled
-                seconds["training"] += trained
-                seconds["input_wait"] += waited
-                if line is None:
-                    seconds["total"] += trained
-                    self._stop(state, progress, best)
-                if last or (progress.epoch + 1) % config.eval_every_epochs == 0:
-                    line |= trainer.evaluate(state)
-                    if last and config.data.ten_crops:
-                        line |= trainer.evaluate(state, TEN)
-                    self._check_evaluation(line)
-                # The first evaluation compiles; that is told apart.
-                compiling = trainer.compile_seconds - compiling
-                seconds["total"] += time.monotonic() - started - compiling
-                self.lock.check()
-                run.append_metrics(line)
-                progress.lines.append(line)
-                log_event(line)
-                self.reporter.epoch(line, config.epochs, waited / trained)
-                progress.epoch, progress.sums = progress.epoch + 1, trainer.sums()
-                best = best_epoch([best or line, line])
-                due = progress.epoch % config.checkpoint_every_epochs == 0
-                if last or due or best is line:
-                    self._save(state, progress, best)
-        return progress.lines, seconds
-
-    def _beginning(self) -> tuple[TrainState, _Progress]:
-        """Where the newest checkpoint is, if there is one."""
-        state = self.trainer.initial_state
-        if not self.checkpoints.steps():
-            return state, _Progress(0, self.trainer.sums(), dict(_NO_SECONDS), [])
-        state, found = self.checkpoints.restore(like=state)
-        self.reporter.say(f"going on from step {int(state.step)} in {self.run.path}")
-        return state, _Progress.from_json(found, self.trainer, self.run)
-
-    def _epoch(self, state: TrainState, progress: _Progress) -> tuple[TrainState, dict | None]:
-        """Trains to the end of the epoch; returns the new state and the epoch's line of metrics.
-
-        If the run is to stop before, there is no line, and `progress` tells how far it came.
-        """
-        trainer = self.trainer
-        first_step = progress.epoch * trainer.steps_per_epoch
-        step = int(state.step)
-        for batches in trainer.epoch_batches(progress.epoch, first=step - first_step):
-            if self.preemption.noticed(step):
-                return state, None
-            previous = progress.sums
-            state, progress.sums = trainer.train(state, previous, batches, progress.epoch)
-            # Waiting for the dispatch before this one leaves the devices one to work on.
-            self._check_loss(previous, first_step)
-            step += batches.steps
-            self.reporter.advance(batches.steps)
-        self._check_loss(progress.sums, first_step)
-        rate = float(f"{trainer.learning_rate(step - 1):.6g}")
-        line = {
-            "step": step,
-            "epoch": progress.epoch + 1,
-            **means(progress.sums, "train"),
-            "learning_rate": rate,
-        }
-        if broken := _examples(trainer) - int(progress.sums.examples):
-            line["broken_pictures"] = broken
-        return state, line
-
-    def _stop(self, state: TrainState, progress: _Progress, best: dict | None) -> NoReturn:
-        step = int(state.step)
-        self._check_loss(progress.sums, progress.epoch * self.trainer.steps_per_epoch)
-        if step not in self.checkpoints.steps():
-            self._save(state, progress, best)
-        self.checkpoints.wait()
-        raise Preempted(
-            f"received {self.preemption.signal}; saved step {step}. Run the same command again to "
-            "resume"
-        )
-
-    def _save(self, state: TrainState, progress: _Progress, best: dict | None) -> None:
-        for leaf in jax.tree.leaves(state):
-            if not np.isfinite(np.asarray(leaf)).all():
-                self._fail("a parameter or a statistic is infinite or no number", int(state.step))
-        self.lock.check()
-        self.checkpoints.save(state, progress.to_json(), best=best and best["step"])
-
-    def _check_loss(self, sums: Sums, first_step: int) -> None:
-        """Waits for `sums`, which are those of an epoch that began after `first_step` steps."""
-        if not math.isfinite(loss := float(sums.loss)):
-            self._fail(f"the training loss is {loss}", first_step + int(sums.finite_batches) + 1)
-
-    def _check_evaluation(self, line: dict) -> None:
-        for name, value in line.items():
-            if not math.isfinite(value):
-                self._fail(f"{name} is {value}", line["step"])
-
-    def _fail(self, what: str, step: int) -> NoReturn:
-        self.checkpoints.wait()
-        saved = self.checkpoints.steps()
-        kept = f"the checkpoint of step {saved[0]} is kept" if saved else "nothing was saved yet"
-        raise RunError(
-            f"{what} in step {step} (epoch {math.ceil(step / self.trainer.steps_per_epoch)}, "
-            f"learning rate {self.trainer.learning_rate(step - 1):g}); {kept}. "
-            "Try a lower learning_rate, in another folder."
-        )
 
 
 def _describe(trainer: Trainer) -> str:
     config, data = trainer.config, trainer.data
+    changed = [f"{key} {value}" for key, value in model_overrides(config).items()]
     devices = jax.devices()
     return (
-        f"{config.model.name}: {counted(trainer.params, 'parameter')}; {config.data.name}: "
-        f"{counted(len(data.train), 'training image')}, {counted(len(data.test), 'test image')}; "
-        f"{counted(config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')} "
-        f"on {len(devices)} x {devices[0].device_kind}"
+        f"{', '.join([config.model.name, *changed])}: {counted(trainer.params, 'parameter')}; "
+        f"{config.data.name}: {counted(len(data.train), 'training image')}, "
+        f"{counted(len(data.test), 'test image')}; {counted(config.epochs, 'epoch')} of "
+        f"{counted(trainer.steps_per_epoch, 'step')} on {len(devices)} x {devices[0].device_kind}"
     )

@@ -1,7 +1,7 @@
 """The train state as flat vectors, for loops of steps on a GPU.
 
-A DenseNet has hundreds of small parameters. To update, average and convert each of them takes many
-kernels that are launched for almost no work; on vectors of all parameters it takes a few.
+A DenseNet has hundreds of small parameters. Updating, averaging and converting each of them takes
+many kernels that do almost no work. Vectors of all parameters need only a few kernels.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from jax import lax
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """The order and the shapes in which the arrays of a tree are stored in one vector.
+    """The order and the shapes of the arrays of a tree that are stored in one vector.
 
-    Convolution kernels are stored as `[out, height, width, in]`, as cuDNN reads and writes them: in
-    another order each would be transposed three times a step.
+    Convolution kernels are stored as `[out, height, width, in]`, the order of cuDNN: in another
+    order each kernel would be transposed three times a step.
     """
 
     tree: jax.tree_util.PyTreeDef
@@ -30,19 +30,19 @@ class Packing:
         return cls(structure, tuple(leaf.shape for leaf in leaves))
 
     def fits(self, tree) -> bool:
-        """Whether `tree` has the structure that this packing is for."""
+        """Returns whether `tree` has the structure of this packing."""
         return jax.tree.structure(tree) == self.tree
 
     def pack(self, tree) -> jax.Array:
-        """Returns the vector; an empty one for a tree without arrays."""
+        """Returns the arrays of `tree` as one vector, empty for a tree without arrays."""
         leaves = [_outputs_first(leaf).ravel() for leaf in jax.tree.leaves(tree)]
         return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
 
     def unpack(self, vector: jax.Array, kernels=None):
-        """Returns the tree; convolution kernels in the type `kernels`, if it is given.
+        """Returns the tree that `vector` stores, with convolution kernels in the type `kernels`.
 
-        All kernels are converted in one operation, and outside the parts of the network that the
-        backward pass computes again.
+        One operation converts all kernels, outside the parts of the network that the backward pass
+        recomputes. None leaves their type.
         """
         leaves = self._split(vector)
         if kernels and kernels != vector.dtype:
@@ -69,9 +69,9 @@ def _shaped(part: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the parameters and the running statistics of a train state are packed.
+    """The packing of the parameters and the running statistics of a train state.
 
-    Whatever in the optimiser's state has the structure of the parameters is packed as they are.
+    Parts of the optimiser's state with the structure of the parameters are packed like these.
     """
 
     params: Packing
@@ -82,7 +82,7 @@ class Layout:
         return cls(Packing.of(params), Packing.of(batch_stats))
 
     def flatten(self, state: Any) -> Any:
-        """Returns the train state `state` with vectors in the place of trees."""
+        """Returns the train state `state` with vectors instead of trees."""
         return dataclasses.replace(
             state,
             params=self.params.pack(state.params),
@@ -95,7 +95,7 @@ class Layout:
         )
 
     def restore(self, state: Any, like: Any) -> Any:
-        """Undoes `flatten`, which was given `like`."""
+        """Undoes `flatten`. `like` is the train state that `flatten` was given."""
         return dataclasses.replace(
             state,
             params=self.params.unpack(state.params),

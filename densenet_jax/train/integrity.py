@@ -1,4 +1,4 @@
-"""Checks that a checkpoint is read as it was written: its files, and the arrays in them."""
+"""Checksums of the files and the arrays of a checkpoint, to detect damage."""
 
 import hashlib
 from pathlib import Path
@@ -9,42 +9,42 @@ import numpy as np
 
 from densenet_jax.files import write_durably
 
-SUMS = "SHA256SUMS"
+CHECKSUM_FILE = "SHA256SUMS"
 
 
 class Unreadable(Exception):
     """A checkpoint that cannot be used; its message is the reason."""
 
 
-def write_sums(folder: Path) -> None:
-    """Writes the SHA-256 of each file of a checkpoint, as `sha256sum --check` reads them."""
-    files = _content(folder)
-    lines = [f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files]
-    write_durably(folder / SUMS, "".join(lines))
+def write_checksums(checkpoint: Path) -> None:
+    """Writes the SHA-256 of each file of a checkpoint, in the format of `sha256sum --check`."""
+    files = _files(checkpoint)
+    lines = [f"{_sha256(file)}  {file.relative_to(checkpoint)}\n" for file in files]
+    write_durably(checkpoint / CHECKSUM_FILE, "".join(lines))
 
 
-def check_sums(folder: Path) -> None:
-    """Raises Unreadable if a file of a checkpoint is not as it was written."""
-    if not (folder / SUMS).is_file():
-        raise Unreadable(f"{SUMS} is missing")
+def check_checksums(checkpoint: Path) -> None:
+    """Raises Unreadable if a file of a checkpoint is missing or has changed."""
+    if not (checkpoint / CHECKSUM_FILE).is_file():
+        raise Unreadable(f"{CHECKSUM_FILE} is missing")
     try:
-        lines = (folder / SUMS).read_text(errors="replace").splitlines()
+        lines = (checkpoint / CHECKSUM_FILE).read_text(errors="replace").splitlines()
         expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        found = {str(file.relative_to(folder)): _sha256(file) for file in _content(folder)}
+        found = {str(file.relative_to(checkpoint)): _sha256(file) for file in _files(checkpoint)}
     except FileNotFoundError as error:
-        raise Unreadable(f"{Path(error.filename).relative_to(folder)} is missing") from error
+        raise Unreadable(f"{Path(error.filename).relative_to(checkpoint)} is missing") from error
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise Unreadable(f"{name} is {'changed' if name in found else 'missing'}")
 
 
-def _content(folder: Path) -> list[Path]:
-    """Returns the files of both items of a checkpoint."""
-    return sorted(file for file in folder.glob("*/**/*") if file.is_file())
+def _files(checkpoint: Path) -> list[Path]:
+    """Returns the files in the directories `state` and `progress` of a checkpoint."""
+    return sorted(file for file in checkpoint.glob("*/**/*") if file.is_file())
 
 
 def digests(arrays: dict[str, Any]) -> dict[str, str]:
-    """Returns the SHA-256 of each array with its type and shape, by its path in the tree."""
+    """Returns the SHA-256 of each array, its type and its shape, by its path in the tree."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
         array = np.ascontiguousarray(leaf)
@@ -55,7 +55,7 @@ def digests(arrays: dict[str, Any]) -> dict[str, str]:
 
 
 def _key(entry) -> str:
-    """Returns a step of a path in a tree: the key of a dict, an index, or a field."""
+    """Returns one entry of a path in a tree: the key of a dict, an index, or a field."""
     for name in ("key", "idx", "name"):
         if hasattr(entry, name):
             return str(getattr(entry, name))
@@ -63,7 +63,7 @@ def _key(entry) -> str:
 
 
 def compare(found: dict[str, str], expected: dict[str, str]) -> None:
-    """Raises ValueError if an array that was read is not the one that was saved."""
+    """Raises ValueError if an array has other values than the saved one."""
     for name, digest in found.items():
         if digest != expected.get(name):
             raise ValueError(f"the array {name} reads back with other values than were saved")

@@ -1,10 +1,10 @@
-"""Locks a run directory, so that only one run at a time writes there.
+"""Locks a run directory, so that only one run at a time writes to it.
 
-The lock is `flock` on the file `.lock`. The kernel releases it when the process ends, however it
-ends. On NFS, Linux turns it into a lock that the server keeps, so it also holds between hosts; if a
-host dies, the server releases it after its lease (NFSv4: about 90 s). Where a file system has no
-locks, or none between hosts, the newest run wins: each run writes its own token to the file, and
-`RunLock.check` ends a run that no longer finds its token.
+The lock is `flock` on the file `.lock`. The kernel releases it when the process ends, in any way.
+On NFS, Linux turns it into a lock of the server, which also holds between hosts. If a host dies,
+the server releases the lock after its lease (NFSv4: about 90 s). Where a file system has no locks,
+or none between hosts, the newest run wins: each run writes a token to the file, and `RunLock.check`
+ends a run that no longer finds its token.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import jax
 import numpy as np
@@ -36,19 +37,19 @@ _log = logging.getLogger(__name__)
 
 
 class RunLock:
-    """Holds a run directory, which it creates if missing. A context manager.
+    """The lock of a run directory, which is created if missing. A context manager.
 
-    Only the first process of a run holds the lock; the others learn whether it was free. If the
-    directory is still empty at the end, it is removed again.
+    Only the first process of a run holds the lock; the other processes learn whether it was free.
+    Removes the directory at the end if it is still empty.
 
-    On entry it raises Interrupted if another run holds the directory, and InputError if the lock
-    is no regular file.
+    Entering raises Interrupted if another run holds the lock, and InputError if the file `.lock` is
+    not a regular file.
     """
 
     def __init__(self, directory: Path):
         self._directory, self._path = directory, directory / NAME
         self._token = secrets.token_hex(8)
-        self._file = None
+        self._file: TextIO | None = None
 
     def __enter__(self) -> "RunLock":
         is_free = self._acquire() if jax.process_index() == 0 else True
@@ -72,7 +73,7 @@ class RunLock:
         self._file = None
 
     def check(self) -> None:
-        """Raises Interrupted if another run has taken the directory although it was locked."""
+        """Raises Interrupted if another run has taken the directory despite the lock."""
         if self._file is None:
             return
         try:
@@ -82,7 +83,7 @@ class RunLock:
         if token != self._token:
             raise Interrupted(
                 f"another run has taken {self._directory} ({describe_holder(self._directory)}): "
-                "this run stops, and writes nothing more there"
+                "this run stops and writes nothing more to it"
             )
 
     def _acquire(self) -> bool:
@@ -93,7 +94,7 @@ class RunLock:
                 if self._try():
                     return True
             except FileNotFoundError:
-                pass  # Another process removed the empty directory in between.
+                pass  # Another process removed the empty directory meanwhile.
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_SECONDS)
@@ -114,10 +115,10 @@ class RunLock:
                         return False
                     raise
                 _log.warning(
-                    "%s cannot be locked (%s): start no second run in this directory",
+                    "%s cannot be locked (%s): do not start a second run in this directory",
                     *(self._path, error.strerror),
                 )
-            # The file may be one that its last holder has just removed.
+            # The last holder may have just removed this file.
             if not os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
                 return False
             holder = {
@@ -153,4 +154,4 @@ def describe_holder(directory: Path) -> str:
         found = json.loads((directory / NAME).read_text())
         return f"process {found['process']} on {found['host']} since {found['started']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "its .lock file does not say which"
+        return "unknown: its .lock file is unreadable"

@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh axis, "data", over all devices of all hosts."""
+"""Placement of arrays: one mesh axis, "data", over all devices of all hosts."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from densenet_jax.errors import InputError
 def all_devices() -> list[jax.Device]:
     """Returns the devices of all hosts. Raises InputError if JAX cannot use any.
 
-    The first call starts JAX's backends, so that commands call it before other work.
+    The first call starts JAX's backends.
     """
     try:
         return jax.devices()
@@ -31,7 +31,7 @@ def all_devices() -> list[jax.Device]:
 
 
 def data_mesh(batch_size: int, devices: Sequence | None = None) -> Mesh:
-    """Builds a mesh of `devices`, all if None.
+    """Builds a mesh of `devices`; None: of all devices.
 
     Raises InputError if the devices cannot share `batch_size` equally.
     """
@@ -39,21 +39,21 @@ def data_mesh(batch_size: int, devices: Sequence | None = None) -> Mesh:
     if batch_size % len(devices):
         raise InputError(
             f"batch_size {batch_size} cannot be shared equally by {len(devices)} devices: "
-            f"use a multiple of {len(devices)}."
+            f"use a multiple of {len(devices)}"
         )
     # Auto: shardings are propagated, so one program serves any number of devices.
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def platform(mesh: Mesh) -> str:
-    """Returns what the devices are: "cpu", "gpu" or "tpu"."""
+    """Returns the kind of the devices: "cpu", "gpu" or "tpu"."""
     return mesh.devices.flat[0].platform
 
 
 def place(tree, sharding: NamedSharding):
-    """Puts arrays on devices. Of what is divided over several hosts, each puts its own part."""
+    """Puts a tree of arrays on devices. Each host puts its part of arrays that hosts share."""
     if jax.process_count() == 1 or sharding.is_fully_replicated:
-        return jax.device_put(tree, sharding)  # Compares what several hosts give.
+        return jax.device_put(tree, sharding)  # Checks that all hosts have equal arrays.
 
     def put(array):
         return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
@@ -62,13 +62,18 @@ def place(tree, sharding: NamedSharding):
 
 
 def local_rows(sharding: NamedSharding, rows: int) -> np.ndarray:
-    """Which of `rows`, divided by `sharding`, lie on the devices of this process; ascending."""
+    """Returns which of `rows` rows `sharding` puts on devices of this process, ascending."""
     parts = sharding.addressable_devices_indices_map((rows,)).values()
     return np.unique(np.concatenate([np.arange(rows)[part] for part in parts]))
 
 
 def place_rows(array: np.ndarray, local: np.ndarray, rows: int, sharding: NamedSharding):
-    """`[1, rows, ...]` divided along `rows`, of which this process has the `local` in `array`."""
+    """Returns the global array `[1, rows, ...]`, sharded along its rows.
+
+    Args:
+      array: the rows of this process, `[len(local), ...]`.
+      local: indices of these rows among all `rows`; see `local_rows`.
+    """
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
         wanted = np.arange(rows)[index[1]]
@@ -79,9 +84,10 @@ def place_rows(array: np.ndarray, local: np.ndarray, rows: int, sharding: NamedS
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding that copies an array to all devices."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharded(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Dimension `axis` divided over the devices."""
+    """Returns the sharding that divides dimension `axis` among the devices."""
     return NamedSharding(mesh, P(*[None] * axis, "data"))

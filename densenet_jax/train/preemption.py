@@ -13,28 +13,33 @@ def stop_signals() -> set[signal.Signals]:
     """Returns the signals that ask a command to stop.
 
     Schedulers send SIGTERM before they take a machine away, Ctrl-C sends SIGINT, and a closed
-    terminal sends SIGHUP, which `nohup` has a command ignore.
+    terminal sends SIGHUP, unless `nohup` started the command.
     """
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return {signal.SIGTERM, signal.SIGINT} | (set() if ignored else {signal.SIGHUP})
 
 
+class StopRequested(Exception):
+    """A signal asked the run to stop. `signal` is its name."""
+
+    def __init__(self, signal: str):
+        super().__init__(signal)
+        self.signal = signal
+
+
 class Preemption:
-    """Whether this run was asked to stop. A context manager.
+    """A listener for signals that ask a run to stop. A context manager.
 
-    The first signal asks; a later Ctrl-C ends the process at once. One process listens itself.
-    Several leave SIGTERM to JAX, which lets them all stop after the same step, and turn the other
-    signals into it.
-
-    Attributes:
-      signal: the name of the signal that came.
+    The first signal asks; a later Ctrl-C ends the process at once. A single process handles all
+    signals itself. Several processes leave SIGTERM to JAX, which lets all of them stop after the
+    same step, and turn the other signals into SIGTERM.
     """
 
-    def __init__(self):
-        self.signal = "SIGTERM"
-        self._signalled = False
+    def __init__(self) -> None:
+        self._signal = "SIGTERM"
+        self._is_signalled = False
         self._alone = jax.process_count() == 1
-        # Python takes signals in its main thread only.
+        # Python handles signals in its main thread only.
         is_main = threading.current_thread() is threading.main_thread()
         listened = stop_signals() - (set() if self._alone else {signal.SIGTERM})
         self._listened = listened if is_main else set()
@@ -48,24 +53,30 @@ class Preemption:
             signal.signal(number, handler)
 
     def _note(self, number: int, _) -> None:
-        if self._signalled and number == signal.SIGINT:
-            _say("interrupted: ended at once, and kept the checkpoints that were complete\n")
+        if self._is_signalled and number == signal.SIGINT:
+            _print("interrupted: ended at once; complete checkpoints are kept\n")
             os._exit(128 + signal.SIGINT)
-        if not self._signalled:
-            self._signalled, self.signal = True, signal.Signals(number).name
+        if not self._is_signalled:
+            self._is_signalled, self._signal = True, signal.Signals(number).name
             if number == signal.SIGINT:
-                _say("interrupted: saving after this step; press Ctrl-C again to end at once\n")
+                _print("interrupted: saving after this step; press Ctrl-C again to end at once\n")
             if not self._alone:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def noticed(self, step: int) -> bool:
-        """Whether to stop after `step`. All processes ask for each step, and get one answer."""
+    def check(self, step: int) -> None:
+        """Raises StopRequested if the run is to stop after `step`.
+
+        All processes must ask after each step; all of them get the same answer.
+        """
         if self._alone:
-            return self._signalled
-        return multihost_utils.reached_preemption_sync_point(step)
+            is_due = self._is_signalled
+        else:
+            is_due = multihost_utils.reached_preemption_sync_point(step)
+        if is_due:
+            raise StopRequested(self._signal)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     # The signal may come while Python writes to a buffered stream, which cannot be entered twice.
     with contextlib.suppress(OSError):
         os.write(2, text.encode())  # Standard error.

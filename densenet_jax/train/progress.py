@@ -1,128 +1,112 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""How far a run has come, and where its time went."""
 
+import collections
 import contextlib
-import logging
-import os
-import sys
+import dataclasses
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Iterator
 
 import jax
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from densenet_jax.errors import counted
-
-SILENCE = 60  # Seconds after which a line between epochs says that the run lives.
+from densenet_jax.errors import InputError, counted
+from densenet_jax.train.record import RunDirectory, best_epoch
+from densenet_jax.train.step import Totals
 
 
-class Reporter:
-    """Prints to standard output, in the first process only. A context manager."""
-
-    def __init__(self, steps: int, batch_size: int):
-        self._console = Console(
-            file=LossyOutput(sys.stdout),
-            highlight=False,
-            soft_wrap=True,
-            quiet=jax.process_index() > 0,
-        )
-        self._steps, self._batch_size = steps, batch_size
-        self._bar = Progress(
-            TextColumn("step"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:,.0f} images/s"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-
-    def __enter__(self) -> "Reporter":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
-        self._last_said = time.monotonic()
-
-    def start(self, step: int) -> None:
-        """Shows the bar, at `step`."""
-        self._task = self._bar.add_task("", total=self._steps, completed=step, rate=0.0)
-        self._bar.start()
-        self._started, self._first, self._done = time.monotonic(), step, 0
-
-    def advance(self, steps: int) -> None:
-        self._done += steps
-        self._bar.update(self._task, advance=steps, rate=self._rate())
-        if self._bar.disable and time.monotonic() - self._last_said > SILENCE:
-            self.say(f"step {self._first + self._done}/{self._steps}  {self._rate():,.0f} images/s")
-
-    def epoch(self, line: dict, epochs: int, waited: float) -> None:
-        """One line on an epoch, from its line of metrics.
-
-        `waited` is the fraction of its training in which the devices waited for data.
-        """
-        text = f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}"
-        for split in ("validation", "test"):
-            if f"{split}_error" in line:
-                text += f"  {split} error {line[f'{split}_error']:.2f} %"
-        text += f"  learning rate {line['learning_rate']:.3g}  {self._rate():,.0f} images/s"
-        if waited > 0.01:
-            text += f"  {100 * waited:.0f} % of the time waiting for data"
-        if "broken_pictures" in line:
-            text += f"  {counted(line['broken_pictures'], 'broken picture')}"
-        left = (self._steps - line["step"]) * self._batch_size / self._rate()
-        self.say(f"{text}  {_duration(left)} left")
-
-    def _rate(self) -> float:
-        """Images a second since the start, evaluation included."""
-        return self._done * self._batch_size / (time.monotonic() - self._started)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
-
-
-class LossyOutput:
-    """A text stream that a command can lose: after an error it drops all text and warns once.
-
-    Training must not end because `| head` closed a pipe, or because a log file filled a disk.
+class Clock:
+    """Seconds by purpose. A measurement that starts inside another one interrupts it.
 
     Attributes:
-      error: what the stream raised; None if all text was written.
+      seconds: seconds of all finished measurements, by purpose.
     """
 
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-        self.error: OSError | None = None
+    def __init__(self) -> None:
+        self.seconds: collections.Counter[str] = collections.Counter()
+        self._purposes: list[str] = []
+        self._since = 0.0
 
-    def __getattr__(self, name: str):
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        self._try(self._stream.write, text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
-
-    def _try(self, act: Callable, *arguments) -> None:
-        if self.error:
-            return
+    @contextlib.contextmanager
+    def measure(self, purpose: str) -> Iterator[None]:
+        """Adds the seconds of the `with` block to `purpose`."""
+        self._add_elapsed()
+        self._purposes.append(purpose)
         try:
-            act(*arguments)
-        except OSError as error:
-            self.error = error
-            logging.getLogger(__name__).warning(
-                "cannot write to standard output (%s): the command goes on without it",
-                error.strerror,
-            )
-            with contextlib.suppress(OSError):  # Python would fail to flush the rest at its end.
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._stream.fileno())
-                os.close(nowhere)
+            yield
+        finally:
+            self._add_elapsed()
+            self._purposes.pop()
+
+    def _add_elapsed(self) -> None:
+        now = time.monotonic()
+        if self._purposes:
+            self.seconds[self._purposes[-1]] += now - self._since
+        self._since = now
+
+
+@dataclasses.dataclass
+class Progress:
+    """The position of a run and its results so far; saved beside the train state.
+
+    Attributes:
+      step: number of completed training steps.
+      epoch: number of complete epochs.
+      totals: totals over the completed steps of the next epoch, on the devices.
+      lines: lines of metrics.jsonl, one for each complete epoch.
+      best: the line of the best epoch; None before the first evaluation.
+      steps_per_epoch: number of training steps in an epoch.
+    """
+
+    step: int
+    epoch: int
+    totals: Totals
+    lines: list[dict]
+    best: dict | None
+    steps_per_epoch: int
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """Number of completed steps in the next epoch."""
+        return self.step - self.epoch * self.steps_per_epoch
+
+    def end_epoch(self, line: dict, totals: Totals) -> None:
+        """Adds the line of a complete epoch. `totals` are those of the next epoch: zeros."""
+        self.lines.append(line)
+        self.epoch, self.totals = self.epoch + 1, totals
+        self.best = best_epoch([line] if self.best is None else [self.best, line])
+
+    def to_json(self, clock: Clock) -> dict:
+        """Returns a copy for a checkpoint, which is written while training continues."""
+        totals = jax.device_get(dataclasses.asdict(self.totals))
+        training, evaluation, waiting = (
+            clock.seconds[purpose] for purpose in ("training", "evaluation", "input_wait")
+        )
+        return {
+            "epoch": self.epoch,
+            "sums": {name: float(value) for name, value in totals.items()},
+            "seconds": {
+                "training": training,
+                "total": training + evaluation,
+                "input_wait": waiting,
+            },
+            "metrics": list(self.lines),
+        }
+
+
+def restore_clock(clock: Clock, saved: dict) -> None:
+    """Sets `clock` to the seconds that `Progress.to_json` saved."""
+    seconds = {"training": 0.0, "total": 0.0, "input_wait": 0.0} | saved.get("seconds", {})
+    clock.seconds["training"] = seconds["training"]
+    clock.seconds["evaluation"] = seconds["total"] - seconds["training"]
+    clock.seconds["input_wait"] = seconds["input_wait"]
+
+
+def saved_lines(saved: dict, run: RunDirectory) -> list[dict]:
+    """Returns the lines of metrics of a checkpoint. Raises InputError if lines are missing."""
+    # Early checkpoints have no metrics, so that only the file has them.
+    lines = saved["metrics"] if "metrics" in saved else run.metrics()[: saved["epoch"]]
+    if [line.get("epoch") for line in lines] != list(range(1, saved["epoch"] + 1)):
+        raise InputError(
+            f"metrics.jsonl in {run.path} has not one line for each of the "
+            f"{counted(saved['epoch'], 'epoch')} of the checkpoint: restore that file"
+        )
+    return lines

@@ -1,4 +1,4 @@
-"""The run directory: what was asked for, where it ran, what happened.
+"""The run directory: the config of a run, its environment, its metrics and its result.
 
 config.json  model.json  environment.json  metrics.jsonl  checkpoints/  result.json
 """
@@ -29,34 +29,35 @@ from densenet_jax.files import (
     unfinished_name,
     write_durably,
 )
+from densenet_jax.train import process
 from densenet_jax.train.config import base_config, flatten
 
 PACKAGES = (
     *("densenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("grain", "simplejpeg", "opencv-python-headless", "pillow"),
 )
-# Orbax takes the path of a checkpoint for a pattern, and TensorStore takes a backslash for a slash.
+# Orbax reads the path of a checkpoint as a pattern, and TensorStore reads a backslash as a slash.
 _UNUSABLE = "*?[\\"
-# Files of others that may lie in a new run directory: of editors, desktops, NFS and loggers.
+# Files that a new run directory may hold: those of editors, desktops, NFS and loggers.
 _STRAYS = (".*", "*~", "#*#", "*.log", "*.out", "*.err", "*.tfevents.*")
 _FILES = ("config.json", "model.json", "environment.json", "metrics.jsonl", "result.json")
-MAX_METRICS_BYTES = 2**30  # A line of an epoch has about 230.
-# What commands need of a result.
+MAX_METRICS_BYTES = 2**30  # The line of an epoch has about 230 bytes.
+# The values of a result that commands read.
 _RESULT_TYPES = {
     **dict.fromkeys(("model", "data"), str),
     **dict.fromkeys(("seed", "epochs", "params"), int),
     **dict.fromkeys(("test_error", "train_seconds", "images_per_second"), int | float),
     "input_wait_seconds": int | float,
 }
-MAX_RESULT = 2**53  # Of a whole number in a result.
-# Where the data lie and who reads them is not what the run is: it may go on where it is otherwise.
+MAX_RESULT = 2**53  # Largest whole number in a result.
+# A run may resume with other values of these keys: they do not change its result.
 _NOT_COMPARED = ("data.directory", "data.workers", "data.skip_broken", "data.max_pixels")
 
 
 class RunDirectory:
-    """Reads and writes one run directory. Only the first process writes.
+    """One run directory, to read and to write. Only the first process writes.
 
-    What is written is on disk when a method returns, and a crash leaves each file whole.
+    Files are synced to disk when a method returns, and a crash leaves each file whole.
     """
 
     def __init__(self, path: str | Path):
@@ -70,7 +71,7 @@ class RunDirectory:
         return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
 
     def result(self) -> dict | None:
-        """The result of a finished run, or None. Raises InputError if it is damaged."""
+        """Returns the result of a finished run, or None. Raises InputError if it is damaged."""
         path = self.path / "result.json"
         if (found := read_object(path)) is None:
             return None
@@ -84,25 +85,25 @@ class RunDirectory:
         return found
 
     def config(self) -> ConfigDict:
-        """The config of the run; keys that are younger than it have their defaults.
+        """Returns the config of the run; keys that did not exist then have their defaults.
 
-        Raises InputError if this is no run directory.
+        Raises InputError if this is not a run directory.
         """
         values = read_object(self.path / "config.json")
         if values is None:
-            raise InputError(f"{self.path} is no run directory: it has no config.json.")
+            raise InputError(f"{self.path} is not a run directory: it has no config.json")
         config = base_config()
         try:
             with config.unlocked():
                 config.update(ConfigDict(with_tuples(values)))
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise InputError(
-                f"{self.path / 'config.json'} is damaged ({error}): restore or remove it."
+                f"{self.path / 'config.json'} is damaged ({error}): restore or remove it"
             ) from error
         return config
 
     def check(self, config: ConfigDict) -> None:
-        """Raises InputError if this is the directory of another config, or of something else."""
+        """Raises InputError if the directory belongs to another config, or to no run."""
         existing = next(
             path for path in (self.path, *self.path.parents) if path.exists() or path.is_symlink()
         )
@@ -128,11 +129,11 @@ class RunDirectory:
         ]:
             raise InputError(
                 f"workdir {self.path} belongs to a run of another config: {', '.join(found)}; "
-                "name another folder, or set those keys as they were."
+                "name another directory, or set those keys to their old values"
             )
 
     def check_classes(self, classes: Sequence[str] | None) -> None:
-        """Raises InputError if the run was trained on other classes than these of its data."""
+        """Raises InputError if the run was trained on other classes than `classes`."""
         trained = (read_object(self.path / "model.json") or {}).get("classes")
         if trained and classes and list(classes) != trained:
             raise InputError(
@@ -147,16 +148,16 @@ class RunDirectory:
         try:
             tempfile.TemporaryFile(dir=existing).close()
         except OSError as error:
-            raise InputError(f"cannot write to workdir {existing}: {error.strerror}.") from error
+            raise InputError(f"cannot write to workdir {existing}: {error.strerror}") from error
 
     def model(self) -> dict:
-        """What is needed to use the network. Raises InputError if this is no run directory."""
+        """Returns how to use the network. Raises InputError if this is not a run directory."""
         if (found := read_object(self.path / "model.json")) is None:
-            raise InputError(f"{self.path} is no run directory: it has no model.json.")
+            raise InputError(f"{self.path} is not a run directory: it has no model.json")
         return found
 
     def start(self, config: ConfigDict, model: dict) -> None:
-        """Writes config.json and model.json, and describes this start in environment.json.
+        """Writes config.json, model.json and, for this start of the run, environment.json.
 
         Removes the unfinished files of an earlier start that was killed.
         """
@@ -169,7 +170,7 @@ class RunDirectory:
         self._write("environment.json", environment())
 
     def metrics(self) -> list[dict]:
-        """Returns the lines of metrics.jsonl, without a last one that is cut off.
+        """Returns the lines of metrics.jsonl, without an incomplete last line.
 
         Raises InputError if a line is damaged.
         """
@@ -192,7 +193,7 @@ class RunDirectory:
                 os.fsync(file.fileno())
 
     def restore_metrics(self, lines: list[dict]) -> None:
-        """Makes metrics.jsonl hold the lines that a checkpoint says it held.
+        """Resets metrics.jsonl to the lines of a checkpoint.
 
         Drops later lines, because a resumed run writes them again. Reports a file that does not
         begin with `lines`, and keeps it under another name.
@@ -203,7 +204,7 @@ class RunDirectory:
         found = self._metrics_bytes()
         if found and not lines:
             logging.getLogger(__name__).warning(
-                "%s has %s, but there is no checkpoint: training begins with the first epoch",
+                "%s has %s, but there is no checkpoint: training starts with the first epoch",
                 *(path, counted(found.count(b"\n"), "line")),
             )
         if not found.startswith(expected):
@@ -211,7 +212,7 @@ class RunDirectory:
             if path.exists():
                 path.rename(kept)
             logging.getLogger(__name__).warning(
-                "%s does not agree with the checkpoint: restored %s from the checkpoint%s",
+                "%s differs from the checkpoint: restored %s from the checkpoint%s",
                 *(path, counted(len(lines), "line")),
                 f", and kept the old file as {kept.name}" if found else "",
             )
@@ -242,13 +243,13 @@ class RunDirectory:
 
 
 def differing(first: dict, second: dict) -> list[str]:
-    """Returns the keys of two flat configs whose values make them other runs."""
+    """Returns the keys whose values make two flat configs different runs."""
     keys = sorted((first.keys() | second.keys()) - set(_NOT_COMPARED))
     return [key for key in keys if first.get(key) != second.get(key)]
 
 
 def is_sound(key: str, value: object) -> bool:
-    """Whether `value` can be that of `key` in a result or in a line of metrics."""
+    """Returns whether `key` can have this `value` in a result or in a line of metrics."""
     if key == "test_error":
         return isinstance(value, int | float) and 0 <= value <= 100
     if isinstance(value, float):
@@ -257,7 +258,7 @@ def is_sound(key: str, value: object) -> bool:
 
 
 def check_path(workdir: Path) -> None:
-    """Raises InputError for a directory whose checkpoints could not be read back."""
+    """Raises InputError for a path whose checkpoints could not be read back."""
     path = str(workdir.absolute())
     if unusable := sorted(c for c in set(path) if c in _UNUSABLE or "\ud800" <= c <= "\udfff"):
         raise InputError(
@@ -282,9 +283,9 @@ def _as_line(line: dict) -> str:
 
 
 def best_epoch(lines: Iterable[dict]) -> dict | None:
-    """The line of the best epoch of those that were evaluated, the first if several are.
+    """Returns the line with the lowest validation error, the first if several are equal.
 
-    It has the lowest validation error; or test error, if nothing is held out for validation.
+    Without validation images, the test error decides. Returns None if no line has an error.
     """
     evaluated = [line for line in lines if "test_error" in line]
     return min(
@@ -293,7 +294,7 @@ def best_epoch(lines: Iterable[dict]) -> dict | None:
 
 
 def environment() -> dict:
-    """Returns the versions, the devices and the git revision of this process."""
+    """Returns the versions, devices, git revision and settings of this process."""
     devices = jax.devices()
     return {
         "command": [*(Path(word).name for word in sys.argv[:1]), *sys.argv[1:]],
@@ -306,14 +307,12 @@ def environment() -> dict:
         "cpu_count": os.cpu_count(),
         "usable_cores": cores(),
         "git_revision": _git_revision(),
+        "process": process.settings(),
     }
 
 
 def versions(*packages: str) -> dict[str, str | None]:
-    """Returns the version of each package, None where no metadata tell it.
-
-    A package that was not installed but only put on the path has no metadata.
-    """
+    """Returns the version of each package, None for those that are not installed."""
     return {name: _version(name) for name in packages}
 
 
@@ -342,7 +341,7 @@ def _git_revision() -> str | None:
 
 
 def with_tuples(value):
-    """JSON has no tuples; configs have no lists."""
+    """Returns `value`, read from JSON, with tuples instead of lists, as configs have them."""
     if isinstance(value, dict):
         return {key: with_tuples(item) for key, item in value.items()}
     return tuple(map(with_tuples, value)) if isinstance(value, list) else value

@@ -5,15 +5,16 @@ import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
 
 @contextlib.contextmanager
-def event_log(folder: Path, first_step: int) -> Iterator[Callable[[dict], None]]:
+def event_log(directory: Path, first_step: int) -> Iterator[Callable[[dict], None]]:
     """Yields a function that logs a line of metrics. Only the first process writes.
 
-    The file is made with the first line. It tells TensorBoard to forget lines later than
+    Creates the file with the first line. The file makes TensorBoard drop lines later than
     `first_step`, which an earlier start of the run may have logged.
     """
     if jax.process_index() > 0 or importlib.util.find_spec("tensorboardX") is None:
@@ -23,18 +24,18 @@ def event_log(folder: Path, first_step: int) -> Iterator[Callable[[dict], None]]
     with contextlib.ExitStack() as stack:
 
         @functools.cache
-        def writer():
-            from tensorboardX import SummaryWriter  # Slow where PyTorch is: it imports PyTorch.
+        def writer() -> Any:
+            from tensorboardX import SummaryWriter  # Slow, because it imports PyTorch if it can.
 
-            # Of two starts within a second, only the suffix differs.
+            # Two starts within a second differ in their suffix only.
             opened = SummaryWriter(
-                str(folder), purge_step=first_step + 1, filename_suffix=f".{first_step}"
+                str(directory), purge_step=first_step + 1, filename_suffix=f".{first_step}"
             )
             stack.callback(close, opened)
             return opened
 
-        def close(opened):
-            with contextlib.suppress(OSError):  # A full disk, which ends the run already.
+        def close(opened: Any) -> None:
+            with contextlib.suppress(OSError):  # A full disk already ends the run.
                 opened.close()
 
         def log(line: dict) -> None:

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from densenet_jax.errors import counted
 from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.train import process
 from densenet_jax.train.trainer import Trainer, memory_bytes
 from experiments import synthetic
-from launch import command
 from launch.benchmark.jax_naive import NaiveDenseNet
 from launch.benchmark.job import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Job, Runner
 
@@ -41,11 +41,11 @@ def config_of(job: Job) -> ConfigDict:
 
 def ours(job: Job) -> Runner:
     """The step of `launch.train`, drawing its batch from the data set included; on one device."""
-    command.prepare_devices()
+    process.configure()
     trainer = Trainer(config_of(job), devices=jax.local_devices()[:1])
     compiled = trainer.compiled("train")
-    batches = next(trainer.epoch_batches(0))
-    state, sums = trainer.initial_state, trainer.sums()
+    batches = next(trainer.epoch(0))
+    state, sums = trainer.initial_state, trainer.totals()
 
     def run(steps: int) -> None:
         nonlocal state, sums

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from densenet_jax.analysis.feature_reuse import heat_maps, rescale
 from densenet_jax.analysis.style import save, styled
 from densenet_jax.models.catalog import model_config
-from densenet_jax.train.trained import load
+from densenet_jax.train.saved_network import load_network
 from experiments.figures import HEAT_MAPS
 from experiments.sweeps import forms
 from launch.report.figures import row_of
@@ -41,7 +41,7 @@ def fig6(runs: list[Run]) -> list[HeatMaps]:
         if network_of(run) == wanted:
             row = row_of(run, paper)
             row = "Measured by the paper's protocol" if row == PUBLISHED else row
-            blocks = [rescale(raw) for raw in heat_maps(load(run.path).model)]
+            blocks = [rescale(raw) for raw in heat_maps(load_network(run.path).model)]
             found.append(HeatMaps(f"{row}, seed {run.result['seed']}", blocks))
     return found
 

@@ -11,7 +11,7 @@ from densenet_jax.analysis.gradients import gradient_norms
 from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
 from densenet_jax.models.densenet import DenseNet
 from densenet_jax.train.record import RunDirectory
-from densenet_jax.train.trained import load
+from densenet_jax.train.saved_network import load_network
 from densenet_jax.train.trainer import training_batch
 from launch.report.heat_map import draw_heat_maps
 from launch.report.runs import Run
@@ -26,7 +26,7 @@ def write(runs: list[Run], folder: Path) -> str:
 
 
 def _write(run: Run, folder: Path) -> str:
-    model = load(run.path).model
+    model = load_network(run.path).model
     batch = training_batch(RunDirectory(run.path).config(), _IMAGES)
     norms = gradient_norms(model, batch.images, batch.labels)
     blocks = heat_maps(model) if isinstance(model, DenseNet) else []

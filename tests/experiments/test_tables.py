@@ -206,9 +206,9 @@ def takes_two_steps(config, read):
     config.update_from_flattened_dict({f"model.{k}": v for k, v in TINY[family].items()})
     data = read(config.data.name, config.data.holdout, config.data.preprocessing)
     trainer = Trainer(config, data=data)
-    state, sums = trainer.initial_state, trainer.sums()
+    state, sums = trainer.initial_state, trainer.totals()
     before = jax.tree.map(np.asarray, state.params)
-    batches = trainer.epoch_batches(0)
+    batches = trainer.epoch(0)
     for _ in range(2):
         state, sums = trainer.train(state, sums, next(batches), 0)
     trainer.close()

@@ -12,7 +12,7 @@ from densenet_jax.data import folders, imagenet
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.errors import InputError
 from densenet_jax.predict import Preprocessing, logits
-from densenet_jax.train import trained
+from densenet_jax.train import saved_network
 from launch import command, evaluate
 
 NAME = small.CLASSIFIER
@@ -104,7 +104,7 @@ def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
     report = json.loads(capsys.readouterr().out)
     assert (report["pictures"], report["classes"]) == (np.isin(labels, (1, 4, 7)).sum(), 3)
     assert report["label_order"] == "numbers from 0, as the run has no names (0, 1, 2, 3, 4, ...)"
-    model = trained.load(finished_run).model
+    model = saved_network.load_network(finished_run).model
     scores = np.asarray(model((digits.images[::5, ..., None].astype(np.float32) - 4.88) / 6.02))
     wrong = (scores.argmax(1) != labels)[np.isin(labels, (1, 4, 7))]
     assert report["top1_error"] == pytest.approx(100 * wrong.mean(), abs=2)

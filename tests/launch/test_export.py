@@ -13,7 +13,7 @@ import densenet_jax as dj
 from densenet_jax import weight_files
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.predict import Preprocessing
-from densenet_jax.train import trained
+from densenet_jax.train import saved_network
 from launch import command, export
 from launch.network import Network
 
@@ -27,7 +27,7 @@ def test_weights_go_out_and_in_bit_for_bit(finished_run, tmp_path, capsys):
     out = tmp_path / "digits.safetensors"
     status, output, _ = run(capsys, finished_run, out, "--license=mit")
     assert status == 0 and f"{tmp_path / 'digits.md'} describes them" in output
-    model = trained.load(finished_run).model
+    model = saved_network.load_network(finished_run).model
     expected = dj.weights.to_torch(model)
     found = weight_files.read(out)
     assert found.keys() == expected.keys()
@@ -56,7 +56,7 @@ def test_a_program_stands_alone(finished_run, tmp_path, capsys):
     assert "for cpu, cuda, tpu" in output
     program = jax.export.deserialize(bytearray(out.read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
-    model = trained.load(finished_run).model
+    model = saved_network.load_network(finished_run).model
     for batch in (1, 5):
         images = np.random.default_rng(batch).standard_normal((batch, 8, 8, 1)).astype(np.float32)
         # With weights that are constants there as well, as XLA works with them beforehand.
@@ -73,7 +73,7 @@ def test_onnx_says_the_same(finished_run, tmp_path, capsys):
     assert "images (batch, 8, 8, 1) to logits" in output
     session = onnxruntime.InferenceSession(out)
     (given,) = session.get_inputs()
-    model = trained.load(finished_run).model
+    model = saved_network.load_network(finished_run).model
     for batch in (1, 5):
         images = np.random.default_rng(batch).standard_normal((batch, 8, 8, 1)).astype(np.float32)
         (logits,) = session.run(None, {given.name: images})

@@ -11,7 +11,7 @@ from flax import nnx
 from densenet_jax.data.batches import Batch
 from densenet_jax.train.optimizer import sgd, step_schedule
 from densenet_jax.train.step import TrainState, train_step
-from densenet_jax.train.trainer import Learner
+from densenet_jax.train.trainer import StepContext
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -76,7 +76,7 @@ def test_twelve_steps_of_sgd():
         graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
         params, stats = map(nnx.to_pure_dict, states)
         optimizer = sgd(step_schedule(0.1, (6,)), momentum=0.9, weight_decay=1e-4)
-        learner = Learner(
+        learner = StepContext(
             graphdef=graphdef, other={}, optimizer=optimizer, seed=0, mean=(), std=(),
             dtype=jnp.float64, augmentation=None, label_smoothing=0.0,
             loss="cross_entropy", companion_weight=lambda step: 0,

@@ -15,7 +15,7 @@ from test_checkpoint import empty, make_state
 from densenet_jax.errors import InputError, Interrupted
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
-from densenet_jax.train.integrity import SUMS
+from densenet_jax.train.integrity import CHECKSUM_FILE
 from launch import command, evaluate
 
 OLDER, NEWER = 3, 5
@@ -65,7 +65,7 @@ DAMAGE = {
     "a bit changed": change,
 }
 FILES = {
-    "sums": SUMS,
+    "sums": CHECKSUM_FILE,
     "progress": "progress/metadata",
     "tree": "state/_METADATA",
     "manifest": "state/manifest.ocdbt",
@@ -104,7 +104,7 @@ def test_no_changed_bit_is_taken_for_what_was_saved(saved, tmp_path_factory, dat
 def test_all_are_damaged(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "checkpoints")
     for step in (OLDER, NEWER):
-        change(folder / str(step) / SUMS)
+        change(folder / str(step) / CHECKSUM_FILE)
     before = small.snapshot(folder)
     with pytest.raises(InputError, match=rf"only damaged .*step {NEWER}.*step {OLDER}.*from the"):
         restored(folder)

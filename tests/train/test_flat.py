@@ -19,11 +19,11 @@ STEPS = {"batch_size": 8, "steps_per_dispatch": 3, "data.examples": 24, "data.au
 
 def _end_of_steps(trainer: Trainer, flat: bool):
     """Returns the state and the sums after the first dispatch."""
-    batches = next(trainer.epoch_batches(0))
-    assert batches.steps == 3
-    learner = dataclasses.replace(trainer._learner, flat_loop=flat)
-    steps = jax.jit(functools.partial(train_steps, learner=learner))
-    return steps(trainer.initial_state, trainer.sums(), *batches, np.int32(0))
+    dispatch = next(trainer.epoch(0))
+    assert dispatch.steps == 3
+    learner = dataclasses.replace(trainer._context, flat_loop=flat)
+    steps = jax.jit(functools.partial(train_steps, context=learner))
+    return steps(trainer.initial_state, trainer.totals(), *dispatch, np.int32(0))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
@@ -55,7 +55,7 @@ def test_networks_may_have_no_running_statistics(float64):
 def test_multipliers_are_never_flat():
     """Multipliers find parameters by their paths."""
     trainer = Trainer(small.config({**small.PLAIN, "learning_rate_multipliers": (("conv0", 0.0),)}))
-    assert not trainer._learner.flat_loop
+    assert not trainer._context.flat_loop
 
 
 def test_only_kernels_are_converted():
@@ -88,10 +88,10 @@ def test_the_last_dispatch_may_be_shorter():
     for most in (1, 5):
         changes = {"batch_size": 8, "data.examples": 56, "steps_per_dispatch": most}
         trainer = Trainer(small.config(small.PLAIN | changes))
-        state, total, steps = trainer.initial_state, trainer.sums(), []
-        for batches in trainer.epoch_batches(0):
-            steps.append(batches.steps)
-            state, total = trainer.train(state, total, batches, 0)
+        state, total, steps = trainer.initial_state, trainer.totals(), []
+        for dispatch in trainer.epoch(0):
+            steps.append(dispatch.steps)
+            state, total = trainer.train(state, total, dispatch, 0)
         assert steps == {1: [1] * 7, 5: [5, 2]}[most]
         assert int(state.step) == 7 and float(total.examples) == 56
         sums[most] = float(total.loss)

@@ -11,7 +11,7 @@ from densenet_jax.models import initializers, settings
 from densenet_jax.models.catalog import create_model, model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.resnet import ResNetConfig
-from densenet_jax.train import trained
+from densenet_jax.train import saved_network
 from densenet_jax.train.config import BOUNDS, check_config, flatten
 from launch import command, predict
 
@@ -80,23 +80,23 @@ def test_values_of_model_json(copied_run, change, message):
     rewrite(copied_run, "model.json", change)
     if message:
         with pytest.raises(InputError, match=rf"model\.json is damaged \(.*{message}"):
-            trained.load(copied_run)
+            saved_network.load_network(copied_run)
     else:
-        trained.load(copied_run)
+        saved_network.load_network(copied_run)
 
 
 def test_a_growth_rate_that_the_checkpoint_does_not_have(copied_run):
     """The arrays of one layer take any width, so that nothing else would notice."""
     rewrite(copied_run, "model.json", put_setting(growth_rate=5))
     with pytest.raises(InputError, match=r"not of the network in model\.json") as caught:
-        trained.load(copied_run)
+        saved_network.load_network(copied_run)
     assert "has shape" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_layers_that_the_checkpoint_does_not_have(copied_run):
     rewrite(copied_run, "model.json", put_setting(block_config=[1, 2]))
     with pytest.raises(InputError) as caught:
-        trained.load(copied_run)
+        saved_network.load_network(copied_run)
     assert "\n" not in str(caught.value)
 
 

@@ -107,7 +107,7 @@ def test_the_short_last_batch_is_kept():
 def test_padding_takes_no_part_in_training(float64):
     """A short batch filled up with padding trains the same as the batch alone."""
     trainer = Trainer(small.config({**small.PLAIN, "dtype": "float64", "batch_size": 8}))
-    step = jax.jit(functools.partial(train_step, learner=trainer._learner))
+    step = jax.jit(functools.partial(train_step, context=trainer._context))
     random = np.random.default_rng(0)
     images, labels = random.normal(size=(8, 8, 8, 1)), np.arange(8)
     images[5:] *= 1000
@@ -127,11 +127,11 @@ def test_the_border_has_the_mean_colour():
     trainer = Trainer(small.config({**small.PLAIN, "batch_size": 8, "data.augment": True}))
     images, labels = np.full((8, 8, 8, 1), 5, np.uint8), np.arange(8)
     losses = []
-    for augmentation in (None, trainer._learner.augmentation):
-        learner = dataclasses.replace(trainer._learner, augmentation=augmentation, mean=(5.0,))
-        steps = jax.jit(functools.partial(train_steps, learner=learner))
+    for augmentation in (None, trainer._context.augmentation):
+        learner = dataclasses.replace(trainer._context, augmentation=augmentation, mean=(5.0,))
+        steps = jax.jit(functools.partial(train_steps, context=learner))
         indices = np.arange(8)[None]
-        state, totals = trainer.initial_state, trainer.sums()
+        state, totals = trainer.initial_state, trainer.totals()
         _, totals = steps(state, totals, images, labels, indices, np.int32(0))
         losses.append(float(totals.loss))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import small
 
-from densenet_jax.train import trained
+from densenet_jax.train import saved_network
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from launch import command, evaluate
@@ -34,7 +34,7 @@ def test_it_can_be_evaluated(capsys, checkpoint, epoch):
 
 
 def test_its_network_can_be_used():
-    model, description = trained.load(STORED)
+    model, description = saved_network.load_network(STORED)
     assert description["mean"] == pytest.approx([4.88 * 255 / 16])
     assert model.config.block_config == (1, 1)
 

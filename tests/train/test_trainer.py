@@ -20,9 +20,9 @@ def initial_state(trainer):
 
 
 def train_epoch(trainer, state, epoch):
-    sums = trainer.sums()
-    for batches in trainer.epoch_batches(epoch):
-        state, sums = trainer.train(state, sums, batches, epoch)
+    sums = trainer.totals()
+    for dispatch in trainer.epoch(epoch):
+        state, sums = trainer.train(state, sums, dispatch, epoch)
     return state, sums
 
 
@@ -32,7 +32,7 @@ def test_evaluation_counts_every_example_once(eval_batch_size):
     changes = {"eval_batch_size": eval_batch_size, "data.holdout": 437}
     trainer = Trainer(small.config(small.PLAIN | changes))
     values = trainer.evaluate(trainer.initial_state)
-    model, data = trainer._learner.model(trainer.initial_state), trainer.data
+    model, data = trainer._context.model(trainer.initial_state), trainer.data
     for name, split, size in (("validation", data.validation, 437), ("test", data.test, 360)):
         assert len(split.labels) == size
         images = (split.images - np.float32(data.mean)) / np.float32(data.std)
@@ -103,8 +103,8 @@ def test_augmentation_depends_on_the_epoch_and_dropout_on_the_step(trainer):
     def loss(epoch, step):
         state = initial_state(trainer)
         state = dataclasses.replace(state, step=state.step + step)
-        batches = next(trainer.epoch_batches(0))
-        _, sums = trainer.train(state, trainer.sums(), batches, epoch)
+        dispatch = next(trainer.epoch(0))
+        _, sums = trainer.train(state, trainer.totals(), dispatch, epoch)
         return float(sums.loss)
 
     assert loss(0, 0) == loss(0, 0)

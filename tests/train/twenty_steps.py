@@ -32,17 +32,17 @@ NETWORKS = {
 
 def losses(trainer: Trainer) -> list[float]:
     """The sum of the losses of each dispatch."""
-    state, sums, dispatches = trainer.initial_state, trainer.sums(), []
-    for batches in trainer.epoch_batches(0):
+    state, sums, dispatches = trainer.initial_state, trainer.totals(), []
+    for dispatch in trainer.epoch(0):
         if int(state.step) < STEPS:
-            state, sums = trainer.train(state, sums, batches, 0)
+            state, sums = trainer.train(state, sums, dispatch, 0)
             dispatches.append(float(sums.loss))
     return np.diff(dispatches, prepend=0).tolist()
 
 
 def own_examples(trainer: Trainer) -> list[int]:
     """The training images that this process works on in the first dispatch."""
-    shards = next(trainer.epoch_batches(0)).indices.addressable_shards
+    shards = next(trainer.epoch(0)).indices.addressable_shards
     return sorted(int(i) for shard in shards for i in np.asarray(shard.data).ravel())
 
 

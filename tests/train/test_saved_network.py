@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 import densenet_jax as dj
 from densenet_jax import weight_files
 from densenet_jax.errors import InputError
-from densenet_jax.train import trained
+from densenet_jax.train import saved_network
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
 from densenet_jax.train.step import TrainState
@@ -34,7 +34,7 @@ def assert_equal(one, other):
 
 @pytest.fixture(scope="module")
 def network(finished_run):
-    return trained.load(finished_run)
+    return saved_network.load_network(finished_run)
 
 
 def test_the_network_of_a_run_gives_its_errors(finished_run, network, trainer):
@@ -58,7 +58,7 @@ def test_a_run_tells_what_its_network_wants(network):
 def test_a_run_begins_with_that_of_another(finished_run, network):
     made = Trainer(small.config({"seed": 5}))
     made.initialize(str(finished_run))
-    assert_equal(made._learner.model(made.initial_state), network.model)
+    assert_equal(made._context.model(made.initial_state), network.model)
 
 
 @pytest.mark.parametrize("source", ["file", "run directory"])
@@ -71,7 +71,7 @@ def test_a_run_begins_with_other_weights_and_a_new_head(
         "densenet_bc_k4_d10", block_config=(1, 1), in_channels=1, num_classes=3, rngs=nnx.Rngs(7)
     )
     before = dj.weights.to_torch(model)
-    trained.start_from(model, str(file if source == "file" else finished_run))
+    saved_network.start_from(model, str(file if source == "file" else finished_run))
     (record,) = [record for record in caplog.records if record.name == "densenet_jax"]
     assert re.search(r"the classifier stays new: .*classifier", record.getMessage())
     theirs = dj.weights.to_torch(network.model)
@@ -84,9 +84,9 @@ def test_weights_of_another_network(finished_run, tmp_path):
     other = dj.create_model("densenet_bc_k4_d10", rngs=nnx.Rngs(0))
     before = dj.weights.to_torch(other)
     with pytest.raises(InputError, match=r"is of another network, which differs in \d+ arrays"):
-        trained.start_from(other, str(finished_run))
+        saved_network.start_from(other, str(finished_run))
     with pytest.raises(InputError, match=r"is no run directory: it has no model\.json"):
-        trained.start_from(other, str(tmp_path))
+        saved_network.start_from(other, str(tmp_path))
     for name, array in dj.weights.to_torch(other).items():
         np.testing.assert_array_equal(array, before[name])
 
@@ -100,7 +100,7 @@ def test_nan_in_a_run_directory_is_refused(copied_run, network):
         checkpoints.save(TrainState(np.array(10**6, np.int32), params, batch_stats, {}), {})
     model = nnx.clone(network.model)
     with pytest.raises(InputError, match=r"NaN or infinite values in 1 of \d+ arrays, norm5\.var:"):
-        trained.start_from(model, str(copied_run))
+        saved_network.start_from(model, str(copied_run))
     assert_equal(model, network.model)
 
 
@@ -109,7 +109,7 @@ def test_a_damaged_description(copied_run, change):
     path = copied_run / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=r"model\.json is damaged"):
-        trained.load(copied_run)
+        saved_network.load_network(copied_run)
 
 
 def test_going_on_needs_no_weights(finished_run, tmp_path):
@@ -151,7 +151,7 @@ def test_a_multiplier_of_0_keeps_weights_but_not_running_statistics(
 ):
     frozen = {"learning_rate_multipliers": (("^(conv0|norm5)/", 0.0),), "epochs": 1}
     fit(small.config(frozen | {"init_from": str(finished_run)}), tmp_path / "run")
-    ours = dj.weights.to_torch(trained.load(tmp_path / "run").model)
+    ours = dj.weights.to_torch(saved_network.load_network(tmp_path / "run").model)
     before = dj.weights.to_torch(network.model)
     kept = {name for name, array in before.items() if np.array_equal(ours[name], array)}
     assert kept == {"features.conv0.weight", "features.norm5.weight", "features.norm5.bias"}

@@ -1,4 +1,4 @@
-"""Loads networks from run directories, for use or for further training."""
+"""Loads trained networks from run directories, for use or for further training."""
 
 import logging
 from pathlib import Path
@@ -16,28 +16,28 @@ from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory, with_tuples
 
 _HEAD = "classifier"
-_LARGEST = 1e9  # Mean or deviation of pixel values, which a network sees as float32.
+_LARGEST = 1e9  # Largest mean or deviation of pixel values, which become float32.
 
 
-class Trained(NamedTuple):
-    """A trained network.
+class SavedNetwork(NamedTuple):
+    """A trained network of a run.
 
     Attributes:
       model: the network with its parameters and running statistics.
-      description: model.json of its run: `classes`, `crop`, `mean`, `std` and so on.
+      description: model.json of the run: `classes`, `crop`, `mean`, `std` and so on.
     """
 
     model: nnx.Module
     description: dict
 
 
-def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
+def load_network(workdir: str | Path, checkpoint: str = "last", **overrides) -> SavedNetwork:
     """Loads the network of a run, with the weights of its "last" or its "best" checkpoint.
 
     `overrides` may change fields of the network's config that change no parameter: `dtype`,
     `remat`.
 
-    Raises InputError if there is no such run or no whole checkpoint, if a value of model.json is
+    Raises InputError if the run or a readable checkpoint is missing, if a value of model.json is
     impossible, or if the checkpoint has other arrays than the network or a NaN or infinite value.
     """
     run = RunDirectory(workdir)
@@ -48,7 +48,7 @@ def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
         model = FAMILIES[type(config)](config, rngs=nnx.Rngs(0))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"{run.path / 'model.json'} is damaged ({reason}): restore it.") from error
+        raise InputError(f"{run.path / 'model.json'} is damaged ({reason}): restore it") from error
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     like = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
@@ -58,7 +58,7 @@ def load(workdir: str | Path, checkpoint: str = "last", **overrides) -> Trained:
         state = nnx.state(model, kind)
         nnx.replace_by_pure_dict(state, jax.tree.map(jax.device_put, found[name]))
         nnx.update(model, state)
-    return Trained(model, description)
+    return SavedNetwork(model, description)
 
 
 def _config(description: dict, overrides: dict) -> NetworkConfig:
@@ -73,7 +73,7 @@ def _config(description: dict, overrides: dict) -> NetworkConfig:
 
 
 def _check_description(description: dict, config: NetworkConfig) -> None:
-    """Raises ValueError, KeyError or TypeError if pictures cannot be prepared by `description`."""
+    """Raises ValueError, KeyError or TypeError if `description` cannot prepare pictures."""
     classes, crop = description["classes"], description["crop"]
     if classes is not None and not (
         isinstance(classes, tuple)
@@ -101,7 +101,7 @@ def _check_description(description: dict, config: NetworkConfig) -> None:
 
 
 def _check_arrays(run: RunDirectory, found: dict, like: dict) -> None:
-    """Raises InputError if restored arrays have other shapes than those of `like`, or are NaN."""
+    """Raises InputError if `found` has other shapes than `like`, or values that are not finite."""
     arrays, expected = (_by_name(tree) for tree in (found, like))
     different = [
         f"{name} has shape {array.shape} instead of {expected[name].shape}"
@@ -110,14 +110,14 @@ def _check_arrays(run: RunDirectory, found: dict, like: dict) -> None:
     ]
     if different:
         raise InputError(
-            f"the checkpoint of {run.path} is not of the network in model.json, by "
-            f"{counted(len(different), 'array')}: {'; '.join(different[:3])}: restore model.json"
+            f"the checkpoint of {run.path} differs from the network in model.json in "
+            f"{counted(len(different), 'array')} ({'; '.join(different[:3])}): restore model.json"
         )
     weights.refuse_not_finite(f"the weights in {run.path}", arrays)
 
 
 def _by_name(tree: dict) -> dict[str, jax.Array]:
-    """Returns the arrays of `params` and `batch_stats`, by name."""
+    """Returns the arrays of `params` and `batch_stats` by name."""
     return {
         ".".join(str(key.key) for key in path[1:]): array
         for path, array in jax.tree.leaves_with_path(tree)
@@ -127,10 +127,10 @@ def _by_name(tree: dict) -> dict[str, jax.Array]:
 def start_from(model: nnx.Module, source: str) -> None:
     """Sets the parameters and running statistics of `model`.
 
-    The classifier stays new if that of `source` has another shape. A logged warning tells so.
+    Leaves the classifier new, with a warning, if the classifier of `source` has another shape.
 
     Args:
-      source: a run directory of the same network; or what `weights.load_torch` reads.
+      source: a run directory of the same network, or a source that `weights.load_torch` reads.
 
     Raises:
       InputError: `source` cannot be read, belongs to another network, or has NaN or infinite
@@ -141,7 +141,7 @@ def start_from(model: nnx.Module, source: str) -> None:
         return
     ours, theirs = (
         dict(nnx.to_flat_state(nnx.state(m, (nnx.Param, nnx.BatchStat))))
-        for m in (model, load(source).model)
+        for m in (model, load_network(source).model)
     )
     different = [
         ".".join(map(str, path))
@@ -150,12 +150,12 @@ def start_from(model: nnx.Module, source: str) -> None:
     ]
     if others := [name for name in different if not name.startswith(_HEAD)]:
         raise InputError(
-            f"{source} is of another network, which differs in {counted(len(others), 'array')}, "
-            f"such as {', '.join(others[:3])}"
+            f"{source} has another network, which differs in {counted(len(others), 'array')}, "
+            f"such as {', '.join(others[:3])}: set model.name and its settings to those of {source}"
         )
     if different:
         logging.getLogger("densenet_jax").warning(
-            "%s: the classifier stays new: other shapes of %s", source, ", ".join(different)
+            "%s: the classifier stays new, because shapes differ: %s", source, ", ".join(different)
         )
     loaded = [path for path in ours if path[0] != _HEAD or not different]
     found = {".".join(map(str, path)): theirs[path][...] for path in loaded}
