@@ -5,7 +5,6 @@ import contextlib
 import ctypes
 import errno
 import functools
-import inspect
 import io
 import logging
 import os
@@ -34,15 +33,15 @@ from densenet_jax.errors import (
     printable,
     suggest,
 )
-from densenet_jax.models.catalog import FAMILIES
-from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train import compiler
-from densenet_jax.train.config import PATHS, base_config, check_none, flatten
+from densenet_jax.train.config import check_none, flatten
+from densenet_jax.train.keys import PATHS
 from densenet_jax.train.mesh import all_devices
 from densenet_jax.train.progress import LossyOutput
 from densenet_jax.train.record import RunDirectory
 from launch import experiment, peers
 from launch.cache import cache_directory
+from launch.config_help import config_help
 from launch.paths import expanded
 
 STATUSES = f"""exit status:
@@ -180,7 +179,7 @@ def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argpar
     described = argparse.ArgumentParser(
         prog=started and f"python -m {started.name.removesuffix('.__main__')}",
         description=doc,
-        epilog="\n\n".join([STATUSES, *([_config_help()] if with_config else [])]),
+        epilog="\n\n".join([STATUSES, *([config_help()] if with_config else [])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -339,14 +338,3 @@ def _without_none(overrides: list[str], keys: list[str]) -> tuple[list[str], dic
         if not match or not is_none[key]:
             typed.append(argument)
     return typed, is_none
-
-
-def _config_help() -> str:
-    parts = ["config keys (defaults of the base config):", _after(base_config, "\n\n")]
-    for family in (NetworkConfig, *FAMILIES):
-        parts += ["", f"model.FIELD of {family.__name__}:", _after(family, "Attributes:\n")]
-    return "\n".join(parts)
-
-
-def _after(described: object, mark: str) -> str:
-    return inspect.getdoc(described).split(mark, 1)[1]
