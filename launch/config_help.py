@@ -12,7 +12,7 @@ from densenet_jax.train.config import family_keys
 from densenet_jax.train.keys import KEYS, Key
 
 _COLUMNS = 100
-_INDENT = 29  # Of the descriptions, beside the longest key.
+_INDENT = 29  # Column of the descriptions, after the longest key.
 
 
 def config_help() -> str:

@@ -161,8 +161,10 @@ def check_config(config: ConfigDict) -> None:
 
 
 def refusal(key: str, value: object) -> InputError:
-    """Returns the error for a value of another type than its key's, or beyond its bounds."""
-    return InputError(f"{key} is {value!r:.200}: {all_keys()[key].remedy}")
+    """Returns the error for a value that its key does not accept."""
+    # The config of a run, or of a user, can have more keys.
+    remedy = all_keys()[key].remedy if key in all_keys() else "use a value of the key's type"
+    return InputError(f"{key} is {value!r:.200}: {remedy}")
 
 
 def _check_multipliers(multipliers: tuple) -> None:

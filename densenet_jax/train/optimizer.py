@@ -7,7 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
+from jax.tree_util import KeyPath, keystr, tree_leaves_with_path, tree_map_with_path
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import InputError
@@ -74,15 +74,17 @@ def sgd(
     )
 
 
-def _multiply(multipliers: tuple[tuple[str, float], ...], updates, params):
+def _multiply(
+    multipliers: tuple[tuple[str, float], ...], updates: optax.Updates, params: optax.Params
+) -> optax.Updates:
     """Returns each update multiplied by the factors of all patterns that match its path."""
 
-    def one(path, update: jax.Array) -> jax.Array:
+    def one(path: KeyPath, update: jax.Array) -> jax.Array:
         factors = [factor for pattern, factor in multipliers if re.search(pattern, _name(path))]
         return update * math.prod(factors) if factors else update
 
     return tree_map_with_path(one, updates)
 
 
-def _name(path) -> str:
+def _name(path: KeyPath) -> str:
     return keystr(path, simple=True, separator="/")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from densenet_jax.train.config import all_keys, base_config, defaults, flatten
+from densenet_jax.train.config import all_keys, base_config, defaults, flatten, refusal
 from densenet_jax.train.keys import KEYS, Key
 
 
@@ -44,3 +44,16 @@ def test_the_base_config_is_made_from_the_table():
 def test_values_that_a_row_accepts(row, accepted, refused, remedy):
     assert all(map(row.accepts, accepted)) and not any(map(row.accepts, refused))
     assert row.remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("epochs", "three", "epochs is 'three': use an integer from 1 to 1,000,000"),
+        ("loss", 1, "loss is 1: choose one of cross_entropy, squared_hinge"),
+        ("model.growth_rate", "x", "model.growth_rate is 'x': use an integer"),
+        ("later.key", "x", "later.key is 'x': use a value of the key's type"),
+    ],
+)
+def test_message_about_a_refused_value(key, value, message):
+    assert str(refusal(key, value)) == message
