@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import inspect
 import io
 import logging
 import os
@@ -30,15 +29,15 @@ from densenet_jax.errors import (
     printable,
     suggest,
 )
-from densenet_jax.models.catalog import FAMILIES
-from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train import process
-from densenet_jax.train.config import PATHS, base_config, check_none, flatten
+from densenet_jax.train.config import check_none, flatten, refusal
+from densenet_jax.train.keys import PATHS
 from densenet_jax.train.mesh import all_devices
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.reporter import LossyOutput
 from launch import experiment, peers
 from launch.cache import cache_directory
+from launch.config_help import config_help
 from launch.paths import expanded
 
 STATUSES = f"""exit status:
@@ -153,7 +152,7 @@ def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argpar
     described = argparse.ArgumentParser(
         prog=started and f"python -m {started.name.removesuffix('.__main__')}",
         description=doc,
-        epilog="\n\n".join([STATUSES, *([_config_help()] if with_config else [])]),
+        epilog="\n\n".join([STATUSES, *([config_help()] if with_config else [])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -233,6 +232,11 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     try:
         config_flags.DEFINE_config_dict("config", overridden, flag_values=values, sys_argv=argv)
         rest = values(argv)[1:]
+    except flags.IllegalFlagValueError as error:
+        # absl keeps the key and the value only in its message: "flag --config.KEY=VALUE: REASON".
+        flag = str(error).removesuffix(f": {error.__context__}")
+        key, value = flag.removeprefix("flag --config.").split("=", 1)
+        raise refusal(key, value) from error
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
         raise InputError(" ".join(str(error.args[0] if error.args else error).split())) from error
     if rest:
@@ -290,14 +294,3 @@ def _without_none(overrides: list[str], keys: list[str]) -> tuple[list[str], dic
         if not match or not is_none[key]:
             typed.append(argument)
     return typed, is_none
-
-
-def _config_help() -> str:
-    parts = ["config keys (defaults of the base config):", _after(base_config, "\n\n")]
-    for family in (NetworkConfig, *FAMILIES):
-        parts += ["", f"model.FIELD of {family.__name__}:", _after(family, "Attributes:\n")]
-    return "\n".join(parts)
-
-
-def _after(described: object, mark: str) -> str:
-    return inspect.getdoc(described).split(mark, 1)[1]

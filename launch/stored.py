@@ -7,7 +7,7 @@ from pathlib import Path
 
 from densenet_jax.errors import InputError
 from densenet_jax.files import open_regular, parse_object, read_object
-from densenet_jax.train.config import base_config, check_none, defaults, flatten
+from densenet_jax.train.config import all_keys, check_none, defaults, flatten
 from densenet_jax.train.record import RunDirectory, is_sound, with_tuples
 
 _BLOCK_BYTES = 2**16  # Of a metrics file, read at a time.
@@ -52,12 +52,10 @@ def _flat(values: dict, prefix: str = "") -> dict:
 @functools.cache
 def _types() -> Mapping[str, tuple[type, ...]]:
     """Returns the types that the values of each key can have in a file."""
-    config, types = base_config(), {}
-    for key, default in defaults().items():
-        group, _, name = key.rpartition(".")
-        kind = (config[group] if group else config).get_type(name)
-        types[key] = (kind, type(None)) if default is None else (kind,)
-    return types
+    return {
+        key: (row.kind, type(None)) if row.optional else (row.kind,)
+        for key, row in all_keys().items()
+    }
 
 
 def metrics_backwards(folder: Path) -> Iterator[dict]:

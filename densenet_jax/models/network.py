@@ -2,5 +2,5 @@ from flax import nnx
 
 from densenet_jax.models.settings import NetworkConfig
 
-__all__ = ["NetworkConfig", "Network"]
+__all__ = ["Network", "NetworkConfig"]
 Network = nnx.Module

@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 
 from densenet_jax.errors import INTERRUPTED_STATUS, PREEMPTED_STATUS, InputError
 from densenet_jax.files import open_regular
-from densenet_jax.train.config import PATHS, check_config, flatten
+from densenet_jax.train.config import check_config, flatten
+from densenet_jax.train.keys import PATHS
 from densenet_jax.train.lock import NAME as LOCK
 from densenet_jax.train.lock import is_locked
 from densenet_jax.train.record import RunDirectory, check_path

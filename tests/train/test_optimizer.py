@@ -1,4 +1,4 @@
-"""What the compared networks' recipes ask of the optimiser and its schedules."""
+"""The optimiser and its schedules, with the recipes of the compared networks."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_cosine():
 
 
 def test_warmup_comes_before_the_schedule():
-    """ResNet-110 of He et al.: 400 steps at 0.01, then 0.1; drops at 32,000 and 48,000 steps."""
+    """ResNet-110 of He et al. has 400 steps at 0.01, then 0.1, and drops at 32,000 and 48,000."""
     made = recipes.resnet("resnet110", "c10+")
     np.testing.assert_allclose(
         rates(made, [0, 399, 400, 31_000]), [0.01, 0.01, 0.1, 0.1], rtol=1e-5
@@ -73,7 +73,7 @@ def test_warmup_comes_before_the_schedule():
     ids=lambda value: value.model.name if hasattr(value, "model") else "",
 )  # fmt: skip
 def test_rates_of_the_recipes(made, expected):
-    """By epoch, counted from 1."""
+    """Compares the rates by epoch, counted from 1."""
     steps = [(epoch - 1) * steps_per_epoch(made, EXAMPLES) for epoch in expected]
     np.testing.assert_allclose(rates(made, steps), list(expected.values()), rtol=1e-4)
 
@@ -114,7 +114,7 @@ def test_multipliers_are_for_the_parameters_they_match():
     np.testing.assert_allclose(updates["convs"][7]["bias"], 2 * plain, rtol=1e-6)
 
 
-def test_a_multiplier_for_nothing_is_refused():
+def test_a_multiplier_without_a_match_is_refused():
     with pytest.raises(InputError, match="'head' matches no parameter of densenet_bc_k12_d22"):
         one_update(config(learning_rate_multipliers=(("head", 2.0),)))
 

@@ -12,7 +12,8 @@ from densenet_jax.models.catalog import create_model, model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.resnet import ResNetConfig
 from densenet_jax.train import saved_network
-from densenet_jax.train.config import BOUNDS, check_config, flatten
+from densenet_jax.train.config import check_config, flatten
+from densenet_jax.train.keys import KEYS
 from launch import command, predict
 
 
@@ -129,9 +130,9 @@ def changed(key, value):
     return config
 
 
-@pytest.mark.parametrize("key", BOUNDS)
+@pytest.mark.parametrize("key", [key for key, row in KEYS.items() if row.bounds])
 def test_bounds_of_numbers(key):
-    least, most = BOUNDS[key]
+    least, most = KEYS[key].bounds
     for value in (least, most):
         check_config(changed(key, value))
     wrong = [

@@ -133,7 +133,7 @@ def test_broken_pictures_are_counted(tmp_path, changes):
         ({"data.color_jitter": 1.5}, "data.color_jitter is 1.5: use a number from 0 to 1"),
         ({"data.workers": -1}, "data.workers is -1: use an integer from 0 to 1,024"),
         ({"data.max_pixels": 0}, "data.max_pixels is 0: use an integer from 1 to"),
-        ({"label_smoothing": 0.1, "loss": "squared_hinge"}, "label_smoothing is for the loss"),
+        ({"label_smoothing": 0.1, "loss": "squared_hinge"}, "label_smoothing is 0.1, but"),
     ],
 )
 def test_mistakes(changes, wrong, message):

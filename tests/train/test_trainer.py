@@ -9,8 +9,9 @@ import pytest
 import small
 
 from densenet_jax.errors import InputError
-from densenet_jax.train.config import MATMUL_PRECISIONS, check_config
+from densenet_jax.train.config import check_config
 from densenet_jax.train.fit import fit
+from densenet_jax.train.keys import KEYS
 from densenet_jax.train.trainer import Trainer
 
 
@@ -93,7 +94,7 @@ def test_wrong_matmul_precision():
 
 
 def test_every_matmul_precision_is_one_of_jax():
-    for name in MATMUL_PRECISIONS:
+    for name in KEYS["matmul_precision"].choices:
         check_config(small.config({"matmul_precision": name}))
         with jax.default_matmul_precision(name):
             jax.jit(lambda x: x @ x).lower(np.ones((2, 2)))
