@@ -52,7 +52,7 @@ def test_folder_that_is_no_run_directory(tmp_path, capsys, folder):
     status, _, errors = run_evaluate(capsys, path)
     assert status == 2
     assert errors.count("\n") == 1 and "Traceback" not in errors
-    assert f"{path} is no run directory" in errors
+    assert f"{path} is not a run directory" in errors
     assert small.snapshot(tmp_path) == before and path.exists() == (folder != "missing")
 
 

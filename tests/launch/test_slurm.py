@@ -95,7 +95,7 @@ def test_preemption(submit, tmp_path):
     subprocess.run(["scancel", "--signal=TERM", "--user=root"], check=True)
     wait_for([point])
     log = "\n".join(point.file("log").read_text().splitlines())
-    assert "received SIGTERM; saved step" in log and "going on from step" in log
+    assert "received SIGTERM; saved step" in log and "resuming from step" in log
     expected = (undisturbed / "metrics.jsonl").read_bytes()
     assert (point.workdir / "metrics.jsonl").read_bytes() == expected
     states = []

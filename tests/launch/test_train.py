@@ -120,7 +120,7 @@ def test_batch_that_the_devices_cannot_share(tmp_path):
     # Here also: the process ends with the status of the command.
     assert process.returncode == 2 and output == ""
     assert errors == (
-        "error: batch_size 65 cannot be shared equally by 2 devices: use a multiple of 2.\n"
+        "error: batch_size 65 cannot be shared equally by 2 devices: use a multiple of 2\n"
     )
     assert not (tmp_path / "run").exists()
 
@@ -215,5 +215,5 @@ def test_resumes_what_was_not_finished(copied_run, capsys):
     (copied_run / "result.json").unlink()
     shutil.rmtree(copied_run / "checkpoints" / str(4 * small.STEPS_PER_EPOCH))
     assert run_train(copied_run, *small.flags()) == 0
-    assert f"going on from step {2 * small.STEPS_PER_EPOCH}" in capsys.readouterr().out
+    assert f"resuming from step {2 * small.STEPS_PER_EPOCH}" in capsys.readouterr().out
     assert (copied_run / "metrics.jsonl").read_bytes() == metrics

@@ -83,7 +83,7 @@ def test_the_one_before_is_used(saved, tmp_path, caplog, file, kind):
     assert restored(folder) == OLDER
     (message,) = [record.getMessage() for record in caplog.records]
     assert f"the checkpoint of step {NEWER} cannot be read" in message
-    assert f"going back to that of step {OLDER}" in message
+    assert f"using step {OLDER}" in message
     # Nothing is lost; and the step can be saved again.
     assert small.snapshot(folder / f"{NEWER}.damaged") == damaged
     with Checkpoints(folder) as checkpoints:
@@ -131,7 +131,7 @@ def test_training_goes_on_from_the_one_before(copied_run, caplog):
     (copied_run / "result.json").unlink()
     change(newest(copied_run) / FILES["manifest"])
     fit(small.config(), copied_run)
-    assert "going back to that of step" in caplog.text
+    assert "using step" in caplog.text
     assert (copied_run / "metrics.jsonl").read_bytes() == metrics
     assert newest(copied_run).name == str(4 * small.STEPS_PER_EPOCH)
 
@@ -143,7 +143,7 @@ def test_evaluation_tells_and_touches_nothing(copied_run, capsys, caplog):
     assert command.run(evaluate.main, argv) == 0
     step = json.loads(capsys.readouterr().out)["step"]
     assert step < 4 * small.STEPS_PER_EPOCH
-    assert f"going back to that of step {step}" in caplog.text
+    assert f"using step {step}" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert small.snapshot(copied_run) == before
 

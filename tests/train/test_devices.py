@@ -87,7 +87,7 @@ def test_a_run_can_go_on_on_other_devices(tmp_path, float64):
     go_on([start(*what(10), devices=1)])
     go_on([start(*what(10), devices=4)])
     go_on([start(*what(0), devices=1)], 0)
-    assert ["going on from step" in output for output in said] == [False, False, True, True, True]
+    assert ["resuming from step" in output for output in said] == [False, False, True, True, True]
     lines, others = (RunDirectory(tmp_path / name).metrics() for name in ("run", "alone"))
     assert len(lines) == 60
     for line, other in zip(lines, others, strict=True):

@@ -166,4 +166,4 @@ def test_a_run_that_two_processes_finish_says_nothing_of_peers(start):
     # A process that died at the very end needs no other one when it starts again.
     again = start(1, 2, address, "--config.epochs=1", timeout=60)
     output, errors = again.communicate(timeout=300)
-    assert again.returncode == 0 and "Nothing to do" in output, errors
+    assert again.returncode == 0 and "nothing to do" in output, errors

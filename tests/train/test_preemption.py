@@ -30,7 +30,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished_run, ste
     process = small.start(SCRIPT, folder, 0, "{}")
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert f"going on from step {step}" in output
+    assert f"resuming from step {step}" in output
     expected = (finished_run / "metrics.jsonl").read_bytes()
     assert (folder / "metrics.jsonl").read_bytes() == expected
 
@@ -73,12 +73,12 @@ def outputs(processes):
 
 
 def test_a_state_gone_wrong_is_not_saved(tmp_path):
-    """The signal comes with the step whose loss is no number."""
+    """The signal comes with the step whose loss is NaN."""
     changes = json.dumps(small.PLAIN | {"learning_rate": 1e30})
     process = small.start(SCRIPT, tmp_path / "run", 2, changes)
     ((status, _, errors),) = outputs([process])
     assert status == 4 and "the training loss is nan in step 2" in errors
-    assert "nothing was saved yet" in errors
+    assert "no checkpoint was saved" in errors
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
@@ -101,7 +101,7 @@ def test_two_processes_stop_together(tmp_path):
     # One process can go on with what two have saved.
     process = small.start_train(folder, *flags)
     for line in process.stdout:
-        if "going on from step" in line:
+        if "resuming from step" in line:
             assert f"step {step} " in line
         if line.startswith("epoch"):
             break

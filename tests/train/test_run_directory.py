@@ -64,7 +64,7 @@ def test_metrics_that_disagree_with_the_checkpoint_are_restored(
     result = fit(small.config(), run)
     assert metrics.read_bytes() == (finished_run / "metrics.jsonl").read_bytes()
     assert result["test_error"] == RunDirectory(finished_run).result()["test_error"]
-    assert "does not agree with the checkpoint: restored 2 lines from" in caplog.text
+    assert "differs from the checkpoint: restored 2 lines from" in caplog.text
     kept = run / "metrics.jsonl.damaged"
     assert kept.read_text() == changed
 

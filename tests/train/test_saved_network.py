@@ -83,9 +83,9 @@ def test_a_run_begins_with_other_weights_and_a_new_head(
 def test_weights_of_another_network(finished_run, tmp_path):
     other = dj.create_model("densenet_bc_k4_d10", rngs=nnx.Rngs(0))
     before = dj.weights.to_torch(other)
-    with pytest.raises(InputError, match=r"is of another network, which differs in \d+ arrays"):
+    with pytest.raises(InputError, match=r"has another network, which differs in \d+ arrays"):
         saved_network.start_from(other, str(finished_run))
-    with pytest.raises(InputError, match=r"is no run directory: it has no model\.json"):
+    with pytest.raises(InputError, match=r"is not a run directory: it has no model\.json"):
         saved_network.start_from(other, str(tmp_path))
     for name, array in dj.weights.to_torch(other).items():
         np.testing.assert_array_equal(array, before[name])

@@ -45,7 +45,7 @@ def test_it_can_be_gone_on_with(tmp_path, capsys):
     (run / "result.json").unlink()
     shutil.rmtree(run / "checkpoints" / "88")
     fit(RunDirectory(STORED).config(), run)
-    assert "going on from step 44" in capsys.readouterr().out
+    assert "resuming from step 44" in capsys.readouterr().out
     lines, expected = (RunDirectory(path).metrics() for path in (run, STORED))
     assert lines[:2] == expected[:2]
     # Rounding differs between versions of XLA, and grows from step to step.

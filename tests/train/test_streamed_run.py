@@ -80,7 +80,7 @@ def test_a_stopped_run_goes_on_with_the_same_pictures(tmp_path, changes, finishe
     process = small.start(SCRIPT, tmp_path, 0, json.dumps(changes | {"data.workers": 2}))
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert f"going on from step {step}" in output
+    assert f"resuming from step {step}" in output
     assert (tmp_path / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 

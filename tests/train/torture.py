@@ -80,7 +80,7 @@ def torture(folder: Path, kills: int, seed: int = 0, say=print) -> dict:
         say(f"kill {i + 1}/{kills} {where}; checkpoints: {' '.join(names)}")
     output, errors = (process := start(disturbed, epochs)).communicate()
     assert process.returncode == 0, errors
-    say(next(line for line in output.splitlines() if line.startswith("going on")))
+    say(next(line for line in output.splitlines() if line.startswith("resuming")))
     metrics = [(path / "metrics.jsonl").read_bytes() for path in (undisturbed, disturbed)]
     states = [final_state(path, epochs) for path in (undisturbed, disturbed)]
     return {
