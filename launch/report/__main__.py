@@ -26,7 +26,7 @@ from launch.paths import typed_path
 from launch.report import memory, panels, results, sweep, tables
 from launch.report.contact_sheet import contact_sheet
 from launch.report.figures import FIGURES
-from launch.report.plot import plot_table
+from launch.report.table_plot import plot_table
 from launch.report.runs import Found, Run, find_runs
 
 _FIGURES = sorted([*FIGURES, "fig6", "fig7"], key=lambda name: int(name.removeprefix("fig")))
