@@ -133,6 +133,7 @@ class Contestant:
             raise
 
     def run_round(self) -> None:
+        """Trains for one round; does nothing after an error."""
         if self.error is None:
             with contextlib.suppress(BrokenPipeError):  # `_answer` reports why the process ended.
                 print(self.workload.steps_per_round, file=self._process.stdin, flush=True)
@@ -158,6 +159,7 @@ class Contestant:
         return described | times | self._facts
 
     def close(self) -> None:
+        """Ends the process."""
         try:
             # Closes the input of the process, which then ends.
             self._process.communicate(timeout=_CLOSE_TIMEOUT_SECONDS)

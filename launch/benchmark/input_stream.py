@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from densenet_jax.data import imagenet, workers
 from densenet_jax.errors import InputError, RunError, counted, suggest
@@ -98,6 +97,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_pictures(directory: Path, count: int) -> None:
     """Writes JPEGs in ImageNet's layout; every tenth picture is for validation."""
+    from sklearn.datasets import load_sample_images  # Importing it sets environment variables.
+
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     classes = list(imagenet.classes())
     for i in range(count):

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from flax import nnx
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from densenet_jax import weight_files, weights
 from densenet_jax.errors import InputError, RunError, counted
@@ -93,6 +92,8 @@ def _compare(args: argparse.Namespace, directory: Path) -> str:
 
 def _write_jpegs(directory: Path, count: int) -> None:
     """Writes `count` parts of two photographs."""
+    from sklearn.datasets import load_sample_images  # Importing it sets environment variables.
+
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     for i in range(count):
         photograph = photographs[i % 2]

@@ -54,6 +54,7 @@ class Workload:
 
     @property
     def network(self) -> DenseNetConfig:
+        """The config of our network."""
         config = densenet_config(self.model)
         depth = config.depth if self.depth is None else self.depth
         return dataclasses.replace(config, remat=self.remat, depth=depth)

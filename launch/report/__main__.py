@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--runs",
         type=typed_path,
-        help="directory of run directories (none: published numbers only)",
+        help="directory that holds runs; without it: published numbers",
     )
     parser.add_argument(
         "--out", type=typed_path, help="directory to write to (report); keep requires it"
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         "--readme",
         type=typed_path,
         metavar="FILE",
-        help="README to update with the table of results",
+        help="results: README to update with the table",
     )
     args = parser.parse_args(argv)
     if args.name == "keep" and not args.out:

@@ -29,6 +29,7 @@ _ERROR = "test error (%)"
 
 
 def fig4(runs: list[Run]) -> Figure:
+    """Builds Figure 4: errors on CIFAR-10 against parameters, and training curves."""
     *densenets, resnet = published.PARAMETER_EFFICIENCY
     paper = forms.cifar10()
     return Figure(
@@ -43,6 +44,7 @@ def fig4(runs: list[Run]) -> Figure:
 
 
 def fig5(runs: list[Run]) -> Figure:
+    """Builds Figure 5: errors on ImageNet against parameters, FLOPs and memory."""
     panels = [
         _errors(f"against {what}", published.IMAGENET, x, runs, forms.imagenet())._replace(
             names_points=True

@@ -72,6 +72,7 @@ def markdown(keys: list[str], settings: list[Setting]) -> str:
 
 
 def write_csv(keys: list[str], settings: list[Setting], path: Path) -> None:
+    """Writes a line for each setting."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*keys, "params", "macs", "mean", "std", "seeds"])

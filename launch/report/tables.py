@@ -168,7 +168,7 @@ def markdown(table: Table) -> str:
     if table.others:
         parts += [
             "## Other runs",
-            "These runs follow none of the protocols above, so they are no reproductions.",
+            "These runs follow no protocol above, so they are no reproductions.",
         ]
         header = ["run", "network", "data", "epochs", "seed", "test error %", "nearest protocol"]
         parts.append(aligned(header, [_other(other) for other in table.others]))

@@ -14,15 +14,15 @@ BC = "experiments/cvpr2017/table2/densenet_bc_k12_d100.py:c10+"
 TABLE3 = "experiments/cvpr2017/table3/densenet121.py"
 
 
-def finish(folder, error, spec=BC, **changes):
-    small.finish(folder, error, command.load_config(str(small.ROOT / spec)), **changes)
+def finish(directory, error, spec=BC, **changes):
+    small.finish(directory, error, command.load_config(str(small.ROOT / spec)), **changes)
 
 
 @pytest.fixture
 def runs(tmp_path):
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    return folder
+    directory = tmp_path / "runs"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture

@@ -36,9 +36,9 @@ def drawn(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    return folder
+    directory = tmp_path / "runs"
+    directory.mkdir()
+    return directory
 
 
 def measured(lines, panel=None):
