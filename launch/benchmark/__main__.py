@@ -1,36 +1,37 @@
-"""Measure a training step of our network and of its peers on this machine.
+"""Measures a training step of our network and of its peers on this machine.
 
     python -m launch.benchmark --model densenet_bc_k12_d100 --against torch,jax-naive
 
-A step is forward, backward and SGD with Nesterov momentum, on images of 32 x 32 pixels, or of
-224 x 224 for an ImageNet network, on one device. Peers:
+A step is forward, backward and SGD with Nesterov momentum on one device. Images have 32 x 32
+pixels, or 224 x 224 for an ImageNet network. The peers are:
 
   jax-naive              the network as one would write it in Flax from the paper
   torch                  PyTorch, eager
-  torch-checkpointed     the same, computing concatenation, BN, ReLU and 1x1 convolution again
-  torch-compiled         the network of torch, compiled by torch.compile
-  torch-graphs           the same with mode="reduce-overhead": CUDA graphs, if there is a GPU
+  torch-checkpointed     torch with concatenation, BN, ReLU and 1x1 convolution rematerialised
+  torch-compiled         torch, compiled by torch.compile
+  torch-graphs           torch-compiled with mode="reduce-overhead", which uses CUDA graphs on a GPU
   torchvision            torchvision's DenseNet-121, 161, 169 or 201, eager
-  torchvision-efficient  the same with memory_efficient=True
+  torchvision-efficient  torchvision with memory_efficient=True
 
-Each contestant compiles and warms up in a process of its own, then trains for a number of rounds.
-The time of a step is the median over rounds. All contestants run where JAX runs.
+"ours" and its peers are the contestants. Each contestant compiles and warms up in a separate
+process, then trains for a number of rounds. The step time is the median over rounds. All
+contestants run on the platform on which JAX runs.
 
-On an accelerator each contestant does all its rounds alone, then the next one starts. The memory of
-JAX is the compiler's total for a dispatch; that of PyTorch is its peak since warm-up. The peak
-beside it is that of the whole process, in which autotuning may have taken more. On NVIDIA GPUs
-float32 convolutions use TF32 in JAX and in PyTorch, the default of both.
+On an accelerator each contestant runs all its rounds before the next contestant starts. The memory
+of JAX is the compiler's total for a dispatch. The memory of PyTorch is its peak since warm-up. The
+column "peak MB" is the peak of the whole process, which includes autotuning. On NVIDIA GPUs float32
+convolutions use TF32 in JAX and in PyTorch, the default of both.
 
-On CPU the contestants take turns, so that other load slows all of them alike. The machine should
+On CPU the contestants alternate, so that other load slows all of them alike. The machine should
 still be idle: a busy core slows PyTorch, whose threads wait for each other all the time, far more
-than JAX. The report warns if it was not.
+than JAX. The report warns if the machine was busy.
 
     python -m launch.benchmark accuracy
     python -m launch.benchmark input
     python -m launch.benchmark predict
 
-measure training until an accuracy is reached, the stream of pictures for training, and the
-classification of pictures; see their --help.
+measure training up to a test error, the stream of pictures for training, and the classification of
+pictures; see their --help.
 """
 
 import argparse
@@ -47,18 +48,18 @@ from densenet_jax.errors import InputError, counted, suggest
 from densenet_jax.files import write_durably
 from densenet_jax.train.record import PACKAGES, versions
 from launch import command
-from launch.benchmark import accuracy, input, predict, turns
-from launch.benchmark.job import (
+from launch.benchmark import accuracy, contestants, input_stream, prediction
+from launch.benchmark.plot import plot_memory_and_time
+from launch.benchmark.torch_runners import COMPILE_MODES
+from launch.benchmark.workload import (
     ACCELERATOR_STEPS,
     CPU_STEPS,
     TORCHVISION_NETWORKS,
     TORCHVISION_PEERS,
-    Job,
+    Workload,
 )
-from launch.benchmark.plot import plot_memory_and_time
-from launch.benchmark.torch_runners import COMPILE_MODES
 
-OTHERS = {"accuracy": accuracy, "input": input, "predict": predict}
+OTHERS = {"accuracy": accuracy, "input": input_stream, "predict": prediction}
 PEERS = ("jax-naive", "torch", "torch-checkpointed", *COMPILE_MODES, *TORCHVISION_PEERS)
 
 
@@ -69,15 +70,15 @@ def main(argv: list[str] | None = None) -> None:
         return
     args = _parser().parse_args(argv)
     names = ["ours", *_peers(args)]
-    jobs = _jobs(args)
-    out = _folder(args.out)
+    workloads = _workloads(args)
+    out = _directory(args.out)
     load = os.getloadavg()[0]
-    backend = turns.platform()
-    jobs = [dataclasses.replace(job, platform=backend) for job in jobs]
-    results = []
-    for job in jobs:
-        for new in turns.measure(names, job, args.rounds, args.time_limit):
-            report = _report(args, argv, job, load, results + new)
+    backend = contestants.platform()
+    workloads = [dataclasses.replace(workload, platform=backend) for workload in workloads]
+    results: list[dict] = []
+    for workload in workloads:
+        for new in contestants.measure(names, workload, args.rounds, args.time_limit):
+            report = _report(args, argv, workload, load, results + new)
             if out:
                 write_durably(out / "benchmark.json", json.dumps(report, indent=2) + "\n")
         results += new
@@ -96,43 +97,43 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="NAME", help="a network of the catalogue")
-    add("--against", default="torch,jax-naive", metavar="PEERS", help="(%(default)s)")
-    add("--batch_size", type=int, default=64, metavar="N", help="images a step (%(default)s)")
+    add("--model", required=True, metavar="NAME", help="a DenseNet of the catalogue")
+    add("--against", default="torch,jax-naive", metavar="PEERS", help="see above (%(default)s)")
+    add("--batch_size", type=int, default=64, metavar="N", help="images per step (%(default)s)")
     add("--dtype", default="float32", help="float32 or bfloat16 (%(default)s)")
-    add("--remat", default="concat", help="of ours: none, concat or layer (%(default)s)")
+    add("--remat", default="concat", help="none, concat or layer, for ours (%(default)s)")
     add(
         "--steps",
         type=int,
         metavar="N",
-        help=f"steps a turn ({CPU_STEPS} on CPU, {ACCELERATOR_STEPS} on an accelerator)",
+        help=f"steps per round ({CPU_STEPS} on CPU, {ACCELERATOR_STEPS} on an accelerator)",
     )
-    add("--rounds", type=int, default=5, metavar="N", help="turns of each (%(default)s)")
+    add("--rounds", type=int, default=5, metavar="N", help="rounds per contestant (%(default)s)")
     add(
         "--time_limit",
         type=float,
         default=600,
         metavar="SECONDS",
-        help="end a contestant that takes longer to get ready or for a turn, and report it as "
-        "failed (%(default)s)",
+        help="stop a contestant whose start or round takes longer, and report it as failed "
+        "(%(default)s)",
     )
     add(
         "--depths",
         metavar="L,L,...",
-        help="measure at each of these depths instead of the model's; not for ImageNet networks",
+        help="depths to measure instead of the model's depth; not for ImageNet networks",
     )
     add(
         "--out",
         metavar="DIR",
-        help="write benchmark.json, memory_and_time.png and memory_and_time.svg there; "
-        "benchmark.json is written again after each contestant on an accelerator and after each "
-        "round on CPU, so that an interrupted benchmark keeps its results",
+        help="directory for benchmark.json, memory_and_time.png and memory_and_time.svg; "
+        "benchmark.json is updated after each contestant on an accelerator and after each round "
+        "on CPU, so that an interrupted benchmark keeps its results",
     )
-    add("--json", action="store_true", help="print one JSON object, last")
+    add("--json", action="store_true", help="print one JSON object at the end")
     return parser
 
 
-def _peers(args) -> list[str]:
+def _peers(args: argparse.Namespace) -> list[str]:
     names = list(dict.fromkeys(filter(None, args.against.split(","))))
     for name in names:
         if name not in PEERS:
@@ -144,42 +145,50 @@ def _peers(args) -> list[str]:
     return names
 
 
-def _jobs(args) -> list[Job]:
-    """One job a depth. Raises InputError for what any of them refuses."""
+def _workloads(args: argparse.Namespace) -> list[Workload]:
+    """Returns one workload for each depth. Raises InputError for impossible flags."""
     if args.rounds < 1:
-        raise InputError(f"rounds is {args.rounds}: it must be at least 1.")
+        raise InputError(f"rounds is {args.rounds}: it must be at least 1")
     if not 0 < args.time_limit <= threading.TIMEOUT_MAX:
-        raise InputError(f"time_limit is {args.time_limit:g}: it must be a finite number above 0.")
-    try:
-        depths = [int(depth) for depth in args.depths.split(",")] if args.depths else [None]
-    except ValueError as error:
-        raise InputError(f"depths is {args.depths!r}: give numbers, as in 40,100.") from error
+        raise InputError(f"time_limit is {args.time_limit:g}: it must be a finite number above 0")
+    depths: list[int | None] = [None]
+    if args.depths:
+        try:
+            depths = [*sorted({int(depth) for depth in args.depths.split(",")})]
+        except ValueError as error:
+            raise InputError(f"depths is {args.depths!r}: give numbers, as in 40,100") from error
     return [
-        Job(args.model, depth, args.batch_size, args.dtype, args.remat, args.steps)
-        for depth in sorted(set(depths))
+        Workload(args.model, depth, args.batch_size, args.dtype, args.remat, args.steps)
+        for depth in depths
     ]
 
 
-def _folder(path: str | None) -> Path | None:
+def _directory(path: str | None) -> Path | None:
     if path is None:
         return None
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}.") from error
+        raise InputError(f"cannot write to {path}: {error.strerror}") from error
     return Path(path)
 
 
-def _report(args, argv: list[str], job: Job, load: float, results: list[dict]) -> dict:
+def _report(
+    args: argparse.Namespace,
+    argv: list[str],
+    workload: Workload,
+    load: float,
+    results: list[dict],
+) -> dict:
     return {
         "model": args.model,
         "batch_size": args.batch_size,
-        "image_size": job.image_size,
+        "image_size": workload.image_size,
         "dtype": args.dtype,
         "remat": args.remat,
-        "backend": job.platform,
-        "steps": job.turn_steps,
-        "rounds": args.rounds,
+        "backend": workload.platform,
+        "steps": workload.steps_per_round,
+        "rounds": _completed_rounds(results),
         "command": f"python -m launch.benchmark {shlex.join(argv)}",
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -190,6 +199,12 @@ def _report(args, argv: list[str], job: Job, load: float, results: list[dict]) -
     }
 
 
+def _completed_rounds(results: list[dict]) -> int:
+    """Returns how many rounds every contestant without an error has completed."""
+    counts = [len(result["round_seconds"]) for result in results if "error" not in result]
+    return min(counts, default=0)
+
+
 COLUMNS = (
     *("", "L", "ms/step", "from", "to", "images/s", "x ours"),
     *("memory MB", "x ours", "peak MB", "compile s"),
@@ -197,9 +212,10 @@ COLUMNS = (
 
 
 def table(report: dict) -> str:
-    """Everything measured, as aligned text; "x ours" is the number before it over ours.
+    """Returns all measurements as aligned text.
 
-    "from" and "to" are the fastest round and the slowest.
+    "x ours" is the number in the column before it, divided by the number of "ours". "from" is the
+    fastest round, "to" the slowest.
     """
     rows = [list(COLUMNS)]
     rows += [_cells(result) for result in report["results"]]
@@ -209,18 +225,18 @@ def table(report: dict) -> str:
         f"{report['model']}: a training step on {counted(report['batch_size'], 'image')} of "
         f"{report['image_size']} x {report['image_size']}, {report['dtype']}, remat "
         f"{report['remat']}; median of {counted(report['rounds'], 'round')} of "
-        f"{counted(report['steps'], 'step')}"
+        f"{counted(report['steps'], 'step')}; images/s counts training alone"
     ]
     for (name, *cells), end in zip(rows, ends, strict=True):
-        cells = map(str.rjust, cells, widths[1:])
-        lines.append("  ".join([name.ljust(widths[0]), *cells, end]))
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *aligned, end]))
     kinds = {r["contestant"]: r["memory_kind"] for r in report["results"] if "error" not in r}
     lines += [f"memory of {name}: {kind}" for name, kind in kinds.items()]
-    return "\n".join(lines + _doubts(report))
+    return "\n".join(lines + _warnings(report))
 
 
-def _doubts(report: dict) -> list[str]:
-    """Why the times may not be those of an idle machine."""
+def _warnings(report: dict) -> list[str]:
+    """Returns the signs that the machine was not idle."""
     load = report["load_average_before"]
     lines = [f"the machine was not idle before: load average {load:.1f}"] if load > 0.5 else []
     for result in report["results"]:

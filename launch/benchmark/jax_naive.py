@@ -1,7 +1,7 @@
-"""DenseNet as one would write it in Flax from the paper alone: the peer to measure against.
+"""A peer for the benchmark: DenseNet as one would write it in Flax from the paper alone.
 
-Every layer concatenates all it reads and normalises that by itself; nothing is computed twice.
-Modules have the names of ours, so `densenet_jax.weights` serves both.
+Every layer concatenates its inputs and normalises the result itself. Nothing is rematerialised.
+Modules have the names of ours, so `densenet_jax.weights` works for both.
 """
 
 import functools
@@ -22,7 +22,7 @@ def conv(inputs: int, outputs: int, size: int, stride: int = 1, **options) -> nn
 
 
 class Layer(nnx.Module):
-    """BN-ReLU-Conv, or with a bottleneck twice that; returns its input and its output together."""
+    """BN-ReLU-Conv, twice with a bottleneck; concatenates its input and its new maps."""
 
     def __init__(self, features: int, config: DenseNetConfig, **options):
         k, width = config.growth_rate, config.bottleneck * config.growth_rate
@@ -53,9 +53,10 @@ class Transition(nnx.Module):
 
 
 class NaiveDenseNet(nnx.Module):
-    """Images `[N, H, W, C]` to logits `[N, num_classes]`, in training.
+    """The network in training: images `[N, H, W, C]` to logits `[N, num_classes]`.
 
-    `options` of all its parts: `dtype` and `rngs`.
+    Args:
+      options: arguments of all layers, such as `dtype` and `rngs`.
     """
 
     def __init__(self, config: DenseNetConfig, **options):
@@ -65,7 +66,8 @@ class NaiveDenseNet(nnx.Module):
         self.conv0 = conv(config.in_channels, features, size, stride, **options)
         if self.large:
             self.norm0 = norm(features, **options)
-        self.blocks, self.transitions = nnx.List(), nnx.List()
+        self.blocks: nnx.List[nnx.List[Layer]] = nnx.List()
+        self.transitions: nnx.List[Transition] = nnx.List()
         for layers in config.blocks:
             if self.blocks:
                 kept = int(config.compression * features)

@@ -1,13 +1,15 @@
-"""The contestants in JAX: our training step as it is, and that of the naive network."""
+"""Prepares the contestants in JAX: our training step and that of the naive network."""
 
 import functools
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import counted
@@ -16,53 +18,59 @@ from densenet_jax.train import process
 from densenet_jax.train.trainer import Trainer, memory_bytes
 from experiments import synthetic
 from launch.benchmark.jax_naive import NaiveDenseNet
-from launch.benchmark.job import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Job, Runner
+from launch.benchmark.workload import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Runner, Workload
 
 
-def config_of(job: Job) -> ConfigDict:
-    """Returns the config that trains our network as `job` says; an epoch is a turn."""
-    config = synthetic.get_config(job.model)
+def config_of(workload: Workload) -> ConfigDict:
+    """Returns the config that trains our network on `workload`; one epoch is one round."""
+    config = synthetic.get_config(workload.model)
     config.update(
-        batch_size=job.batch_size,
-        dtype=job.dtype,
+        batch_size=workload.batch_size,
+        dtype=workload.dtype,
         learning_rate=LEARNING_RATE,
         learning_rate_drops=(),
         momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
-        steps_per_dispatch=1 if job.platform == "cpu" else job.turn_steps,
+        steps_per_dispatch=1 if workload.platform == "cpu" else workload.steps_per_round,
     )
-    config.data.examples = job.batch_size * job.turn_steps
-    config.model.remat = job.remat
-    config.model.num_classes = job.network.num_classes
-    if job.depth is not None:
-        config.model.depth = job.depth
+    config.data.examples = workload.batch_size * workload.steps_per_round
+    config.model.remat = workload.remat
+    config.model.num_classes = workload.network.num_classes
+    if workload.depth is not None:
+        config.model.depth = workload.depth
     return config
 
 
-def ours(job: Job) -> Runner:
-    """The step of `launch.train`, drawing its batch from the data set included; on one device."""
+def ours(workload: Workload) -> Runner:
+    """Prepares the step of `launch.train`, which also draws its batch, on one device."""
     process.configure()
-    trainer = Trainer(config_of(job), devices=jax.local_devices()[:1])
+    trainer = Trainer(config_of(workload), devices=jax.local_devices()[:1])
     compiled = trainer.compiled("train")
-    batches = next(trainer.epoch(0))
-    state, sums = trainer.initial_state, trainer.totals()
+    dispatch = next(trainer.epoch(0))
+    state, totals = trainer.initial_state, trainer.totals()
 
     def run(steps: int) -> None:
-        nonlocal state, sums
+        nonlocal state, totals
         while steps > 0:
-            state, sums = trainer.train(state, sums, batches, 0)
-            steps -= batches.steps
+            state, totals = trainer.train(state, totals, dispatch, 0)
+            steps -= dispatch.steps
         jax.block_until_ready(state)
 
-    return _warm(run, trainer.compile_seconds, compiled, job, len(trainer.data.train))
+    return _warm(run, trainer.compile_seconds, compiled, workload, len(trainer.data.train))
 
 
-def naive(job: Job) -> Runner:
-    state, static = _naive_state(job.network, jnp.dtype(job.dtype).type)
+def naive(workload: Workload) -> Runner:
+    """Prepares the step of the naive network, on one fixed batch."""
+    state, static = _naive_state(workload.network, jnp.dtype(workload.dtype).type)
     random = np.random.default_rng(0)
-    shape = (job.batch_size, job.image_size, job.image_size, job.network.in_channels)
+    shape = (
+        workload.batch_size,
+        workload.image_size,
+        workload.image_size,
+        workload.network.in_channels,
+    )
     images = jnp.asarray(random.standard_normal(shape, np.float32))
-    labels = jnp.asarray(random.integers(0, job.network.num_classes, job.batch_size))
+    labels = jnp.asarray(random.integers(0, workload.network.num_classes, workload.batch_size))
     started = time.monotonic()
     step = jax.jit(functools.partial(_naive_step, static=static), donate_argnums=0)
     compiled = step.lower(state, images, labels).compile()
@@ -74,11 +82,14 @@ def naive(job: Job) -> Runner:
             state = compiled(state, images, labels)
         jax.block_until_ready(state)
 
-    return _warm(run, compile_seconds, compiled, job, job.batch_size)
+    return _warm(run, compile_seconds, compiled, workload, workload.batch_size)
 
 
-def _naive_state(config: DenseNetConfig, dtype) -> tuple:
-    """(parameters, running statistics, the optimiser's state), and what a step needs too."""
+def _naive_state(config: DenseNetConfig, dtype: DTypeLike) -> tuple[tuple, tuple]:
+    """Returns the train state and the static arguments of a step.
+
+    The train state holds parameters, running statistics and the optimiser's state.
+    """
     model = NaiveDenseNet(config, dtype=dtype, rngs=nnx.Rngs(0))
     optimizer = optax.chain(
         optax.add_decayed_weights(WEIGHT_DECAY),
@@ -105,12 +116,20 @@ def _naive_step(state: tuple, images: jax.Array, labels: jax.Array, static: tupl
 
 
 def _warm(
-    run, compile_seconds: float, compiled: jax.stages.Compiled, job: Job, images: int
+    run: Callable[[int], None],
+    compile_seconds: float,
+    compiled: jax.stages.Compiled,
+    workload: Workload,
+    images: int,
 ) -> Runner:
-    """Warms up and measures memory; `images` is the number of images in the program's arguments."""
+    """Warms up and measures memory.
+
+    Args:
+      images: the number of images in the arguments of the compiled program.
+    """
     run(2)
     device, sizes = jax.local_devices()[0], memory_bytes(compiled)
-    if job.platform == "cpu":
+    if workload.platform == "cpu":
         memory, kind = sizes["temp_bytes"], "compiler's temporaries"
         return Runner(run, compile_seconds, memory, kind, device.device_kind)
     memory, kind = sizes["total_bytes"], f"compiler's total, with {counted(images, 'image')}"

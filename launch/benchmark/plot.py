@@ -1,7 +1,9 @@
-"""Memory and time of a training step against depth."""
+"""Plots memory and time of a training step against depth."""
 
 from pathlib import Path
 
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
@@ -9,17 +11,17 @@ from experiments.figures import MEMORY_BY_DEPTH
 
 
 @styled
-def plot_memory_and_time(report: dict, folder: Path) -> None:
-    """Draws the `results` of a report to memory_and_time.png, .svg and .pdf in `folder`.
+def plot_memory_and_time(report: dict, directory: Path) -> None:
+    """Draws the `results` of a report to memory_and_time.png, .svg and .pdf in `directory`.
 
-    Measured points are filled; those the papers publish are open, and joined by dashes.
+    Markers of measured points are filled. Markers of published points are open, with dashed lines.
     """
     figure = Figure(figsize=(12, 4))
     memory, time = figure.subplots(1, 2)
     results = [result for result in report["results"] if "error" not in result]
     names = list(dict.fromkeys(result["contestant"] for result in results))
     for i, name in enumerate(names):
-        # The eighth contestant has the first colour again, but the second marker.
+        # The eighth contestant reuses the first colour with the second marker.
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
         mine = [result for result in results if result["contestant"] == name]
         for axis, key, unit in ((memory, "memory_bytes", 1e9), (time, "step_seconds", 1)):
@@ -37,20 +39,20 @@ def plot_memory_and_time(report: dict, folder: Path) -> None:
     figure.suptitle(
         f"{network}: batch of {report['batch_size']}, {report['dtype']}, remat {report['remat']}"
     )
-    save(figure, folder / "memory_and_time")
+    save(figure, directory / "memory_and_time")
 
 
-def _entries(*axes) -> tuple[list, list[str]]:
-    """Handles and labels of one legend for `axes`."""
-    entries = {}
+def _entries(*axes: Axes) -> tuple[list[Artist], list[str]]:
+    """Returns handles and labels of one legend for `axes`."""
+    entries: dict[str, Artist] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         entries = dict(zip(labels, handles, strict=True)) | entries
     return list(entries.values()), list(entries)
 
 
-def _plot_published(axis, most: int) -> None:
-    """The curves of TPAMI Figure 7, as far as the measured ones go and a point beyond."""
+def _plot_published(axis: Axes, most: int) -> None:
+    """Draws the curves of TPAMI Figure 7 up to a depth slightly above `most`."""
     for (name, curve), marker in zip(MEMORY_BY_DEPTH.items(), MARKERS, strict=False):
         points = [(depth, gb) for depth, gb in curve.items() if depth <= most + 30]
         if points:

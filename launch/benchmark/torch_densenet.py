@@ -1,4 +1,4 @@
-"""DenseNet in PyTorch: the peer to measure against. Modules have torchvision's names."""
+"""A peer for the benchmark: DenseNet in PyTorch. Modules have torchvision's names."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-if TYPE_CHECKING:  # Training in PyTorch need not import JAX.
+if TYPE_CHECKING:
+    from types import SimpleNamespace
+
     from densenet_jax.models.densenet import DenseNetConfig
+
+    # `torch_train` gives the fields in a namespace, so that it need not import JAX.
+    Config = DenseNetConfig | SimpleNamespace
 
 
 class DenseLayer(nn.Module):
     """BN-ReLU-Conv3x3, or BN-ReLU-Conv1x1-BN-ReLU-Conv3x3 with a bottleneck.
 
-    `checkpointed`: the backward pass computes concatenation, BN, ReLU and the first convolution
-    again.
+    Args:
+      checkpointed: whether the backward pass recomputes concatenation, BN, ReLU and the first
+        convolution.
     """
 
-    def __init__(self, features: int, config: DenseNetConfig, checkpointed: bool):
+    def __init__(self, features: int, config: Config, checkpointed: bool):
         super().__init__()
         k, width = config.growth_rate, config.bottleneck * config.growth_rate
         self.checkpointed = checkpointed
@@ -37,11 +43,15 @@ class DenseLayer(nn.Module):
             x = checkpoint(self.read, *maps, use_reentrant=False)
         else:
             x = self.read(*maps)
-        return x if self.conv2 is None else self.conv2(F.relu(self.norm2(x), inplace=True))
+        if self.norm2 is None or self.conv2 is None:
+            return x
+        return self.conv2(F.relu(self.norm2(x), inplace=True))
 
 
 class DenseBlock(nn.Module):
-    def __init__(self, layers: int, features: int, config: DenseNetConfig, checkpointed: bool):
+    """Layers that each read the input of the block and the maps of all earlier layers."""
+
+    def __init__(self, layers: int, features: int, config: Config, checkpointed: bool):
         super().__init__()
         for i in range(layers):
             layer = DenseLayer(features + i * config.growth_rate, config, checkpointed)
@@ -67,9 +77,9 @@ class Transition(nn.Module):
 
 
 class TorchDenseNet(nn.Module):
-    """Images `[N, C, H, W]` to logits `[N, num_classes]`."""
+    """The network: images `[N, C, H, W]` to logits `[N, num_classes]`."""
 
-    def __init__(self, config: DenseNetConfig, checkpointed: bool = False):
+    def __init__(self, config: Config, checkpointed: bool = False):
         super().__init__()
         features = config.stem_features or 2 * config.growth_rate
         self.features = nn.Sequential()

@@ -1,1 +1,1 @@
-"""Tables and figures of what was measured, beside what was published."""
+"""Tables and figures of measured results beside the published ones."""

@@ -1,19 +1,24 @@
-"""Put what was measured beside what was published.
+"""Writes tables and figures of measured results beside the published ones.
 
     python -m launch.report table2 --runs runs --out report
     python -m launch.report fig8 --out report
     python -m launch.report figures --runs runs --out report
 
-Reads the finished runs anywhere in a folder, and writes NAME.csv, .png, .svg and .pdf, and NAME.md
-of tables. Without --runs it shows what is published. A run counts as a reproduction of a cell or a
-point only if it followed the paper's protocol on the official data; seed, remat and how often it
-was saved may differ. Other runs are listed below a table; in a figure they have panels of their
-own. Figures have the numbers of the journal paper; `figures` draws all, and a contact sheet.
-`sweep` tells what came of any runs that differ in some keys of their configs, and `profile` how
-each layer of each run's network is used and taught. `results` is the table of a record of runs,
-such as experiments/results, with a figure for each folder in it; --readme puts it into a file.
-`keep` adds runs to a record: copies their configs, environments, curves and results to --out.
-A run that cannot be read is named and left out.
+Reads the finished runs anywhere in a directory and writes a report:
+
+  table2, table3  NAME.md, .csv, .png, .svg and .pdf: a table of the CVPR paper
+  figN            NAME.csv, .png, .svg and .pdf: a figure of the journal paper (TPAMI)
+  figures         all figures, and a contact sheet
+  sweep           error and size of runs whose configs differ, one row for each combination of keys
+  profile         gradient norms and feature reuse of each layer, for each run
+  results         the table of a record of runs, such as experiments/results, and a figure for each
+                  directory in it; --readme also writes the table into a file
+  keep            copies configs, environments, curves and results of runs to --out, for a record
+
+Without --runs, tables and figures show the published numbers only. A run reproduces a cell or a
+point only if it followed the paper's protocol on the official data; seed, remat and checkpoint
+interval may differ. Tables list all other runs below; figures show them in separate panels. A run
+that cannot be read is reported and left out.
 """
 
 import argparse
@@ -26,8 +31,8 @@ from launch.paths import typed_path
 from launch.report import memory, panels, results, sweep, tables
 from launch.report.contact_sheet import contact_sheet
 from launch.report.figures import FIGURES
-from launch.report.plot import plot_table
 from launch.report.runs import Found, Run, find_runs
+from launch.report.table_plot import plot_table
 
 _FIGURES = sorted([*FIGURES, "fig6", "fig7"], key=lambda name: int(name.removeprefix("fig")))
 
@@ -37,20 +42,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "name",
         choices=[*tables.TABLES, *_FIGURES, "figures", "sweep", "profile", "results", "keep"],
-        help="what to report",
+        help="the report to write",
     )
     parser.add_argument(
-        "--runs", type=typed_path, help="folder of run directories; none: published only"
+        "--runs",
+        type=typed_path,
+        help="directory that holds runs; without it: published numbers",
     )
     parser.add_argument(
-        "--out", type=typed_path, help="folder to write to (report; keep needs one)"
+        "--out", type=typed_path, help="directory to write to (report); keep requires it"
     )
     parser.add_argument(
-        "--readme", type=typed_path, metavar="FILE", help="of results: to be renewed"
+        "--readme",
+        type=typed_path,
+        metavar="FILE",
+        help="results: README to update with the table",
     )
     args = parser.parse_args(argv)
     if args.name == "keep" and not args.out:
-        raise InputError("keep needs --out, such as experiments/results/NAME.")
+        raise InputError("keep needs --out, such as experiments/results/NAME")
     args.out = args.out or Path("report")
     found = find_runs(args.runs) if args.runs else Found([], [], [])
     for problem in found.broken:
@@ -58,24 +68,25 @@ def main(argv: list[str] | None = None) -> None:
     try:
         summary = _report(args, found)
     except OSError as error:
-        raise InputError(f"cannot write to {error.filename}: {error.strerror}.") from error
+        raise InputError(f"cannot write to {error.filename}: {error.strerror}") from error
     broken = f", {len(found.broken)} broken" if found.broken else ""
     print(f"{summary}, {len(found.unfinished)} unfinished{broken}. Written to {args.out}")
 
 
 def _report(args: argparse.Namespace, found: Found) -> str:
-    name, folder, out, runs = args.name, args.runs, args.out, found.finished
+    """Writes the report `args.name`; returns a summary without a full stop."""
+    name, root, out, runs = args.name, args.runs, args.out, found.finished
     if name in ("sweep", "profile", "results", "keep"):
         if not runs:
-            raise InputError("no run is finished yet: see launch.sweep --status.")
+            raise InputError("no run is finished yet: see launch.sweep --status")
         if name == "results":
-            print(results.write(runs, folder, out, args.readme))
+            print(results.write(runs, root, out, args.readme))
         elif name == "keep":
-            results.keep(runs, folder, out)
+            results.keep(runs, root, out)
         elif name == "sweep":
             print(sweep.write(runs, out))
         else:
-            from launch.report import profile  # Imports Orbax and Grain, which takes a second.
+            from launch.report import profile  # Importing Orbax and Grain takes a second.
 
             print(profile.write(runs, out))
         return f"{counted(len(runs), 'run')} finished"
@@ -83,11 +94,11 @@ def _report(args: argparse.Namespace, found: Found) -> str:
     if name in tables.TABLES:
         return _table(name, runs, out)
     names = _FIGURES if name == "figures" else [name]
-    plans = memory.find_plans(folder) if folder and "fig7" in names else []
-    said = [_figure(name, runs, plans, out) for name in names]
+    plans = memory.find_plans(root) if root and "fig7" in names else []
+    summaries = [_figure(name, runs, plans, out) for name in names]
     if name == "figures":
         contact_sheet([out / f"{name}.png" for name in names], out / "contact_sheet.png")
-    return "; ".join(said)
+    return "; ".join(summaries)
 
 
 def _table(name: str, runs: list[Run], out: Path) -> str:
@@ -105,7 +116,7 @@ def _table(name: str, runs: list[Run], out: Path) -> str:
 
 def _figure(name: str, runs: list[Run], plans: list[dict], out: Path) -> str:
     if name == "fig6":
-        from launch.report import heat_map  # Imports Orbax, which takes half a second.
+        from launch.report import heat_map  # Importing Orbax takes half a second.
 
         rows = heat_map.fig6(runs)
         heat_map.draw_fig6(rows, out)

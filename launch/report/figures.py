@@ -1,16 +1,17 @@
-"""The papers' figures: published points, and those of runs of the same networks.
+"""Builds the papers' figures from published points and from runs of the same networks.
 
-A figure has a column for each of the paper's panels, and a row for what is published and for
-each way in which runs were trained. Runs by the paper's own protocol are beside its points.
+A figure has a column for each of the paper's panels. The first row holds the published points and
+the runs that followed the paper's protocol. Each other protocol has a separate row.
 """
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import counted
 from densenet_jax.models.catalog import model_config
+from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.config import defaults, flatten
 from experiments import figures as published
 from experiments.figures import Curve
@@ -21,13 +22,14 @@ from launch.report.runs import Run, by_seed, macs, memory_gb, network, network_o
 
 LABELS = {
     "params": "parameters (million)",
-    "flops": "FLOPs of an image (10⁹)",
+    "flops": "FLOPs per image (10⁹)",
     "memory_gb": "memory to train (GB)",
 }
 _ERROR = "test error (%)"
 
 
 def fig4(runs: list[Run]) -> Figure:
+    """Builds Figure 4: errors on CIFAR-10 against parameters, and training curves."""
     *densenets, resnet = published.PARAMETER_EFFICIENCY
     paper = forms.cifar10()
     return Figure(
@@ -42,6 +44,7 @@ def fig4(runs: list[Run]) -> Figure:
 
 
 def fig5(runs: list[Run]) -> Figure:
+    """Builds Figure 5: errors on ImageNet against parameters, FLOPs and memory."""
     panels = [
         _errors(f"against {what}", published.IMAGENET, x, runs, forms.imagenet())._replace(
             names_points=True
@@ -52,8 +55,14 @@ def fig5(runs: list[Run]) -> Figure:
     return Figure("fig5", title, panels)
 
 
-def _ablation(name: str, title: str, **panels: tuple[tuple[Curve, ...], str]):
-    """A figure of errors on ImageNet; each panel has curves and what they are plotted against."""
+def _ablation(
+    name: str, title: str, **panels: tuple[tuple[Curve, ...], str]
+) -> Callable[[list[Run]], Figure]:
+    """Returns the function that builds a figure of errors on ImageNet.
+
+    Args:
+      panels: the curves of each panel, and the field of `Point` on its x axis.
+    """
 
     def figure(runs: list[Run]) -> Figure:
         paper = forms.imagenet()
@@ -97,8 +106,8 @@ fig12 = _ablation(
     against_parameters=(published.POST_ACTIVATION, "params"),
 )
 
-# What makes each figure, of runs.
-FIGURES = {
+# The function that builds each figure from runs.
+FIGURES: dict[str, Callable[[list[Run]], Figure]] = {
     "fig4": fig4,
     "fig5": fig5,
     "fig8": fig8,
@@ -112,7 +121,12 @@ FIGURES = {
 def _errors(
     title: str, curves: Iterable[Curve], x: str, runs: list[Run], paper: ConfigDict
 ) -> Panel:
-    """Errors against `x`, a field of `Point`; `paper` is the config that the points followed."""
+    """Returns a panel of errors against `x`.
+
+    Args:
+      x: a field of `Point`.
+      paper: the config by which the published points were measured.
+    """
     series = []
     for curve in curves:
         marks = [
@@ -127,27 +141,28 @@ def _errors(
 
 
 def _measured_errors(curve: Curve, x: str, runs: list[Run], paper: ConfigDict) -> list[Series]:
-    networks = {}
+    """Returns the series of runs whose network is on `curve`, or in its quick form."""
+    names: dict[NetworkConfig, str] = {}
     for setting in curve.quick:
         settings = {k.removeprefix("model."): v for k, v in setting.items()}
-        made = network(model_config(settings.pop("name"), **settings))
-        networks[made] = curve.quick_name or curve.name
+        config = network(model_config(str(settings.pop("name")), **settings))
+        names[config] = curve.quick_name or curve.name
     for point in curve.points:
-        made = network(model_config(point.model, **point.settings))
-        networks[made] = curve.name
-    found = {}
+        config = network(model_config(point.model, **point.settings))
+        names[config] = curve.name
+    found: dict[tuple[str, str], dict[NetworkConfig, list[Run]]] = {}
     for run in runs:
         if run.config["data.name"].startswith("synthetic"):
-            continue  # Its labels are noise: it was run for its time and memory.
-        if (made := network_of(run)) in networks:
-            key = (row_of(run, paper), networks[made])
-            found.setdefault(key, {}).setdefault(made, []).append(run)
+            continue  # Synthetic labels are noise: such runs measure time and memory.
+        if (config := network_of(run)) in names:
+            key = (row_of(run, paper), names[config])
+            found.setdefault(key, {}).setdefault(config, []).append(run)
     series = []
     for (row, name), by_network in found.items():
         marks = []
         for same in by_network.values():
-            errors = by_seed(same)
-            if (position := _position(same[-1], x)) is not None:
+            errors, position = by_seed(same), _position(same[-1], x)
+            if position is not None and errors.mean is not None:
                 label = same[-1].path.name
                 marks.append(Mark(label, position, errors.mean, errors.std, len(errors.errors)))
         if marks:
@@ -156,6 +171,7 @@ def _measured_errors(curve: Curve, x: str, runs: list[Run], paper: ConfigDict) -
 
 
 def _position(run: Run, x: str) -> float | None:
+    """Returns the value of a run for the x axis, in the unit of `LABELS`; None if unknown."""
     if x == "params":
         return run.result["params"] / 1e6
     if x == "flops":
@@ -164,25 +180,25 @@ def _position(run: Run, x: str) -> float | None:
 
 
 def row_of(run: Run, paper: ConfigDict) -> str:
-    """The row of panels that a run belongs to: how it was trained."""
+    """Returns the name of the row of panels for a run, which describes how it was trained."""
     how = protocol(run.config)
     if run.result.get("official_data") and how == protocol(flatten(paper)):
         return PUBLISHED
-    usual = defaults()
+    base = defaults()
     images = f"{counted(how['data.examples'], 'image')} of " if how["data.examples"] else ""
-    said = [
+    parts = [
         f"Measured: {images}{how['data.name']}",
         f"{counted(how['epochs'], 'epoch')} in batches of {how['batch_size']}",
         *([] if run.result.get("official_data") else ["not the official data"]),
-        # Whatever else is not as in the base config, so that no two protocols share a row.
+        # All other changes of the base config, so that no two protocols share a row.
         *(
             f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
             for key, value in how.items()
             if key not in ("data.examples", "data.name", "epochs", "batch_size")
-            and value != usual[key]
+            and value != base[key]
         ),
     ]
-    return ", ".join(said)
+    return ", ".join(parts)
 
 
 def _training_curves(runs: list[Run], paper: ConfigDict) -> Panel:
@@ -195,7 +211,7 @@ def _training_curves(runs: list[Run], paper: ConfigDict) -> Panel:
         marks.append(Mark("300", 300, curve.last_error))
         series.append(Series(PUBLISHED, name, name, marks))
         networks = [network(model_config(model)) for model in (curve.model, curve.quick)]
-        rows = {}
+        rows: dict[str, list[Run]] = {}
         for run in runs:
             if network_of(run) in networks:
                 rows.setdefault(row_of(run, paper), []).append(run)
@@ -206,7 +222,8 @@ def _training_curves(runs: list[Run], paper: ConfigDict) -> Panel:
 
 
 def _learning_curve(runs: list[Run]) -> list[Mark]:
-    by_epoch = {}
+    """Returns the mean test error of `runs` at each epoch with an evaluation."""
+    by_epoch: dict[int, list[float]] = {}
     for run in runs:
         for line in stored.metrics_backwards(run.path):
             if "test_error" in line:

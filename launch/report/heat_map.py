@@ -1,11 +1,11 @@
-"""Figure 6: how much layers weigh what they read, from the checkpoints of runs."""
+"""Builds Figure 6 from checkpoints of runs: the mean weight of every layer on every source."""
 
 import csv
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from densenet_jax.analysis.feature_reuse import heat_maps, rescale
 from densenet_jax.analysis.style import save, styled
@@ -22,23 +22,27 @@ _MODEL = "densenet_k12_d40"
 
 
 class HeatMaps(NamedTuple):
-    """A row of the figure: an array for each block, see `heat_maps`, rescaled; NaN: not known."""
+    """A row of the figure.
+
+    Attributes:
+      blocks: the rescaled array of each block, see `heat_maps`; NaN: unknown.
+    """
 
     row: str
     blocks: list[np.ndarray]
 
 
 def fig6(runs: list[Run]) -> list[HeatMaps]:
-    """What could be read out of the published figure, and every run of its network."""
+    """Returns the legible entries of the published figure, and the entries of each run."""
     readers = 13
     known = [np.full((readers, readers), np.nan) for _ in HEAT_MAPS]
     for block, entries in zip(known, HEAT_MAPS, strict=True):
         for (source, reader), value in entries.items():
             block[source, reader - 1] = value
     found = [HeatMaps("As published", known)]
-    wanted, paper = network(model_config(_MODEL)), forms.cifar10()
+    published, paper = network(model_config(_MODEL)), forms.cifar10()
     for run in runs:
-        if network_of(run) == wanted:
+        if network_of(run) == published:
             row = row_of(run, paper)
             row = "Measured by the paper's protocol" if row == PUBLISHED else row
             blocks = [rescale(raw) for raw in heat_maps(load_network(run.path).model)]
@@ -47,8 +51,8 @@ def fig6(runs: list[Run]) -> list[HeatMaps]:
 
 
 @styled
-def draw_fig6(rows: list[HeatMaps], folder: Path) -> None:
-    """Draws fig6.png, .svg and .pdf to `folder`."""
+def draw_fig6(rows: list[HeatMaps], directory: Path) -> None:
+    """Draws fig6.png, .svg and .pdf to `directory`."""
     canvas = Figure(figsize=(12, 0.4 + 4 * len(rows)))
     parts = canvas.subfigures(len(rows), squeeze=False)[:, 0]
     for row, part in zip(rows, parts, strict=True):
@@ -56,14 +60,14 @@ def draw_fig6(rows: list[HeatMaps], folder: Path) -> None:
         draw_heat_maps(part, row.blocks, LAST)
     canvas.suptitle(
         "TPAMI Figure 6 (CVPR Figure 5): mean absolute weight, each column from 0 to 1;\n"
-        "plain DenseNet, L = 40, k = 12; hatched: not read, or not known as a number",
+        "plain DenseNet, L = 40, k = 12; hatched: not read, or unknown",
         fontsize=12,
     )
-    save(canvas, folder / "fig6")
+    save(canvas, directory / "fig6")
 
 
-def draw_heat_maps(part, blocks: list[np.ndarray], last: tuple[str, ...]) -> None:
-    """A panel for each block, into a figure or a part of one; `last` names the last readers."""
+def draw_heat_maps(part: FigureBase, blocks: list[np.ndarray], last: tuple[str, ...]) -> None:
+    """Draws a panel for each block; `last` names the reader in the last column of each panel."""
     axes = part.subplots(1, len(blocks), squeeze=False)[0]
     for b, (axis, block, reader) in enumerate(zip(axes, blocks, last, strict=True), start=1):
         axis.set_facecolor("0.93")
@@ -80,7 +84,7 @@ def draw_heat_maps(part, blocks: list[np.ndarray], last: tuple[str, ...]) -> Non
 
 
 def write_csv(rows: list[HeatMaps], path: Path) -> None:
-    """A line for each known entry."""
+    """Writes a line for each known entry."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["protocol", "block", "source", "reader", "weight"])

@@ -1,4 +1,4 @@
-"""Figure 7: memory and time of training steps, measured and planned."""
+"""Builds Figure 7: memory and time of training steps, measured and planned."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import NamedTuple
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.record import with_tuples
 from experiments import figures as published
 from launch import stored
@@ -17,7 +18,13 @@ REMATS = ("none", "concat", "layer")
 
 
 class Step(NamedTuple):
-    """A training step of a network of the figure; `where` it ran, or would run."""
+    """A training step of a network of the figure.
+
+    Attributes:
+      where: the device and the settings, for the row of the figure.
+      params: in millions.
+      seconds: None if the step was compiled only.
+    """
 
     where: str
     remat: str
@@ -27,25 +34,32 @@ class Step(NamedTuple):
     seconds: float | None = None
 
 
-def find_plans(folder: Path) -> list[dict]:
-    """What `launch.plan --out` has left anywhere in `folder`. InputError if it is damaged."""
+def find_plans(directory: Path) -> list[dict]:
+    """Returns the plans of `launch.plan --out` anywhere in `directory`.
+
+    Raises InputError for a damaged plan.
+    """
     plans = []
-    for path in sorted(stored.find_files(folder, "plan.json")):
+    for path in sorted(stored.find_files(directory, "plan.json")):
         try:
             plans.append(with_tuples(json.loads(path.read_text())))
         except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): remove it.") from error
+            raise InputError(f"{path} is damaged ({error}): remove it") from error
     return plans
 
 
 def fig7(runs: list[Run], plans: list[dict]) -> Figure:
-    steps = [step for step in [*map(_of_run, runs), *map(_of_plan, plans)] if step]
-    by_depth, by_params, seconds = [], [], []
-    for name, gigabytes in published.MEMORY_BY_DEPTH.items():
-        params = published.PARAMS_BY_DEPTH
-        for series, position in ((by_depth, int), (by_params, params.get)):
-            marks = [Mark(f"L={depth}", position(depth), gb) for depth, gb in gigabytes.items()]
-            series.append(Series(PUBLISHED, name, name, marks))
+    """Builds Figure 7 from runs of `sweeps/memory.py` and from plans; ignores other runs."""
+    steps = [step for step in [*map(_run_step, runs), *map(_plan_step, plans)] if step]
+    by_depth: list[Series] = []
+    by_params: list[Series] = []
+    seconds: list[Series] = []
+    params = published.PARAMS_BY_DEPTH
+    for name, gb_by_depth in published.MEMORY_BY_DEPTH.items():
+        marks = [Mark(f"L={depth}", depth, gb) for depth, gb in gb_by_depth.items()]
+        by_depth.append(Series(PUBLISHED, name, name, marks))
+        marks = [Mark(f"L={depth}", params[depth], gb) for depth, gb in gb_by_depth.items()]
+        by_params.append(Series(PUBLISHED, name, name, marks))
         mark = Mark("L=100", 100, published.STEP_SECONDS[name])
         seconds.append(Series(PUBLISHED, name, name, [mark]))
     for where in dict.fromkeys(step.where for step in steps):
@@ -76,13 +90,13 @@ def fig7(runs: list[Run], plans: list[dict]) -> Figure:
                 by_params,
                 from_zero=True,
             ),
-            Panel("time", depth, "seconds a step", seconds, from_zero=True),
+            Panel("time", depth, "seconds per step", seconds, from_zero=True),
         ],
     )
 
 
-def _of_run(run: Run) -> Step | None:
-    """A run of `sweeps/memory.py`; None of any other."""
+def _run_step(run: Run) -> Step | None:
+    """Returns the step of a run of `sweeps/memory.py`; None for any other run."""
     depth, gigabytes = _depth(network_of(run)), memory_gb(run)
     if depth is None or gigabytes is None or run.config["data.name"] != "synthetic":
         return None
@@ -95,7 +109,8 @@ def _of_run(run: Run) -> Step | None:
     return Step(where, remat, depth, run.result["params"] / 1e6, gigabytes, seconds)
 
 
-def _of_plan(plan: dict) -> Step | None:
+def _plan_step(plan: dict) -> Step | None:
+    """Returns the step of a plan; None for another network, or without memory."""
     depth = _depth(network(model_config(plan["model"], **plan["settings"])))
     if depth is None or plan["memory"] is None:
         return None
@@ -107,9 +122,9 @@ def _of_plan(plan: dict) -> Step | None:
     return Step(where, plan["remat"], depth, plan["params"] / 1e6, gigabytes)
 
 
-def _depth(made) -> int | None:
-    """L, if this is a DenseNet-BC with k = 12 for small images."""
-    if not isinstance(made, DenseNetConfig):
+def _depth(config: NetworkConfig) -> int | None:
+    """Returns L of a DenseNet-BC with k = 12 for small images; None for any other network."""
+    if not isinstance(config, DenseNetConfig):
         return None
-    depth = 6 * made.blocks[0] + 4
-    return depth if made == network(model_config(f"densenet_bc_k12_d{depth}")) else None
+    depth = 6 * config.blocks[0] + 4
+    return depth if config == network(model_config(f"densenet_bc_k12_d{depth}")) else None

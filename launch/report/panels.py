@@ -1,4 +1,4 @@
-"""What figures are made of, and how they are drawn: open markers are published, filled measured."""
+"""Defines figures of several panels and draws them: published markers are open, measured filled."""
 
 import csv
 import itertools
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.figure
+from matplotlib.axes import Axes
 
 from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
 
@@ -13,7 +14,12 @@ PUBLISHED = "As published (open markers), and measured by the same protocol (fil
 
 
 class Mark(NamedTuple):
-    """A point; `seeds` is 0 if it is published, `std` the deviation between seeds."""
+    """A point of a curve.
+
+    Attributes:
+      std: the standard deviation between seeds.
+      seeds: the number of seeds; 0 for a published point.
+    """
 
     label: str
     x: float
@@ -23,7 +29,12 @@ class Mark(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Points of one name, in the row of panels `row`; of one `curve` all look alike."""
+    """Points that share a name and a line.
+
+    Attributes:
+      row: the row of panels to which the series belongs.
+      curve: series of the same curve have the same colour and marker.
+    """
 
     row: str
     name: str
@@ -36,9 +47,12 @@ class Series(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A column of a figure, and what its axes show.
+    """A column of a figure.
 
-    `names_points` writes their labels beside published points, `from_zero` begins y with 0.
+    Attributes:
+      x, y: labels of the axes.
+      names_points: whether published points have their labels beside them.
+      from_zero: whether the y axis starts at 0.
     """
 
     title: str
@@ -50,29 +64,29 @@ class Panel(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A figure, and the name under which it is reported."""
+    """A figure; `name` is its name on the command line and in file names."""
 
     name: str
     title: str
     panels: list[Panel]
 
     def rows(self) -> list[str]:
-        """What is published first, then what was measured."""
+        """Returns the names of the rows, the published one first."""
         found = {series.row for panel in self.panels for series in panel.series}
         return [PUBLISHED, *sorted(found - {PUBLISHED})]
 
     def looks(self) -> dict[str, tuple[str, str]]:
-        """Colour and marker of each curve."""
+        """Returns colour and marker of each curve."""
         curves = dict.fromkeys(series.curve for panel in self.panels for series in panel.series)
         looks = itertools.cycle(zip(COLOURS, MARKERS, strict=True))
         return dict(zip(curves, looks, strict=False))
 
 
 @styled
-def draw(figure: Figure, folder: Path) -> None:
-    """Draws NAME.png, .svg and .pdf to `folder`: a row of panels for each protocol."""
+def draw(figure: Figure, directory: Path) -> None:
+    """Draws NAME.png, .svg and .pdf to `directory`, with a row of panels for each protocol."""
     rows, columns = figure.rows(), len(figure.panels)
-    width = max(0.6 + 3.9 * columns, 7.0)  # Room for the title.
+    width = max(0.6 + 3.9 * columns, 7.0)  # The title needs 7 inches.
     canvas = matplotlib.figure.Figure(figsize=(width, 0.4 + 3.4 * len(rows)))
     parts = canvas.subfigures(len(rows), squeeze=False)[:, 0]
     for row, part in zip(rows, parts, strict=True):
@@ -81,10 +95,12 @@ def draw(figure: Figure, folder: Path) -> None:
         for axis, panel in zip(axes, figure.panels, strict=True):
             _draw_panel(axis, panel, [s for s in panel.series if s.row == row], figure.looks())
     canvas.suptitle(figure.title, fontsize=12)
-    save(canvas, folder / figure.name)
+    save(canvas, directory / figure.name)
 
 
-def _draw_panel(axis, panel: Panel, series: list[Series], looks: dict) -> None:
+def _draw_panel(
+    axis: Axes, panel: Panel, series: list[Series], looks: dict[str, tuple[str, str]]
+) -> None:
     if not series:
         axis.set_axis_off()
         return
@@ -120,7 +136,7 @@ def _draw_panel(axis, panel: Panel, series: list[Series], looks: dict) -> None:
 
 
 def write_csv(figure: Figure, path: Path) -> None:
-    """A line for each point."""
+    """Writes a line for each point."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["panel", "protocol", "curve", "point", "x", "y", "std", "seeds",

@@ -1,4 +1,4 @@
-"""How each layer of a network is used, and how strongly it is taught."""
+"""Writes gradient norms and feature reuse of each layer of a network."""
 
 import csv
 from pathlib import Path
@@ -19,19 +19,19 @@ from launch.report.runs import Run
 _IMAGES = 256
 
 
-def write(runs: list[Run], folder: Path) -> str:
-    """Writes profile-NAME.csv, .png, .svg and .pdf of each run to `folder`; tells what they say."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return "\n".join(_write(run, folder) for run in runs)
+def write(runs: list[Run], directory: Path) -> str:
+    """Writes profile-NAME.csv, .png, .svg and .pdf of each run; returns a summary of each."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return "\n".join(_write(run, directory) for run in runs)
 
 
-def _write(run: Run, folder: Path) -> str:
+def _write(run: Run, directory: Path) -> str:
     model = load_network(run.path).model
     batch = training_batch(RunDirectory(run.path).config(), _IMAGES)
     norms = gradient_norms(model, batch.images, batch.labels)
     blocks = heat_maps(model) if isinstance(model, DenseNet) else []
     name = f"profile-{run.path.name}"
-    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+    with (directory / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["what", "layer", "value"])
         writer.writerows(["gradient norm", layer, f"{norm:.6g}"] for layer, norm in norms.items())
@@ -40,11 +40,11 @@ def _write(run: Run, folder: Path) -> str:
                 ["reuse", f"block {b} source {s}", f"{value:.6g}"]
                 for s, value in enumerate(reuse(raw))
             )
-    _draw(run, norms, blocks, folder / name)
+    _draw(run, norms, blocks, directory / name)
     first, last = (np.mean(part) for part in np.array_split(list(norms.values())[1:-1], 2))
     return (
         f"{run.path.name}: gradients of the first half of its layers are {first / last:.2f} times "
-        "those of the second"
+        "as large as those of the second half"
     )
 
 
@@ -66,7 +66,7 @@ def _draw(run: Run, norms: dict[str, float], blocks: list[np.ndarray], path: Pat
         axes[1].set(
             title="feature reuse",
             xlabel="layer that is read; 0: the block's input",
-            ylabel="mean weight / mean weight of all that are read",
+            ylabel="mean weight / mean weight of all layers that are read",
         )
         axes[1].legend()
     if blocks:

@@ -1,4 +1,4 @@
-"""The record: what was measured, in one table that names what each number rests on."""
+"""Writes the record of measured results: one table that names protocol and hardware."""
 
 import csv
 import functools
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from densenet_jax.errors import InputError, counted
+from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.config import flatten
 from experiments import published
 from launch import command
@@ -16,7 +17,7 @@ from launch.report.runs import Measured, Run, by_seed, differences, network_of, 
 from launch.report.tables import aligned
 
 BEGIN, END = "<!-- results: written by launch.report -->", "<!-- end of results -->"
-_KEPT = ("config.json", "metrics.jsonl", "result.json")  # And environment.json.
+_KEPT = ("config.json", "metrics.jsonl", "result.json")  # `keep` edits environment.json.
 _EXPERIMENTS = Path(published.__file__).parent / "fashion_mnist"
 _COLUMNS = (
     *("record", "network", "parameters", "data", "epochs", "seeds"),
@@ -25,9 +26,9 @@ _COLUMNS = (
 
 
 class Record(NamedTuple):
-    """Runs in one folder of the record that differ in nothing but their seeds."""
+    """Runs in one directory of the record that differ only in their seeds."""
 
-    folder: str
+    directory: str
     runs: list[Run]
 
     @property
@@ -36,11 +37,11 @@ class Record(NamedTuple):
 
 
 def write(runs: list[Run], root: Path, out: Path, readme: Path | None) -> str:
-    """Writes results.md and results.csv to `out`, and a figure for each folder of several runs.
+    """Writes results.md and results.csv to `out`, and a figure for each directory of runs.
 
     Args:
-      runs: those in `root`.
-      readme: a file in which to replace what stands between `BEGIN` and `END` by the table.
+      runs: the finished runs in `root`.
+      readme: a file; the table replaces the text between its markers `BEGIN` and `END`.
 
     Returns the table.
     """
@@ -53,51 +54,57 @@ def write(runs: list[Run], root: Path, out: Path, readme: Path | None) -> str:
     (out / "results.md").write_text(text + "\n", encoding="utf-8")
     with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_COLUMNS, *map(_cells, found)])
-    # A run that is itself in `root` has no others to be compared with.
-    for folder in sorted({r.folder for r in found if r.runs[0].path.parent != root}):
-        same = [run for record in found if record.folder == folder for run in record.runs]
-        sweep.write(same, out / folder)
+    # A run directly in `root` is a directory of one run, which needs no figure.
+    for directory in sorted({r.directory for r in found if r.runs[0].path.parent != root}):
+        same = [run for record in found if record.directory == directory for run in record.runs]
+        sweep.write(same, out / directory)
     return text
 
 
 def keep(runs: list[Run], root: Path, out: Path) -> None:
-    """Copies what is small of `runs`, which are in `root`, to `out`, for a record.
+    """Copies the small files of `runs`, which are in `root`, to `out`, for a record.
 
-    Of folders that their commands name, only the last part of the name is kept.
+    Shortens absolute paths in the commands of runs to their last part.
     """
     for run in runs:
-        folder = out / run.path.relative_to(root)
-        folder.mkdir(parents=True, exist_ok=True)
+        directory = out / run.path.relative_to(root)
+        directory.mkdir(parents=True, exist_ok=True)
         for name in _KEPT:
-            shutil.copyfile(run.path / name, folder / name)
+            shutil.copyfile(run.path / name, directory / name)
         command = [
             Path(word).name if word.startswith("/") else word for word in run.environment["command"]
         ]
         environment = run.environment | {"command": command}
-        (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+        (directory / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
 
 
 def records(runs: list[Run], root: Path) -> list[Record]:
-    """By folder in `root`, and in it from the smallest network to the largest."""
-    groups = {}
+    """Groups `runs`, sorted by directory in `root`, then by the size of the network."""
+    groups: dict[tuple[str, NetworkConfig, str], list[Run]] = {}
     for run in runs:
-        folder = (run.path.relative_to(root).parts or (root.name,))[0]
-        same = folder, network_of(run), repr(protocol(run.config))
+        directory = (run.path.relative_to(root).parts or (root.name,))[0]
+        same = directory, network_of(run), repr(protocol(run.config))
         groups.setdefault(same, []).append(run)
-    found = [Record(folder, group) for (folder, *_), group in groups.items()]
-    return sorted(found, key=lambda r: (r.folder, r.runs[0].result["params"], r.runs[0].path))
+    found = [Record(directory, group) for (directory, *_), group in groups.items()]
+    return sorted(found, key=lambda r: (r.directory, r.runs[0].result["params"], r.runs[0].path))
 
 
 def markdown(found: list[Record]) -> str:
+    """Returns the table of the record."""
     return aligned(list(_COLUMNS), [_cells(record) for record in found])
 
 
 def replaced(text: str, table: str, path: Path) -> str:
-    """`text` with `table` between the marks. Raises InputError if they are not there."""
+    """Returns `text` with `table` between the markers.
+
+    Raises InputError if a marker is missing in `text`, which is the content of `path`.
+    """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise InputError(f"{path} has no place for the table: lines {BEGIN} and {END}.")
+        raise InputError(
+            f"{path} has no markers for the table: add the lines {BEGIN!r} and {END!r}"
+        )
     return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
@@ -105,7 +112,7 @@ def _cells(record: Record) -> list[str]:
     run = record.runs[0]
     error, departures = _published(run)
     return [
-        record.folder,
+        record.directory,
         _network(run),
         f"{run.result['params']:,}",
         _data(run),
@@ -119,7 +126,7 @@ def _cells(record: Record) -> list[str]:
 
 
 def _network(run: Run) -> str:
-    """Its name, and what was changed of it."""
+    """Returns the name of a run's network and the changes of its settings."""
     changes = {
         key.removeprefix("model."): value
         for key, value in run.config.items()
@@ -134,7 +141,7 @@ def _data(run: Run) -> str:
 
 
 def _published(run: Run) -> tuple[str, str]:
-    """The published error of the run's network on its data, and how the run came by its own."""
+    """Returns the published error for a run, and how the run departs from that protocol."""
     model = run.config["model.name"]
     if run.config["data.name"] != "fashion_mnist" or model not in published.FASHION_MNIST:
         return "none", "none published"
@@ -145,15 +152,15 @@ def _published(run: Run) -> tuple[str, str]:
 
 @functools.cache
 def _experiment(model: str) -> dict:
-    """The flat config by which a published network was trained."""
+    """Returns the flat config of a published result on Fashion-MNIST."""
     file = f"wide_resnet.py:{model}" if model.startswith("wrn") else f"{model}.py"
     return flatten(command.load_config(str(_EXPERIMENTS / file)))
 
 
 def _hardware(run: Run) -> str:
-    found = run.environment
-    devices = found["devices"]
-    if found["backend"] == "cpu":
-        used = found.get("usable_cores")  # Older runs do not tell.
-        return f"{f'{used} of ' if used else ''}{counted(found['cpu_count'], 'CPU core')}"
+    environment = run.environment
+    devices = environment["devices"]
+    if environment["backend"] == "cpu":
+        used = environment.get("usable_cores")  # Missing in older runs.
+        return f"{f'{used} of ' if used else ''}{counted(environment['cpu_count'], 'CPU core')}"
     return f"{len(devices)} x {devices[0]}"

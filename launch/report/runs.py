@@ -1,11 +1,11 @@
-"""Finished runs, and which of them reproduce an experiment."""
+"""Finds finished runs and matches them with the experiments that they reproduce."""
 
 import dataclasses
 import functools
 import statistics
 from collections.abc import Hashable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from densenet_jax.analysis.counts import count_macs
 from densenet_jax.data import sources
@@ -17,7 +17,7 @@ from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.record import RunDirectory
 from launch import stored
 
-# What two runs may differ in and yet follow the same protocol.
+# Keys in which runs of the same protocol may differ.
 NOT_PROTOCOL = (
     "seed",
     "data.directory",
@@ -31,7 +31,7 @@ NOT_PROTOCOL = (
     "model.remat",
 )
 
-# What tells most about a run, and so is named first.
+# Keys that describe a run best, so that they come first in a list of differences.
 _FIRST = ("data.name", "model.name", "epochs")
 
 Key = TypeVar("Key", bound=Hashable)
@@ -41,10 +41,10 @@ class Run(NamedTuple):
     """A finished run.
 
     Attributes:
-      path: of its directory.
-      config: flat, as {"model.name": ..., ...}.
-      result: as in result.json.
-      environment: as in environment.json.
+      path: the run directory.
+      config: the flat config, {"model.name": ..., ...}.
+      result: the content of result.json.
+      environment: the content of environment.json.
     """
 
     path: Path
@@ -57,9 +57,9 @@ class Found(NamedTuple):
     """The runs in a directory.
 
     Attributes:
-      finished: the runs to report.
-      unfinished: paths of those that have no result yet.
-      broken: a sentence for each run that cannot be read.
+      finished: the finished runs.
+      unfinished: paths of the runs without a result.
+      broken: an error message for each run that cannot be read.
     """
 
     finished: list[Run]
@@ -68,39 +68,40 @@ class Found(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Test errors in percent, one for each seed; maybe none."""
+    """Test errors in percent, one for each seed; may be empty."""
 
     errors: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float | None:
+        """The mean test error; None without seeds."""
         return statistics.fmean(self.errors) if self.errors else None
 
     @property
     def std(self) -> float | None:
-        """The standard deviation between seeds, estimated without bias; None of less than two."""
+        """The sample standard deviation between seeds; None with fewer than two seeds."""
         return statistics.stdev(self.errors) if len(self.errors) > 1 else None
 
     def __str__(self) -> str:
-        """Such as "4.61 ± 0.08"."""
+        """Returns for example "4.61 ± 0.08"."""
         if not self.errors:
             return "not run"
         return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
 
 
 class OtherRun(NamedTuple):
-    """A run that reproduces none of the experiments, and how it differs from the nearest one."""
+    """A run that reproduces no experiment, and its differences from the nearest experiment."""
 
     run: Run
     differences: list[str]
 
 
-def find_runs(folder: Path) -> Found:
-    """Finds the runs anywhere in `folder`. Raises InputError if there is no such folder."""
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: name one that holds run directories.")
+def find_runs(directory: Path) -> Found:
+    """Finds the runs anywhere in `directory`. Raises InputError if there is no such directory."""
+    if not directory.is_dir():
+        raise InputError(f"there is no directory {directory}: name one that holds run directories")
     found = Found([], [], [])
-    for path in sorted(file.parent for file in stored.find_files(folder, "environment.json")):
+    for path in sorted(file.parent for file in stored.find_files(directory, "environment.json")):
         try:
             run = _read(path)
         except InputError as error:
@@ -114,14 +115,14 @@ def find_runs(folder: Path) -> Found:
 
 
 def _read(path: Path) -> Run | None:
-    """Reads a run, or None if it is not finished. Raises InputError if a file is damaged."""
+    """Reads a run; returns None if it is unfinished. Raises InputError if a file is damaged."""
     result = RunDirectory(path).result()
     if result is None:
         return None
     config, environment = stored.flat_config(path), read_object(path / "environment.json")
     if config is None or environment is None:
         missing = "config.json" if config is None else "environment.json"
-        raise InputError(f"{path} is no run directory: it has no {missing}.")
+        raise InputError(f"{path} is no run directory: it has no {missing}")
     run = Run(path, config, result, environment)
     try:
         network_of(run)
@@ -133,8 +134,11 @@ def _read(path: Path) -> Run | None:
 
 
 def network(config: NetworkConfig) -> NetworkConfig:
-    """The same for all networks that differ in nothing but classes, channels and how they run."""
-    same = dict(num_classes=1, in_channels=1, remat="none", bn_group_size=0)
+    """Returns a config that is equal for all variants of a network.
+
+    Variants differ only in classes, channels, and settings that leave the function unchanged.
+    """
+    same: dict[str, Any] = dict(num_classes=1, in_channels=1, remat="none", bn_group_size=0)
     if isinstance(config, DenseNetConfig):
         span = config.span if config.connectivity == "span" else 1
         same |= dict(block_config=config.blocks, depth=None, span=span)
@@ -143,12 +147,12 @@ def network(config: NetworkConfig) -> NetworkConfig:
 
 
 def network_of(run: Run) -> NetworkConfig:
-    """`network` of a run."""
+    """Returns `network` for the network of a run."""
     return _networks(_model(run))[1]
 
 
 def macs(run: Run) -> int:
-    """Multiply-adds for one of the run's images."""
+    """Returns the multiply-adds of a run's network for one image."""
     height, width, channels = _image_shape(run)
     config, _ = _networks(_model(run))
     return _count(dataclasses.replace(config, in_channels=channels), height, width)
@@ -162,7 +166,7 @@ def _image_shape(run: Run) -> tuple[int, int, int]:
 
 
 def _model(run: Run) -> tuple[tuple[str, object], ...]:
-    """The group `model` of a run's config, without what is unset."""
+    """Returns the settings in the group `model` of a run's config that are not None."""
     return tuple(
         (key.removeprefix("model."), value)
         for key, value in run.config.items()
@@ -172,49 +176,51 @@ def _model(run: Run) -> tuple[tuple[str, object], ...]:
 
 @functools.cache
 def _networks(model: tuple[tuple[str, object], ...]) -> tuple[NetworkConfig, NetworkConfig]:
-    """The config of a network, and what `network` makes of it."""
+    """Returns the config of a network, and `network` of that config."""
     settings = dict(model)
     config = model_config(str(settings.pop("name", None)), **settings)
     return config, network(config)
 
 
 def memory_gb(run: Run) -> float | None:
-    """What training took of a device at most; if that did not tell, a step's temporaries."""
-    taken = run.result.get("peak_memory_bytes", run.result.get("step_temp_bytes"))
-    return taken and taken / 1e9
+    """Returns the peak memory of a device; if unknown, the temporary memory of a step."""
+    used = run.result.get("peak_memory_bytes", run.result.get("step_temp_bytes"))
+    return used and used / 1e9
 
 
 def protocol(config: dict) -> dict:
-    """The keys of a flat config that say how a network was trained, and on what."""
+    """Returns the entries of a flat config that describe training and data."""
     ignored = _not_protocol(config["report"])
     return {k: v for k, v in config.items() if k not in ignored and not k.startswith("model.")}
 
 
 def _not_protocol(report: str) -> set[str]:
+    """Returns the keys that do not matter, given the key `report` of the config."""
     return {*NOT_PROTOCOL, *(["eval_every_epochs"] if report == "last_epoch" else [])}
 
 
 def by_seed(runs: list[Run]) -> Measured:
-    """Test errors of runs of one network by one protocol; of a seed that came twice, the last."""
+    """Returns the test errors of runs that differ in their seeds; the last run of a seed counts."""
     return Measured(tuple({run.result["seed"]: run.result["test_error"] for run in runs}.values()))
 
 
 def assign(
     runs: list[Run], experiments: dict[Key, dict]
 ) -> tuple[dict[Key, list[Run]], list[OtherRun]]:
-    """The runs of each experiment, one for each seed, and all others.
+    """Returns the runs of each experiment, one for each seed, and all other runs.
 
-    A run belongs to an experiment if it followed the very protocol, on the official data.
+    A run belongs to an experiment if it followed the same protocol on the official data.
 
     Args:
-      experiments: their flat configs.
+      experiments: the flat config of each experiment.
     """
-    matched = {key: [] for key in experiments}
-    others, known = [], {}
+    matched: dict[Key, list[Run]] = {key: [] for key in experiments}
+    others: list[OtherRun] = []
+    known: dict[str, tuple[Key, list[str]]] = {}
     for run in runs:
         same = repr([_protocol_and_model(run.config), run.result.get("official_data")])
         if same not in known:
-            differing = {key: differences(run, wanted) for key, wanted in experiments.items()}
+            differing = {key: differences(run, config) for key, config in experiments.items()}
             known[same] = min(differing.items(), key=lambda item: len(item[1]))
         nearest, phrases = known[same]
         seeds = [match.result["seed"] for match in matched[nearest]]
@@ -228,16 +234,16 @@ def assign(
 
 
 def _protocol_and_model(config: dict) -> list[tuple[str, object]]:
-    """The values of a flat config that `differences` may look at."""
+    """Returns the entries of a flat config that `differences` may compare."""
     return [(key, value) for key, value in config.items() if key not in NOT_PROTOCOL]
 
 
-def differences(run: Run, wanted: dict) -> list[str]:
-    """How `run` departs from the protocol of the flat config `wanted`; a phrase for each."""
-    ignored = _not_protocol(wanted["report"])
+def differences(run: Run, paper: dict) -> list[str]:
+    """Returns a phrase for each departure of `run` from the protocol of the flat config `paper`."""
+    ignored = _not_protocol(paper["report"])
     phrases = [
         f"{key} {run.config[key]} instead of {value}"
-        for key, value in ({key: wanted[key] for key in _FIRST} | wanted).items()
+        for key, value in ({key: paper[key] for key in _FIRST} | paper).items()
         if key not in ignored and run.config[key] != value
     ]
     if not run.result.get("official_data"):

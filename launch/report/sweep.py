@@ -1,4 +1,4 @@
-"""What came of a sweep: error against parameters and multiply-adds, for each swept setting."""
+"""Reports a sweep: error against parameters and multiply-adds, for each point."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,11 @@ from launch.report.tables import aligned
 
 
 class Setting(NamedTuple):
-    """A point of a sweep, seeds apart: the values of the swept keys, and what came of them."""
+    """A point of a sweep, over all its seeds.
+
+    Attributes:
+      values: the values of the swept keys.
+    """
 
     values: tuple
     params: int
@@ -21,25 +25,25 @@ class Setting(NamedTuple):
     measured: Measured
 
 
-def write(runs: list[Run], folder: Path) -> str:
-    """Writes sweep.md, .csv, .png, .svg and .pdf to `folder`; returns the table."""
+def write(runs: list[Run], directory: Path) -> str:
+    """Writes sweep.md, .csv, .png, .svg and .pdf to `directory`; returns the table."""
     keys, settings = gather(runs)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = markdown(keys, settings)
-    (folder / "sweep.md").write_text(text, encoding="utf-8")
-    write_csv(keys, settings, folder / "sweep.csv")
-    plot(keys, settings, folder)
+    directory.mkdir(parents=True, exist_ok=True)
+    text = f"# {_title(keys, runs)}\n\n{markdown(keys, settings)}\n"
+    (directory / "sweep.md").write_text(text, encoding="utf-8")
+    write_csv(keys, settings, directory / "sweep.csv")
+    plot(keys, settings, directory)
     return text
 
 
 def gather(runs: list[Run]) -> tuple[list[str], list[Setting]]:
-    """The keys in which the protocols of `runs` differ, and a setting for each of their values."""
+    """Returns the keys in which `runs` differ, and a setting for each combination of values."""
     keys = [
         key
         for key in defaults()
         if key not in NOT_PROTOCOL and len({repr(run.config[key]) for run in runs}) > 1
     ]
-    groups = {}
+    groups: dict[tuple, list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.config[key] for key in keys), []).append(run)
     settings = [
@@ -49,25 +53,26 @@ def gather(runs: list[Run]) -> tuple[list[str], list[Setting]]:
     return keys, sorted(settings, key=lambda setting: [_order(v) for v in setting.values])
 
 
-def _order(value) -> tuple:
-    """Sorts numbers by size, tuples by their sum, and all else by how it is written."""
+def _order(value: object) -> tuple:
+    """Returns a sort key: numbers sort by size, tuples by their sum, other values by their text."""
     if isinstance(value, tuple) and all(isinstance(number, int) for number in value):
         return (1, sum(value), "")
     return (0, value, "") if isinstance(value, int | float) else (2, 0, repr(value))
 
 
 def markdown(keys: list[str], settings: list[Setting]) -> str:
+    """Returns the table, one line for each setting."""
     names = [_short(key) for key in keys]
     lines = []
     for s in settings:
         sizes = [f"{s.params:,}", f"{s.macs / 1e6:,.1f}"]
         lines.append([*map(_text, s.values), *sizes, s.measured, len(s.measured.errors)])
     header = [*names, "parameters", "multiply-adds, M", "test error %", "seeds"]
-    what = f"by {' and '.join(names)}" if names else "of one setting"
-    return f"# Sweep {what}\n\n{aligned(header, lines)}\n"
+    return aligned(header, lines)
 
 
 def write_csv(keys: list[str], settings: list[Setting], path: Path) -> None:
+    """Writes a line for each setting."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*keys, "params", "macs", "mean", "std", "seeds"])
@@ -77,11 +82,11 @@ def write_csv(keys: list[str], settings: list[Setting], path: Path) -> None:
 
 
 @styled
-def plot(keys: list[str], settings: list[Setting], folder: Path) -> None:
-    """Draws sweep.png, .svg and .pdf: a line for each value of all swept keys but the last."""
+def plot(keys: list[str], settings: list[Setting], directory: Path) -> None:
+    """Draws sweep.png, .svg and .pdf: points along a line differ in the last swept key only."""
     figure = Figure(figsize=(10, 4))
     axes = figure.subplots(1, 2, sharey=True)
-    lines = {}
+    lines: dict[tuple, list[Setting]] = {}
     for setting in settings:
         lines.setdefault(setting.values[:-1], []).append(setting)
     for i, (values, line) in enumerate(lines.items()):
@@ -113,13 +118,24 @@ def plot(keys: list[str], settings: list[Setting], folder: Path) -> None:
     if len(keys) > 1:
         axes[1].legend(fontsize=8)
     if keys:
-        figure.suptitle(f"Test error; beside the points: {_short(keys[-1])}")
-    save(figure, folder / "sweep")
+        figure.suptitle(f"Test error; label of each point: {_short(keys[-1])}")
+    save(figure, directory / "sweep")
+
+
+def _title(keys: list[str], runs: list[Run]) -> str:
+    """Returns a title that names `keys`; without any, the other keys in which `runs` differ."""
+    others = [key for key in NOT_PROTOCOL if len({repr(run.config[key]) for run in runs}) > 1]
+    names = [_short(key) for key in keys or others]
+    if not names:
+        return "Runs of one setting"
+    *first, last = names
+    return f"Sweep over {', '.join(first)} and {last}" if first else f"Sweep over {last}"
 
 
 def _short(key: str) -> str:
+    """Returns the last part of a key, such as "growth rate" for model.growth_rate."""
     return key.rpartition(".")[2].replace("_", " ")
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

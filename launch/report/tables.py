@@ -1,4 +1,4 @@
-"""Tables 2 and 3 of the CVPR paper: published errors, and those of runs."""
+"""Builds Tables 2 and 3 of the CVPR paper from published errors and from runs."""
 
 import csv
 from pathlib import Path
@@ -15,7 +15,7 @@ _SHOWN_DIFFERENCES = 4
 
 
 class Cell(NamedTuple):
-    """A published error in percent, a mark to put behind it, and what was measured."""
+    """A published error in percent, the mark after it, and the measured errors."""
 
     published: float
     mark: str
@@ -23,10 +23,12 @@ class Cell(NamedTuple):
 
     @property
     def difference(self) -> float | None:
-        return self.measured.mean - self.published if self.measured.errors else None
+        """The measured mean minus the published error; None without a measurement."""
+        mean = self.measured.mean
+        return None if mean is None else mean - self.published
 
     def measured_text(self) -> str:
-        """Such as "4.61 ± 0.08 (+0.10, 3 seeds)"."""
+        """Returns for example "4.61 ± 0.08 (+0.10, 3 seeds)"."""
         seeds = len(self.measured.errors)
         if not seeds:
             return str(self.measured)
@@ -34,7 +36,12 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What the table says of a network; `counted` is its exact number of parameters."""
+    """A network of a table.
+
+    Attributes:
+      params: the number of parameters as published.
+      counted: the exact number of parameters.
+    """
 
     key: str
     method: str
@@ -45,7 +52,13 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of the paper; `columns` gives each a heading, `notes` explain the marks."""
+    """A table of the paper.
+
+    Attributes:
+      columns: the heading of each column.
+      notes: explain the marks.
+      others: runs that reproduce no cell.
+    """
 
     name: str
     title: str
@@ -56,6 +69,7 @@ class Table(NamedTuple):
 
 
 def table2(runs: list[Run]) -> Table:
+    """Builds Table 2."""
     columns = {column: column.upper() for column in published.COLUMNS}
     experiments = {
         (key, column): flatten(command.load_config(f"{CONFIGS}/table2/{key}.py:{column}"))
@@ -72,8 +86,8 @@ def table2(runs: list[Run]) -> Table:
             cells[column] = Cell(error, mark, _measured(matched[key, column]))
         params = f"{row.params or '-'}{_suspicion(key, 'params')}"
         rows.append(Row(key, row.method, row.depth, params, row.counted, cells))
-    notes = ["`+`: training images are shifted and mirrored."]
-    notes += ["`*`: run again by the authors of DenseNet."]
+    notes = ["`+`: training images are shifted and flipped."]
+    notes += ["`*`: measured by the authors of DenseNet."]
     for (key, column), note in published.SUSPICIOUS.items():
         row = published.TABLE2[key]
         name = f"{row.method}{f', {row.depth} layers' if row.depth else ''}"
@@ -83,6 +97,7 @@ def table2(runs: list[Run]) -> Table:
 
 
 def table3(runs: list[Run]) -> Table:
+    """Builds Table 3."""
     columns = {
         "top1": "top-1",
         "top1_10crop": "top-1, 10 crops",
@@ -105,7 +120,7 @@ def table3(runs: list[Run]) -> Table:
         }
         rows.append(Row(key, row.method, None, "-", published.TABLE1[key].counted, cells))
     notes = [
-        f"{row.method} is not in all editions, but in: {', '.join(row.editions)}."
+        f"{row.method} is only in these editions: {', '.join(row.editions)}."
         for row in published.TABLE3.values()
         if len(row.editions) < 3
     ]
@@ -116,7 +131,7 @@ def table3(runs: list[Run]) -> Table:
 TABLES = {"table2": table2, "table3": table3}
 
 
-# Where the result of a run has the columns of Table 3.
+# The key of a run's result for each column of Table 3.
 _TABLE3_RESULTS = {
     "top1": "test_error",
     "top1_10crop": "test_error_10crop",
@@ -134,7 +149,7 @@ def _suspicion(key: str, column: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """The table, its notes, and a list of the runs that are not in it and why."""
+    """Returns the table, its notes, and a list of other runs with the reasons."""
     header = ["method", "depth", "parameters", *table.columns.values()]
     lines = []
     for row in table.rows:
@@ -144,20 +159,24 @@ def markdown(table: Table) -> str:
         lines.append([row.method, row.depth or "-", row.params, *printed])
         lines.append([f"measured: `{row.key}`", "", f"{row.counted:,}", *measured])
     explanation = (
-        "Published numbers; below each, what runs reached: mean ± standard deviation (difference, "
-        "number of seeds). Parameters are counted."
+        "Published numbers; below each, the measured mean ± standard deviation (difference, number "
+        "of seeds). Measured parameters are exact counts."
     )
     parts = [f"# {table.title}", explanation, aligned(header, lines)]
     if table.notes:
         parts.append("\n".join(f"* {note}" for note in table.notes))
     if table.others:
-        parts += ["## Other runs", "They follow none of the protocols above: no reproductions."]
+        parts += [
+            "## Other runs",
+            "These runs follow no protocol above, so they are no reproductions.",
+        ]
         header = ["run", "network", "data", "epochs", "seed", "test error %", "nearest protocol"]
         parts.append(aligned(header, [_other(other) for other in table.others]))
     return "\n\n".join(parts) + "\n"
 
 
 def _other(other: OtherRun) -> list:
+    """Returns the line of a run that reproduces no cell."""
     run, shown = other.run, other.differences[:_SHOWN_DIFFERENCES]
     more = len(other.differences) - len(shown)
     why = "; ".join([*shown, *([f"and {more} more"] if more else [])])
@@ -167,16 +186,16 @@ def _other(other: OtherRun) -> list:
 
 
 def aligned(header: list[str], lines: list[list]) -> str:
-    """A Markdown table whose source can be read as well."""
-    lines = [header, *([str(value) for value in line] for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = ([f"{v:{w}}" for v, w in zip(line, widths, strict=True)] for line in lines)
+    """Returns a Markdown table whose source is aligned."""
+    rows = [header, *([str(value) for value in line] for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    padded = ([f"{v:{w}}" for v, w in zip(row, widths, strict=True)] for row in rows)
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
 def write_csv(table: Table, path: Path) -> None:
-    """A line for each cell; empty where nothing was measured."""
+    """Writes a line for each cell; measured values are empty without a measurement."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "method", "depth", "params_published", "params_counted", "column",

@@ -1,12 +1,12 @@
-"""Writes the folder of a large sweep without training, to measure commands that read many runs.
+"""Writes the directory of a large sweep without training, to time commands that read many runs.
 
     python tests/launch/many_runs.py DIR --runs 2000
     python -m launch.sweep --sweep DIR/sweep_file.py --workdir DIR/runs/sweep --status
     python -m launch.report sweep --runs DIR/runs --out DIR/report
 
 DIR/sweep_file.py is a sweep over growth rate, compression and seed. DIR/runs/sweep holds a run
-directory for each of its points, as training leaves it: every tenth run is unfinished, and all have
-checkpoints. The first run has a metrics file of `--lines` lines, the others one of 20.
+directory for each point, with the files that training writes. Every tenth run is unfinished; all
+runs have checkpoints. The metrics file of the first run has `--lines` lines, the others 20.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import json
 import sys
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+if __name__ == "__main__":  # pytest finds these modules by itself.
+    sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import small
 
@@ -25,7 +26,7 @@ from launch.sweep.points import Point, load_points
 _EPOCHS = 20
 _SETTINGS = small.RUN | {"data.holdout": 0, "epochs": _EPOCHS}
 _NETWORKS = list(itertools.product([4, 8, 12, 16], [0.5, 1.0]))
-# The files of an Orbax checkpoint, which reports need not look at.
+# The files of an Orbax checkpoint, which reports must not read.
 _CHECKPOINT = (
     *("_CHECKPOINT_METADATA", "default/_METADATA", "default/_sharding", "default/manifest.ocdbt"),
     *("default/array_metadatas/process_0", "default/ocdbt.process_0/manifest.ocdbt"),
@@ -34,22 +35,22 @@ _CHECKPOINT = (
 )
 
 
-def write_sweep(folder: Path, runs: int, lines: int = _EPOCHS) -> tuple[str, Path]:
+def write_sweep(directory: Path, runs: int, lines: int = _EPOCHS) -> tuple[str, Path]:
     """Writes the sweep file and the run directories; returns the paths of both.
 
     Args:
       runs: the number of points, a multiple of 8.
       lines: the length of the metrics file of the first run.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     seeds = list(range(runs // len(_NETWORKS)))
     points = f"""hyper.product([
         hyper.sweep("config.model.growth_rate", {sorted({k for k, _ in _NETWORKS})}),
         hyper.sweep("config.model.compression", {sorted({c for _, c in _NETWORKS})}),
         hyper.sweep("config.seed", {seeds})])"""
-    spec = folder / "sweep_file.py"
+    spec = directory / "sweep_file.py"
     spec.write_text(small.SWEEP_FILE.format(settings=_SETTINGS, points=points))
-    workdir = folder / "runs" / "sweep"
+    workdir = directory / "runs" / "sweep"
     described = json.dumps(environment(), indent=2) + "\n"
     for i, point in enumerate(load_points(str(spec), workdir)):
         _write_run(point, described, is_finished=i % 10 != 9, lines=_EPOCHS if i else lines)
@@ -94,9 +95,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
-    parser.add_argument("--runs", type=int, default=2000, metavar="N", help="a multiple of 8")
-    parser.add_argument("--lines", type=int, default=_EPOCHS, metavar="N", help="of the first run")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a new directory")
+    parser.add_argument(
+        "--runs", type=int, default=2000, metavar="N", help="runs to write, a multiple of 8"
+    )
+    parser.add_argument(
+        "--lines", type=int, default=_EPOCHS, metavar="N", help="metrics of the first run"
+    )
     args = parser.parse_args()
-    spec, workdir = write_sweep(args.folder, args.runs, args.lines)
+    spec, workdir = write_sweep(args.directory, args.runs, args.lines)
     print(f"{spec}\n{workdir}")

@@ -1,4 +1,4 @@
-"""`python -m launch.benchmark`: the peers are the same networks, and the report is whole."""
+"""Tests `python -m launch.benchmark`: peers equal our network, and the report is complete."""
 
 import importlib.util
 import json
@@ -16,15 +16,14 @@ from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from launch import command
 from launch.benchmark import __main__ as benchmark
-from launch.benchmark import jax_runners, torch_runners
-from launch.benchmark import predict as benchmark_predict
+from launch.benchmark import jax_runners, prediction, torch_runners
 from launch.benchmark.jax_naive import NaiveDenseNet
-from launch.benchmark.job import Job
 from launch.benchmark.plot import plot_memory_and_time
+from launch.benchmark.workload import Workload
 
 TINY = "densenet_bc_k12_d10"
 EFFICIENT = "torchvision-efficient"
-# With and without bottleneck and compression, and the large stem.
+# Networks with and without bottleneck and compression, and one with the ImageNet stem.
 NETWORKS = {
     TINY: {},
     "densenet_k12_d10": {"growth_rate": 6},
@@ -32,19 +31,19 @@ NETWORKS = {
 }
 
 
-def job(**changes) -> Job:
+def workload(**changes) -> Workload:
     settings = dict(model=TINY, depth=None, batch_size=4, dtype="float32", remat="concat", steps=1)
-    return Job(**settings | changes)
+    return Workload(**settings | changes)
 
 
 @pytest.fixture(params=NETWORKS)
 def network(request):
-    """A name of `NETWORKS`, the config, and weights by PyTorch name, drawn at random."""
+    """Returns a name of `NETWORKS`, its config, and random weights by PyTorch name."""
     config = model_config(request.param, **NETWORKS[request.param])
     random = np.random.default_rng(1)
     model = dj.create_model(request.param, rngs=nnx.Rngs(0), **NETWORKS[request.param])
     weights = {
-        # Not the ones and zeros that normalisation starts with.
+        # Replaces the ones and zeros of a fresh BatchNorm, which would hide mistakes.
         name: random.uniform(0.5, 1.5, array.shape) if array.ndim == 1 else array
         for name, array in dj.weights.to_torch(model).items()
     }
@@ -57,9 +56,9 @@ def batch(config):
 
 
 def loss_and_gradients(model: nnx.Module, config, **options):
-    """On `batch`, in training; gradients by PyTorch name."""
+    """Returns the training loss on `batch`, and the gradients by PyTorch name."""
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
-    # nnx.BatchNorm has float32 statistics, whatever is asked for.
+    # nnx.BatchNorm keeps float32 statistics whatever `param_dtype` is.
     params, statistics = jax.tree.map(jnp.float64, [nnx.to_pure_dict(state) for state in states])
     images, labels = map(jnp.asarray, batch(config))
 
@@ -84,22 +83,22 @@ def our_loss_and_gradients(name, config, weights):
 
 
 def assert_equal(found, expected):
-    """Of losses and gradients."""
+    """Checks that losses and gradients are equal."""
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
     assert found[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
         np.testing.assert_allclose(found[1][name], gradient, 1e-6, 1e-10, err_msg=name)
 
 
-def test_the_naive_network_is_ours(network, float64):
+def test_naive_network_equals_ours(network, float64):
     _, config, weights = network
     naive = NaiveDenseNet(config, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    dj.weights.load_torch(naive, weights)  # Refuses other names, shapes and so numbers.
+    dj.weights.load_torch(naive, weights)  # Fails unless names and shapes agree.
     assert_equal(loss_and_gradients(naive, config), our_loss_and_gradients(*network))
 
 
 @pytest.mark.parametrize("name", ["densenet_bc_k12_d100", "densenet_k12_d40", "densenet121"])
-def test_the_naive_network_has_as_many_parameters(name):
+def test_naive_network_has_as_many_parameters_as_ours(name):
     def params(build):
         leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(build), nnx.Param))
         return sum(leaf.size for leaf in leaves)
@@ -110,7 +109,7 @@ def test_the_naive_network_has_as_many_parameters(name):
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_the_torch_network_is_ours(network, checkpointed, float64):
+def test_torch_network_equals_ours(network, checkpointed, float64):
     torch = pytest.importorskip("torch")
     from launch.benchmark.torch_densenet import TorchDenseNet
 
@@ -130,14 +129,14 @@ def test_the_torch_network_is_ours(network, checkpointed, float64):
 
 @pytest.fixture
 def broken_torch(tmp_path, monkeypatch):
-    """Processes that tests start find a PyTorch that takes too much memory."""
+    """Makes `import torch` raise MemoryError in the processes that a test starts."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "torch.py").write_text("raise MemoryError('too large\\nby far')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
 
 
 def test_benchmark(tmp_path, capsys, broken_torch):
-    """Measures ours and a peer, reports another that fails, and leaves its files."""
+    """Two contestants are measured, one failure is reported, and all files are written."""
     out = tmp_path / "out"
     argv = ["--model", "densenet_bc_k12_d22", "--against", "jax-naive,torch", "--depths", "10"]
     argv += ["--batch_size=4", "--steps=1", "--rounds=2", "--json", "--out", str(out)]
@@ -145,6 +144,7 @@ def test_benchmark(tmp_path, capsys, broken_torch):
     captured = capsys.readouterr()
     *table, last = captured.out.splitlines()
     report = json.loads(last)
+    assert report["rounds"] == 2
     assert report == json.loads((out / "benchmark.json").read_text())
     assert report["model"] == "densenet_bc_k12_d22" and report["image_size"] == 32
     assert "--depths 10" in report["command"] and report["packages"]["jax"] == jax.__version__
@@ -184,7 +184,7 @@ def test_benchmark(tmp_path, capsys, broken_torch):
     assert "<!-- torch " not in picture
 
 
-def test_all_contestants_are_in_the_picture(tmp_path):
+def test_plot_shows_all_contestants(tmp_path):
     names = ["ours", *benchmark.PEERS]
     results = [
         {"contestant": name, "depth": depth, "memory_bytes": 1e9 * i, "step_seconds": i}
@@ -198,13 +198,13 @@ def test_all_contestants_are_in_the_picture(tmp_path):
 
 
 @pytest.mark.parametrize("steps, platform, dispatch", [(2, "cpu", 1), (50, "gpu", 50)])
-def test_the_data_set_is_as_large_as_a_turn(steps, platform, dispatch):
-    config = jax_runners.config_of(job(batch_size=513, steps=None, platform=platform))
+def test_data_set_is_as_large_as_a_round(steps, platform, dispatch):
+    config = jax_runners.config_of(workload(batch_size=513, steps=None, platform=platform))
     assert config.data.examples == 513 * steps
     assert config.steps_per_dispatch == dispatch
 
 
-def test_jax_without_a_device(capsys, monkeypatch):
+def test_jax_without_a_device_is_an_error(capsys, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "absent")
     assert command.run(benchmark.main, ["--model", TINY, "--against="]) == 2
     error = capsys.readouterr().err
@@ -222,31 +222,31 @@ def test_compiled_torch_warms_up_for_three_steps(name, mode, monkeypatch):
         return lambda images: calls.append(len(images)) or model(images)
 
     monkeypatch.setattr(torch, "compile", compile)
-    runner = torch_runners.prepare(name, job())
-    assert calls == [mode, *(3 + 1) * [4]]  # And one to measure its memory.
+    runner = torch_runners.prepare(name, workload())
+    assert calls == [mode, *(3 + 1) * [4]]  # Three steps of warm-up, one to measure memory.
     assert runner.memory_bytes is None and runner.peak_bytes is None
     runner.run(2)
     assert len(calls) == 7
 
 
-def test_torch_without_the_accelerator_of_jax(monkeypatch):
+def test_torch_without_the_accelerator_of_jax_is_an_error(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for platform in ("gpu", "tpu"):
         with pytest.raises(InputError, match=f"JAX runs on {platform}, but this PyTorch finds"):
-            torch_runners.prepare("torch", job(platform=platform))
+            torch_runners.prepare("torch", workload(platform=platform))
 
 
 @pytest.mark.parametrize("name, efficient", [("torchvision", False), (EFFICIENT, True)])
-def test_torchvision_computes_again(name, efficient):
+def test_torchvision_efficient_rematerialises(name, efficient):
     pytest.importorskip("torchvision")
-    network = torch_runners._network(name, job(model="densenet121"))
+    network = torch_runners._network(name, workload(model="densenet121"))
     layer = network.features.denseblock1.denselayer1
     assert layer.memory_efficient is efficient
 
 
 @pytest.mark.parametrize("package", ["torch", "torchvision"])
-def test_a_package_that_is_not_installed(package, monkeypatch):
+def test_missing_package_is_an_error(package, monkeypatch):
     if package == "torchvision":
         pytest.importorskip("torch")
     find = importlib.util.find_spec
@@ -254,7 +254,7 @@ def test_a_package_that_is_not_installed(package, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", missing)
     advice = {"torch": "'densenet_jax[bench]'", "torchvision": "torchvision"}[package]
     with pytest.raises(InputError) as caught:
-        torch_runners.prepare("torchvision", job(model="densenet121"))
+        torch_runners.prepare("torchvision", workload(model="densenet121"))
     assert str(caught.value) == f"{package} is not installed: pip install {advice}"
 
 
@@ -275,11 +275,13 @@ def test_a_package_that_is_not_installed(package, monkeypatch):
         (["--remat=all"], ["remat is 'all'", "layer"]),
         (["--depths=40,41"], ["depth is 41", "40 or 46"]),
         (["--depths=40,"], ["depths is '40,'", "40,100"]),
+        (["--model=nin"], ["model 'nin' has no counterpart in PyTorch", "densenet121"]),
+        (["--model=resnet110", "--depths=20"], ["model 'resnet110' has no counterpart"]),
         (["--model=densenet121", "--depths=121"], ["densenet121 comes in one depth"]),
         ([f"--out={__file__}"], [f"cannot write to {__file__}"]),
     ],
 )
-def test_mistakes_in_flags(capsys, flags, words):
+def test_mistakes_in_flags_are_one_line_errors(capsys, flags, words):
     assert command.run(benchmark.main, ["--model", TINY, *flags]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and captured.err.startswith("error: ")
@@ -292,7 +294,7 @@ def test_mistakes_in_flags(capsys, flags, words):
     "name, depth", [(TINY, 10), ("densenet_k12_d40", 40), ("densenet121", 121)]
 )
 def test_layers_are_counted_as_in_the_papers(name, depth):
-    assert job(model=name).layers == depth
+    assert workload(model=name).layers == depth
 
 
 def test_help_names_the_peers(capsys):
@@ -304,15 +306,15 @@ def test_help_names_the_peers(capsys):
 
 
 @pytest.mark.slow
-def test_benchmark_of_predict(capfd):
+def test_benchmark_of_prediction(capfd):
     pytest.importorskip("torch")
-    assert command.run(benchmark_predict.main, ["--pictures=3", "--rounds=1"]) == 0
+    assert command.run(prediction.main, ["--pictures=3", "--rounds=1"]) == 0
     output, errors = capfd.readouterr()
     assert re.search(r"^ours +\d+\.\d s +\d+\.\d pictures/s +1\.00 x ours$", output, re.MULTILINE)
     assert "the same class: 3 of 3" in output
     assert "round 1/1: torch" in errors
 
 
-def test_mistakes_with_benchmark_of_predict(capsys):
-    assert command.run(benchmark_predict.main, ["--pictures=0"]) == 2
+def test_mistakes_in_flags_of_prediction_are_errors(capsys):
+    assert command.run(prediction.main, ["--pictures=0"]) == 2
     assert "--pictures is 0" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`python -m launch.benchmark accuracy`: the peer takes the same steps."""
+"""Tests `python -m launch.benchmark accuracy`: the peer takes the same steps."""
 
 import json
 
@@ -12,7 +12,7 @@ from densenet_jax.train.record import RunDirectory
 from launch.benchmark import __main__ as benchmark
 from launch.benchmark import accuracy
 
-# Without anything random, and with a short last batch.
+# Nothing is random, and the last batch is short.
 CHANGES = small.PLAIN | {"epochs": 2, "data.holdout": 0, "learning_rate": 0.01}
 
 
@@ -22,17 +22,17 @@ def prepared(tmp_path):
     return tmp_path
 
 
-def test_the_peer_is_given_the_whole_recipe(prepared):
+def test_peer_receives_the_whole_recipe(prepared):
     data = np.load(prepared / "data.npz")
     assert data["orders"].shape == (2, 23, 64) and data["rates"].shape == (46,)
-    # Of two epochs, the authors' count drops the rate in the first, and again in the second.
+    # With two epochs, the rate drops in the first epoch and again in the second.
     np.testing.assert_allclose(data["rates"], np.repeat([1e-3, 1e-4], 23))
-    job = json.loads((prepared / "job.json").read_text())
-    assert job["weight_decay"] == 1e-4 and job["padding"] == 0 and job["nesterov"]
+    recipe = json.loads((prepared / "recipe.json").read_text())
+    assert recipe["weight_decay"] == 1e-4 and recipe["padding"] == 0 and recipe["nesterov"]
 
 
 @pytest.mark.slow
-def test_the_peer_takes_the_same_steps(prepared, tmp_path):
+def test_peer_takes_the_same_steps(prepared, tmp_path):
     pytest.importorskip("torch")
     ours = tmp_path / "ours"
     fit(small.config(CHANGES), ours)
@@ -70,6 +70,6 @@ def test_benchmark(capsys):
         },
     ],
 )
-def test_what_the_peer_has_no_way_of_is_refused(changes, tmp_path):
-    with pytest.raises(InputError, match="the peer trains DenseNets on small sets"):
+def test_config_that_the_peer_lacks_is_an_error(changes, tmp_path):
+    with pytest.raises(InputError, match="peer trains only DenseNets"):
         accuracy._prepare_peer(small.config(CHANGES | changes), tmp_path)

@@ -1,4 +1,4 @@
-"""`python -m launch.benchmark input`: the stream of pictures alone, and its peer."""
+"""Tests `python -m launch.benchmark input`: the stream of pictures and its peer."""
 
 import json
 
@@ -7,8 +7,7 @@ import pytest
 from densenet_jax.data import imagenet
 from densenet_jax.errors import InputError
 from launch.benchmark import __main__ as benchmark
-from launch.benchmark.input import write_pictures
-from launch.benchmark.input_contestant import TorchPictures
+from launch.benchmark.input_stream import write_pictures
 
 
 def test_benchmark_of_input(capsys):
@@ -22,8 +21,10 @@ def test_benchmark_of_input(capsys):
 
 
 def test_torch_reads_the_same_pictures(tmp_path):
-    """The peer's transforms are torchvision's, with our random numbers."""
+    """The peer's images have the right types, shapes and labels."""
     torch = pytest.importorskip("torch")
+    from launch.benchmark.torch_pictures import TorchPictures
+
     write_pictures(tmp_path, 10)
     pictures = imagenet.find(tmp_path)["train"]
     image, label = TorchPictures(pictures, colors=False)[3]
@@ -38,12 +39,12 @@ def test_torch_reads_the_same_pictures(tmp_path):
     ("flags", "words"),
     [
         (["--cores=many"], "--cores is 'many': give numbers"),
-        (["--cores=100000"], "there are"),
+        (["--cores=100000"], "--cores is '100000': use numbers from 1 to"),
         (["--against=dali"], "there is no contestant 'dali'"),
         (["--rounds=0"], "--rounds is 0"),
         (["--data_directory=/nowhere"], "no ImageNet in /nowhere"),
     ],
 )
-def test_mistakes_with_benchmark_of_input(flags, words):
+def test_mistakes_in_flags_of_input_are_errors(flags, words):
     with pytest.raises(InputError, match=words):
         benchmark.main(["input", "--against=", *flags])

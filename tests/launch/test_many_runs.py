@@ -1,4 +1,4 @@
-"""Sweeps and reports of many runs: each file is read once, however many runs there are."""
+"""Tests sweeps and reports of many runs: files are read once, and broken runs are left out."""
 
 import collections
 import json
@@ -18,7 +18,8 @@ from launch.report import __main__ as report
 from launch.report import runs as report_runs
 from launch.sweep import __main__ as sweep
 
-_opened: list[str] | None = None  # Paths; None while nobody asks. An audit hook cannot be removed.
+# Paths while a test records them, else None: an audit hook cannot be removed.
+_opened: list[str] | None = None
 
 
 def _note(event: str, arguments: tuple) -> None:
@@ -28,7 +29,7 @@ def _note(event: str, arguments: tuple) -> None:
 
 @pytest.fixture
 def opened():
-    """Paths of the files and directories that are opened during the test."""
+    """Returns the paths of files and directories that the test opens."""
     global _opened
     if _note not in sys.__dict__.setdefault("_densenet_jax_hooks", []):
         sys.addaudithook(_note)
@@ -40,22 +41,24 @@ def opened():
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A sweep file and the directory of its 16 runs, which no test may change."""
+    """Returns a sweep file and the directory of its 16 runs; tests must not change them."""
     return many_runs.write_sweep(tmp_path_factory.mktemp("many"), 16)
 
 
+def report_command(name: str):
+    def build(spec, workdir, out):
+        return report.main, [name, "--runs", str(workdir.parent), "--out", str(out)]
+
+    return build
+
+
+# The main function and the arguments of each command.
 COMMANDS = {
     "status": lambda spec, workdir, out: (
         sweep.main,
         ["--sweep", spec, "--workdir", str(workdir), "--status"],
     ),
-    **{
-        name: lambda spec, workdir, out, name=name: (
-            report.main,
-            [name, "--runs", str(workdir.parent), "--out", str(out)],
-        )
-        for name in ("table2", "sweep", "results", "fig8")
-    },
+    **{name: report_command(name) for name in ("table2", "sweep", "results", "fig8")},
 }
 
 
@@ -101,14 +104,14 @@ def test_memory_does_not_grow_with_metrics(tmp_path):
 
 @pytest.mark.parametrize("block", [1, 2, 7, 50, 2**16])
 @pytest.mark.parametrize("end", ["\n", "", '\n{"epoch": 4, "tes', '\n{"epoch": 4}'])
-def test_metrics_from_the_end(tmp_path, monkeypatch, block, end):
+def test_metrics_are_read_from_the_end(tmp_path, monkeypatch, block, end):
     monkeypatch.setattr(stored, "_BLOCK_BYTES", block)
     lines = [{"step": 1, "epoch": epoch, "test_error": 1 / 3} for epoch in range(1, 4)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + end)
     assert list(stored.metrics_backwards(tmp_path)) == RunDirectory(tmp_path).metrics()[::-1]
 
 
-def test_no_metrics(tmp_path):
+def test_missing_or_empty_metrics(tmp_path):
     assert list(stored.metrics_backwards(tmp_path)) == []
     (tmp_path / "metrics.jsonl").touch()
     assert list(stored.metrics_backwards(tmp_path)) == []
@@ -117,7 +120,7 @@ def test_no_metrics(tmp_path):
 RECORDED = sorted((small.ROOT / "experiments" / "results").rglob("config.json"))
 
 
-def test_configs_are_those_of_run_directories(tmp_path):
+def test_flat_configs_equal_those_of_run_directories(tmp_path):
     for path in RECORDED:
         expected = flatten(RunDirectory(path.parent).config())
         found = stored.flat_config(path.parent)
@@ -172,7 +175,7 @@ def set_result(**values):
 
 
 NAME = "growth_rate=4_compression=1.0"
-# What is done to a run: the words of its sentence, and whether reports leave the run out.
+# Damage to a run, words of its error message, and whether reports leave the run out.
 DAMAGES = {
     "config": (write("config.json", b"\x00" * 100), "config.json is damaged", True),
     "config list": (write("config.json", b"[1]"), "it holds a list, not a JSON object", True),
@@ -181,11 +184,11 @@ DAMAGES = {
     "result": (write("result.json", b"{"), "result.json is damaged", True),
     "result values": (write("result.json", b"{}"), "(model is None)", True),
     "result infinite": (set_result(test_error=math.inf), "(test_error is inf)", True),
-    "result no number": (set_result(test_error=math.nan), "(test_error is nan)", True),
+    "result nan": (set_result(test_error=math.nan), "(test_error is nan)", True),
     "result too large": (set_result(epochs=10**400), "(epochs is 1000", True),
     "deep": (write("result.json", b"[" * 100_000), "result.json is damaged", True),
     "metrics": (write("metrics.jsonl", b"\xff\xfe\n"), "metrics.jsonl is damaged", False),
-    "metrics no number": (
+    "metrics nan": (
         write("metrics.jsonl", b'{"epoch": 1, "test_error": NaN}\n'),
         "test_error is nan",
         False,
@@ -198,7 +201,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_broken_run_does_not_stop_the_others(tmp_path, capsys, kind):
+def test_broken_run_does_not_stop_the_others(tmp_path, capsys, kind):
     damage, words, is_left_out = DAMAGES[kind]
     spec, workdir = many_runs.write_sweep(tmp_path, 8)
     if kind == "exit":
@@ -217,10 +220,10 @@ def test_a_broken_run_does_not_stop_the_others(tmp_path, capsys, kind):
         assert "8 points, 0 to run" in output and words in error
     found = report_runs.find_runs(workdir)
     assert len(found.broken) == is_left_out and len(found.finished) >= 7
-    assert all(words in sentence for sentence in found.broken)
+    assert all(words in message for message in found.broken)
 
 
-def test_a_report_names_what_it_leaves_out(tmp_path, capsys):
+def test_report_names_the_runs_that_it_leaves_out(tmp_path, capsys):
     _, workdir = many_runs.write_sweep(tmp_path, 8)
     (workdir / NAME / "result.json").write_text("{")
     for name in ("results", "sweep"):
@@ -237,7 +240,7 @@ def test_a_report_names_what_it_leaves_out(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff", b"9" * 5000, b"three"])
-def test_an_unreadable_exit_status_counts_as_an_interruption(tmp_path, content):
+def test_unreadable_exit_status_counts_as_an_interruption(tmp_path, content):
     spec, workdir = many_runs.write_sweep(tmp_path, 8)
     (workdir / NAME / "result.json").unlink()
     (workdir / "logs" / f"{NAME}.exit").write_bytes(content)
@@ -245,7 +248,7 @@ def test_an_unreadable_exit_status_counts_as_an_interruption(tmp_path, content):
     assert point.state() == "interrupted"
 
 
-def test_a_directory_of_another_sweep_is_refused(swept, capsys):
+def test_directory_of_another_sweep_is_an_error(swept, capsys):
     argv = ["--sweep", swept[0], "--workdir", str(swept[1]), "--config.epochs=3"]
     for flags in ([], ["--dry_run"], ["--retry"]):
         assert command.run(sweep.main, [*argv, *flags]) == 2

@@ -1,4 +1,4 @@
-"""`python -m launch.report`: published and measured side by side, and nothing mixed up."""
+"""Tests the tables of `python -m launch.report`: measured numbers beside published ones."""
 
 import csv
 import shutil
@@ -14,20 +14,20 @@ BC = "experiments/cvpr2017/table2/densenet_bc_k12_d100.py:c10+"
 TABLE3 = "experiments/cvpr2017/table3/densenet121.py"
 
 
-def finish(folder, error, spec=BC, **changes):
-    small.finish(folder, error, command.load_config(str(small.ROOT / spec)), **changes)
+def finish(directory, error, spec=BC, **changes):
+    small.finish(directory, error, command.load_config(str(small.ROOT / spec)), **changes)
 
 
 @pytest.fixture
 def runs(tmp_path):
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    return folder
+    directory = tmp_path / "runs"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture
 def run_report(runs, tmp_path, capsys):
-    """Reports `runs`; returns the text of the table and its lines in the CSV, by cell."""
+    """Reports `runs`; returns the text of the table and its lines in the CSV by cell."""
 
     def run(name="table2", key=lambda line: (line["row"], line["column"])):
         out = tmp_path / "report"
@@ -43,7 +43,7 @@ def run_report(runs, tmp_path, capsys):
     return run
 
 
-def test_of_nothing_all_is_said_not_to_be_run(run_report):
+def test_without_runs_no_cell_is_measured(run_report):
     text, cells = run_report()
     expected = {
         (row, column): error
@@ -95,7 +95,7 @@ def test_one_seed_has_no_deviation(runs, run_report):
         {"steps_per_dispatch": 7, "deterministic": True},
     ],
 )
-def test_what_is_no_part_of_the_protocol_may_differ(runs, run_report, changes):
+def test_runs_of_a_protocol_may_differ_in_other_keys(runs, run_report, changes):
     finish(runs / "run", 4.5, **changes)
     assert "4.50 (-0.01, 1 seed)" in run_report()[0]
 
@@ -111,7 +111,7 @@ def test_what_is_no_part_of_the_protocol_may_differ(runs, run_report, changes):
         ({"official": False}, "not the official data"),
     ],
 )
-def test_other_runs_are_no_reproductions(runs, run_report, changes, reason):
+def test_runs_of_other_protocols_are_no_reproductions(runs, run_report, changes, reason):
     finish(runs / "run", 4.5, **changes)
     text, cells = run_report()
     assert all(line["mean"] == "" for line in cells.values())
@@ -120,20 +120,20 @@ def test_other_runs_are_no_reproductions(runs, run_report, changes, reason):
     assert "no reproductions" in others and reason in others and str(runs / "run") in others
 
 
-def test_evaluating_seldom_matters_where_the_best_epoch_is_chosen(runs, run_report):
+def test_evaluation_interval_matters_if_the_best_epoch_is_reported(runs, run_report):
     spec = "experiments/cvpr2017/table2/resnet110_huang.py:c10"
     finish(runs / "run", 13.0, spec, eval_every_epochs=10)
     assert "eval_every_epochs 10 instead of 1" in run_report()[0]
 
 
-def test_a_seed_counts_once(runs, run_report):
+def test_repeated_seed_counts_once(runs, run_report):
     finish(runs / "a", 4.5)
     finish(runs / "b", 9.9)
     text, _ = run_report()
     assert "4.50 (-0.01, 1 seed)" in text and "seed 0 a second time" in text
 
 
-def test_a_real_run_of_other_data(finished_run, runs, run_report):
+def test_real_run_on_other_data_is_no_reproduction(finished_run, runs, run_report):
     for name in ("finished", "interrupted"):
         shutil.copytree(finished_run, runs / name, ignore=shutil.ignore_patterns("checkpoints"))
     (runs / "interrupted" / "result.json").unlink()
@@ -148,10 +148,10 @@ def test_table3(runs, run_report):
     text, cells = run_report("table3")
     assert "25.00 (-0.02, 1 seed)" in text and text.count("not run") == 19
     assert len(cells) == 20
-    assert "DenseNet-161 is not in all editions, but in: CVPR." in text
+    assert "DenseNet-161 is only in these editions: CVPR." in text
 
 
-def test_a_sweep(runs, run_report):
+def test_sweep(runs, run_report):
     for growth_rate, compression, seed, error in (
         (12, 0.5, 0, 5.0),
         (12, 0.5, 1, 6.0),
@@ -162,23 +162,39 @@ def test_a_sweep(runs, run_report):
         changes = {"model.growth_rate": growth_rate, "model.compression": compression, "seed": seed}
         finish(runs / name, error, params=growth_rate * 1000, **changes)
     text, _ = run_report("sweep", key=lambda line: len(line))
+    assert text.startswith("# Sweep over compression and growth rate\n")
     rows = [[v.strip() for v in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
     assert rows[0][:2] == ["compression", "growth rate"]
-    # 287.9 million multiply-adds are the paper's network.
+    # The paper's network has 287.9 million multiply-adds.
     assert rows[2] == ["0.5", "12", "12,000", "287.9", "5.50 ± 0.71", "2"]
     assert [row[:2] + row[4:] for row in rows[3:]] == [
         ["0.5", "24", "4.00", "1"], ["1.0", "12", "7.00", "1"]
     ]  # fmt: skip
 
 
-def test_a_sweep_of_nothing(runs, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [
+        ({}, "Runs of one setting"),
+        ({"seed": 1}, "Sweep over seed"),
+        ({"seed": 1, "model.remat": "layer"}, "Sweep over seed and remat"),
+        ({"seed": 1, "model.growth_rate": 24}, "Sweep over growth rate"),
+    ],
+)
+def test_title_of_a_sweep_names_its_keys(runs, run_report, changes, title):
+    finish(runs / "a", 5.0)
+    finish(runs / "b", 6.0, **changes)
+    assert run_report("sweep", key=lambda line: len(line))[0].startswith(f"# {title}\n")
+
+
+def test_sweep_without_finished_runs_is_an_error(runs, tmp_path, capsys):
     argv = ["sweep", "--runs", str(runs), "--out", str(tmp_path / "out")]
     assert command.run(report.main, argv) == 2
     assert "no run is finished yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["missing", "out"])
-def test_mistakes(runs, tmp_path, capsys, damage):
+def test_mistakes_are_one_line_errors(runs, tmp_path, capsys, damage):
     out = tmp_path / "out"
     if damage == "missing":
         runs.rmdir()

@@ -1,4 +1,4 @@
-"""`python -m launch.report figN`: every figure, of published numbers alone and of runs."""
+"""Tests `python -m launch.report figN`: every figure, with and without runs."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ QUICK = "Measured: 10,000 images of fashion_mnist, 3 epochs"
 
 @pytest.fixture
 def drawn(tmp_path):
-    """Draws a figure of the runs in a folder; returns the lines of its CSV."""
+    """Draws a figure of the runs in a directory; returns the lines of its CSV."""
 
     def draw(name, runs=None):
         out = tmp_path / "report"
@@ -36,13 +36,13 @@ def drawn(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    return folder
+    directory = tmp_path / "runs"
+    directory.mkdir()
+    return directory
 
 
 def measured(lines, panel=None):
-    """(protocol, curve, x, y, std, seeds) of what was measured, in a panel or in all."""
+    """Returns (protocol, curve, x, y, std, seeds) of measured points, in one panel or in all."""
     return [
         (line["protocol"], line["curve"], float(line["x"]), float(line["y"]),
          float(line["std"]) if line["std"] else None, int(line["seeds"]))
@@ -51,12 +51,12 @@ def measured(lines, panel=None):
     ]  # fmt: skip
 
 
-def test_all_figures_of_what_is_published(tmp_path, capsys):
+def test_all_figures_without_runs_show_published_points(tmp_path, capsys):
     out = tmp_path / "report"
     assert command.run(report.main, ["figures", "--out", str(out)]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in FIGURES:
-        assert f"{name}: " in said and (out / f"{name}.pdf").stat().st_size > 8_000
+        assert f"{name}: " in output and (out / f"{name}.pdf").stat().st_size > 8_000
     assert (out / "contact_sheet.png").stat().st_size > 50_000
     points = {
         "fig8": [figures.GROWTH_RATE, figures.BOTTLENECK, figures.COMPRESSION],
@@ -71,19 +71,19 @@ def test_all_figures_of_what_is_published(tmp_path, capsys):
         assert found == sorted(p.error for curves in panels for c in curves for p in c.points)
 
 
-def test_a_picture_is_the_same_file_again(drawn, tmp_path):
+def test_drawing_twice_gives_the_same_files(drawn, tmp_path):
     drawn("fig12")
     first = {kind: (tmp_path / "report" / f"fig12.{kind}").read_bytes() for kind in MAGIC}
     drawn("fig12")
     assert first == {k: (tmp_path / "report" / f"fig12.{k}").read_bytes() for k in MAGIC}
 
 
-def test_quick_runs_have_panels_of_their_own(drawn, runs):
+def test_quick_runs_have_separate_panels(drawn, runs):
     for seed, error in enumerate((20.0, 21.0, 22.0)):
         small.finish(runs / f"{seed}", error, forms.quick(), seed=seed, params=50_000)
     changes = {"model.connectivity": "logarithmic", "params": 40_000}
     small.finish(runs / "log", 23.0, forms.quick(), **{"model.depth": 28} | changes)
-    # Not of the figure: another network, and one that nobody has drawn.
+    # Two networks that are not in the figure.
     small.finish(runs / "other", 1.0, forms.quick(), **{"model.growth_rate": 5})
     small.finish(runs / "span", 1.0, forms.quick(), **{"model.connectivity": "span"})
     for seed, error in enumerate((20.0, 21.0, 22.0)):
@@ -96,14 +96,14 @@ def test_quick_runs_have_panels_of_their_own(drawn, runs):
     assert (log_error, log_std, one) == (23.0, None, 1)
 
 
-def test_another_protocol_is_another_row(drawn, runs):
+def test_each_protocol_has_a_separate_row(drawn, runs):
     protocols = ({}, {"epochs": 20}, {"weight_decay": 0.0}, {"official": False})
     for i, changes in enumerate(protocols):
         small.finish(runs / f"{i}", 20.0, forms.quick(), **{"model.depth": 16} | changes)
     rows = {row for row, *_ in measured(drawn("fig12", runs))}
     assert len(rows) == 4
-    for told in (" 20 epochs", " weight decay 0.0", " not the official data"):
-        assert sum(told in row for row in rows) == 1
+    for change in (" 20 epochs", " weight decay 0.0", " not the official data"):
+        assert sum(change in row for row in rows) == 1
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,14 @@ def test_runs_by_the_papers_protocol_are_beside_its_points(drawn, runs, changes,
     assert flops == pytest.approx(0.367, abs=5e-4)
 
 
-def test_memory_of_runs_is_shown(drawn, runs):
+def test_memory_of_runs_is_plotted(drawn, runs):
     config = forms.quick()
-    told = {"step_temp_bytes": 2e9}
-    small.finish(runs / "cpu", 20.0, config, told=told, **{"model.name": "densenet_bc_k12_d16"})
-    told |= {"peak_memory_bytes": 3e9}
-    small.finish(runs / "gpu", 20.0, config, told=told, **{"model.name": "preresnet11"})
+    measurements = {"step_temp_bytes": 2e9}
+    small.finish(
+        runs / "cpu", 20.0, config, told=measurements, **{"model.name": "densenet_bc_k12_d16"}
+    )
+    measurements |= {"peak_memory_bytes": 3e9}
+    small.finish(runs / "gpu", 20.0, config, told=measurements, **{"model.name": "preresnet11"})
     lines = drawn("fig5", runs)
     found = {name: x for _, name, x, *_ in measured(lines, "against memory")}
     assert found == {"DenseNet-BC": 2.0, "ResNet": 3.0}
@@ -138,9 +140,9 @@ def test_memory_of_runs_is_shown(drawn, runs):
 def test_figure_7_shows_steps_measured_and_planned(drawn, runs):
     for remat, size in (("none", 3e9), ("concat", 2e9)):
         config = command.load_config(str(small.ROOT / "experiments/sweeps/memory.py"))
-        told = {"step_temp_bytes": size, "images_per_second": 32.0}
+        measurements = {"step_temp_bytes": size, "images_per_second": 32.0}
         changes = {"model.depth": 40, "model.remat": remat}
-        small.finish(runs / remat, 90.0, config, told=told, params=176_000, **changes)
+        small.finish(runs / remat, 90.0, config, told=measurements, params=176_000, **changes)
     small.finish(runs / "other", 20.0, forms.quick(), told={"step_temp_bytes": 1e9})
     plan = {"model": "densenet_bc_k12_d100", "settings": {"block_config": [16, 16, 16]},
             "target": "h100", "batch_size": 64, "dtype": "float32", "remat": "layer",
@@ -156,12 +158,12 @@ def test_figure_7_shows_steps_measured_and_planned(drawn, runs):
         ("Measured on cpu", "remat=concat"): (40.0, 2.0),
     }
     assert [y for *_, y, _, _ in measured(lines, "time")] == [2.0, 2.0]
-    # Errors on noise are no results.
+    # Runs on synthetic data, whose labels are noise, have no meaningful error.
     names = {name for row, name, *_ in measured(drawn("fig4", runs)) if "synthetic" in row}
     assert not names
 
 
-def test_training_curves_are_those_of_the_metrics(drawn, runs):
+def test_training_curves_show_the_metrics(drawn, runs):
     config = command.load_config(str(small.ROOT / "experiments/sweeps/training_curves.py"))
     small.finish(runs / "run", 10.0, config, **{"model.name": "densenet_bc_k12_d22"})
     with (runs / "run" / "metrics.jsonl").open("w") as file:
@@ -173,8 +175,8 @@ def test_training_curves_are_those_of_the_metrics(drawn, runs):
 
 
 @pytest.mark.slow
-def test_the_heat_map_of_a_run(drawn, runs):
-    """A real one, of the figure's network: its weights are in the checkpoint."""
+def test_heat_map_of_a_run(drawn, runs):
+    """A real run of the figure's network is drawn from its checkpoint."""
     from densenet_jax.train.fit import fit
 
     config = command.load_config(str(small.ROOT / "experiments/sweeps/heat_map.py"))
@@ -189,7 +191,7 @@ def test_the_heat_map_of_a_run(drawn, runs):
         for line in lines
         if line["protocol"].startswith("Measured")
     }
-    # Of each block the triangle of 13 x 13.
+    # Each block has the triangle of a 13 x 13 array.
     assert len(entries) == 3 * 13 * 14 / 2
     assert min(entries.values()) == 0 and max(entries.values()) == 1
 
@@ -208,8 +210,8 @@ def test_profile(finished_run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("path", sorted((small.ROOT / "experiments/sweeps").glob("*.py")), ids=str)
-def test_quick_forms_are_for_a_laptop(path):
-    """Small images, few epochs: what one CPU finishes."""
+def test_quick_sweeps_suit_a_laptop(path):
+    """Small images and few epochs, so that one CPU is enough."""
     if path.name == "forms.py":
         return
     config = flatten(command.load_config(str(path)))
@@ -217,7 +219,7 @@ def test_quick_forms_are_for_a_laptop(path):
     assert config["epochs"] <= 8 and config["data.examples"] <= 10_000
 
 
-def test_a_damaged_plan(runs, tmp_path, capsys):
+def test_damaged_plan_is_an_error(runs, tmp_path, capsys):
     (runs / "plan.json").write_text("{")
     argv = ["fig7", "--runs", str(runs), "--out", str(tmp_path / "out")]
     assert command.run(report.main, argv) == 2

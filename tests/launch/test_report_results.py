@@ -1,4 +1,4 @@
-"""`python -m launch.report results`: the record, and the README's table of it."""
+"""Tests `python -m launch.report results`: the record, and its table in the README."""
 
 import json
 import re
@@ -28,8 +28,8 @@ def test_the_readme_has_the_table_of_the_record():
 
 
 @pytest.mark.parametrize("path", [run.path for run in stored()], ids=lambda path: path.name)
-def test_what_is_recorded_can_be_run_again(path):
-    """By its folder; and it is whole, and small, and tells nothing of the machine's folders."""
+def test_recorded_run_can_be_repeated(path):
+    """A record is complete, small, accepted by --config, and without absolute paths."""
     config = command.load_config(str(path))
     check_config(config)
     files = {file.name: file.read_text() for file in path.iterdir()}
@@ -49,7 +49,7 @@ def load(name):
 
 @pytest.fixture
 def record(tmp_path):
-    """Two seeds of a published row by its protocol, one with fewer epochs, and another network."""
+    """Returns a record: two seeds of a published row, a shorter run, and another network."""
     root = tmp_path / "record"
     row = "densenet_bc_k12_d100"
     small.finish(root / "row" / "0", 4.5, load(row), params=768_730)
@@ -59,7 +59,7 @@ def record(tmp_path):
     return root
 
 
-def test_the_table(record, tmp_path, capsys):
+def test_table_of_a_record(record, tmp_path, capsys):
     launch_report.main(["results", "--runs", str(record), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert (tmp_path / "out" / "results.md").read_text() in printed
@@ -86,7 +86,7 @@ def test_the_table(record, tmp_path, capsys):
     assert (tmp_path / "out" / "row" / "sweep.png").exists()
 
 
-def test_the_readme_is_renewed(record, tmp_path):
+def test_readme_is_updated(record, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
     flags = ["--runs", str(record), "--out", str(tmp_path / "out"), "--readme", str(readme)]
@@ -96,12 +96,12 @@ def test_the_readme_is_renewed(record, tmp_path):
     assert "4.60 ± 0.14" in text
     launch_report.main(["results", *flags])
     assert readme.read_text() == text
-    readme.write_text("no marks")
-    with pytest.raises(InputError, match="has no place for the table"):
+    readme.write_text("no markers")
+    with pytest.raises(InputError, match="has no markers for the table"):
         launch_report.main(["results", *flags])
 
 
-def test_where_it_is_written_to_by_default(record, tmp_path, monkeypatch):
+def test_default_output_directory(record, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     launch_report.main(["results", "--runs", str(record)])
     assert (tmp_path / "report" / "results.md").exists()
@@ -109,20 +109,20 @@ def test_where_it_is_written_to_by_default(record, tmp_path, monkeypatch):
         launch_report.main(["keep", "--runs", str(record)])
 
 
-def test_a_run_is_done_again_by_its_folder(record):
+def test_run_directory_serves_as_a_config(record):
     again = command.load_config(str(record / "row" / "1"), ["--config.epochs=2"])
     assert (again.model.name, again.seed, again.epochs) == ("densenet_bc_k12_d100", 1, 2)
 
 
-def test_a_run_as_the_record(record):
-    """Its own directory is the record, or the directory around it."""
+def test_single_run_as_a_record(record):
+    """`root` may be the run directory or its parent."""
     path = record / "other"
     for root in (path, record):
         runs = find_runs(path).finished
-        assert [found.folder for found in results.records(runs, root)] == ["other"]
+        assert [found.directory for found in results.records(runs, root)] == ["other"]
 
 
-def test_runs_are_kept_without_what_is_large(finished_run, tmp_path):
+def test_keep_copies_small_files_only(finished_run, tmp_path):
     out = tmp_path / "record" / "small"
     launch_report.main(["keep", "--runs", str(finished_run.parent), "--out", str(out)])
     kept = {path.name: path for path in (out / "run").iterdir()}

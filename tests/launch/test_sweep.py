@@ -170,7 +170,7 @@ def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
     assert start(spec) == 0
     output = capsys.readouterr().out
     assert "3 points, 1 to run" in output
-    assert "# Sweep of one setting" in output and "| 3 " in output
+    assert "# Sweep over seed" in output and "| 3 " in output
     picture = (tmp_path / "sweep" / "report" / "sweep.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
     assert set(states(spec, tmp_path).values()) == {"finished"}

@@ -1,4 +1,7 @@
-"""What `launch.predict --json` does with a folder, in PyTorch: its peer in `benchmark.predict`."""
+"""Classifies a directory of pictures in PyTorch, as `launch.predict --json` does in JAX.
+
+`launch.benchmark predict` runs this program as the peer of `launch.predict`.
+"""
 
 import argparse
 import json
@@ -11,25 +14,26 @@ import torch
 from safetensors.torch import load_file
 
 from densenet_jax.data.pictures import load
-from densenet_jax.models.catalog import model_config
 from densenet_jax.predict import TORCHVISION
 from launch.benchmark.torch_densenet import TorchDenseNet
+from launch.benchmark.workload import densenet_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("directory", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--weights")
     parser.add_argument("--batch_size", type=int)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = TorchDenseNet(model_config(args.model))
-    network.load_state_dict(load_file(args.weights), strict=False)  # It has no counts of batches.
-    network = network.eval().to(device, memory_format=torch.channels_last)
+    network = TorchDenseNet(densenet_config(args.model))
+    # The file has no `num_batches_tracked`.
+    network.load_state_dict(load_file(args.weights), strict=False)
+    network = network.eval().to(device).to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(x, device=device) for x in (TORCHVISION.mean, TORCHVISION.std))
-    paths = sorted(args.folder.iterdir())
+    paths = sorted(args.directory.iterdir())
     batches = [paths[i : i + args.batch_size] for i in range(0, len(paths), args.batch_size)]
     results = []
     with ThreadPoolExecutor(os.cpu_count()) as pool, torch.inference_mode():

@@ -1,12 +1,13 @@
-"""Measure `launch.predict` against the same loop in PyTorch and Pillow, turn by turn.
+"""Measures `launch.predict` against the same loop in PyTorch and Pillow.
 
     python -m launch.benchmark predict --model densenet121
 
-Both are whole commands, from their start to the last class: they read the same JPEGs in threads
-while the network works on those before, crop them by Pillow alike, and have the same random
-weights. PyTorch's is eager, in inference mode, with channels last. Ours compiles in its first turn
-and finds what it compiled in the others. The time is the median over turns; how many pictures are
-given the same class is told too. The machine should be idle.
+Times whole commands, from their start to the last class. Both commands read the same JPEGs in
+threads while the network classifies the batch before, crop with Pillow, and use the same random
+weights. PyTorch is eager, in inference mode, with channels last. The commands alternate. "ours"
+compiles in the first round and loads the compiled program in later rounds. Times are medians over
+rounds. The report also counts the pictures to which both commands give the same class. The machine
+should be idle.
 """
 
 import argparse
@@ -21,14 +22,13 @@ from pathlib import Path
 
 from flax import nnx
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from densenet_jax import weight_files, weights
 from densenet_jax.errors import InputError, RunError, counted
 from densenet_jax.models.catalog import IMAGENET_DENSENETS, create_model
 from launch import command
 
-CONTESTANTS = {"ours": "launch.predict", "torch": "launch.benchmark.torch_predict"}
+CONTESTANTS = {"ours": "launch.predict", "torch": "launch.benchmark.torch_prediction"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,30 +39,36 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", default="densenet121", choices=IMAGENET_DENSENETS)
-    parser.add_argument("--pictures", type=int, default=500, metavar="N", help="(%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="(%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="(%(default)s)")
+    parser.add_argument("--model", default="densenet121", choices=IMAGENET_DENSENETS,
+                        help="(%(default)s)")  # fmt: skip
+    parser.add_argument("--pictures", type=int, default=500, metavar="N",
+                        help="JPEGs to classify (%(default)s)")  # fmt: skip
+    parser.add_argument("--batch_size", type=int, default=32, metavar="N",
+                        help="pictures per batch (%(default)s)")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=3, metavar="N",
+                        help="runs of each command (%(default)s)")  # fmt: skip
     args = parser.parse_args(argv)
     for name in ("pictures", "batch_size", "rounds"):
         if getattr(args, name) < 1:
-            raise InputError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
+            raise InputError(f"--{name} is {getattr(args, name)}: it must be at least 1")
     if importlib.util.find_spec("torch") is None:
         raise InputError("torch is not installed: pip install 'densenet_jax[bench]'")
-    with tempfile.TemporaryDirectory() as folder:
-        print(_compare(args, Path(folder)))
+    with tempfile.TemporaryDirectory() as directory:
+        print(_compare(args, Path(directory)))
 
 
-def _compare(args: argparse.Namespace, folder: Path) -> str:
-    jpegs, file = folder / "pictures", folder / "weights.safetensors"
+def _compare(args: argparse.Namespace, directory: Path) -> str:
+    """Runs both commands, with files in `directory`; returns the table."""
+    jpegs, file = directory / "pictures", directory / "weights.safetensors"
     jpegs.mkdir()
     _write_jpegs(jpegs, args.pictures)
     model = create_model(args.model, num_classes=1000, rngs=nnx.Rngs(0))
     weight_files.write(file, weights.to_torch(model))
     shared = [str(jpegs), "--model", args.model, "--weights", str(file)]
     shared += ["--batch_size", str(args.batch_size), "--json"]
-    own = {"ours": ["--compile_cache", str(folder / "compiled")], "torch": []}
-    seconds, classes = {name: [] for name in CONTESTANTS}, {}
+    own = {"ours": ["--compile_cache", str(directory / "compiled")], "torch": []}
+    seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    classes: dict[str, list[int]] = {}
     for i in range(args.rounds):
         for name, module in CONTESTANTS.items():
             started = time.perf_counter()
@@ -84,18 +90,20 @@ def _compare(args: argparse.Namespace, folder: Path) -> str:
     return "\n".join([*lines, f"the same class: {same} of {args.pictures}"])
 
 
-def _write_jpegs(folder: Path, count: int) -> None:
-    """Parts of two photographs."""
+def _write_jpegs(directory: Path, count: int) -> None:
+    """Writes `count` parts of two photographs."""
+    from sklearn.datasets import load_sample_images  # Importing it sets environment variables.
+
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     for i in range(count):
         photograph = photographs[i % 2]
         left, top = 7 * i % (photograph.width - 500), 3 * i % (photograph.height - 375)
         part = photograph.crop((left, top, left + 500, top + 375))
-        part.save(folder / f"{i:06}.jpg", quality=90)
+        part.save(directory / f"{i:06}.jpg", quality=90)
 
 
 def _classes(arguments: list[str]) -> list[int]:
-    """The most probable class of each picture."""
+    """Runs a command; returns the most probable class of each picture."""
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RunError(done.stderr.strip().split("\n")[-1].removeprefix("error: "))

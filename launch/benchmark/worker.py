@@ -1,11 +1,11 @@
-"""One contestant, in the process of its own that `python -m launch.benchmark` starts.
+"""Trains one contestant, in a process that `python -m launch.benchmark` starts.
 
-    python -m launch.benchmark.contestant NAME JOB
-    python -m launch.benchmark.contestant platform
+    python -m launch.benchmark.worker NAME WORKLOAD
+    python -m launch.benchmark.worker platform
 
-The first form takes JOB as JSON. It prints a line of JSON when the network is compiled and warm.
-Then it reads lines with a number of steps, trains for so many and prints their time. The second
-form prints the platform on which JAX runs.
+The first form takes WORKLOAD as JSON. It prints a line of JSON when the network is compiled and
+warm. Then, for each line with a number of steps, it trains for that many steps and prints the mean
+time of a step. The second form prints the platform on which JAX runs.
 """
 
 import contextlib
@@ -14,11 +14,12 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 
 from densenet_jax.errors import InputError, RunError
 from densenet_jax.train.mesh import all_devices
 from launch import command
-from launch.benchmark.job import Job, Runner
+from launch.benchmark.workload import Runner, Workload
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,10 +27,10 @@ def main(argv: list[str] | None = None) -> None:
     if argv == ["platform"]:
         print(all_devices()[0].platform)
         return
-    name, job = argv
+    name, workload = argv
     with _answers() as answer:
         try:
-            _serve(name, Job(**json.loads(job)), answer)
+            _serve(name, Workload(**json.loads(workload)), answer)
         except InputError:
             raise
         except Exception as error:
@@ -38,8 +39,8 @@ def main(argv: list[str] | None = None) -> None:
             raise RunError(f"{type(error).__name__}: {first_line}") from error
 
 
-def _serve(name: str, job: Job, answer) -> None:
-    runner = prepare(name, job)
+def _serve(name: str, workload: Workload, answer: Callable[[dict], None]) -> None:
+    runner = prepare(name, workload)
     answer({key: value for key, value in runner._asdict().items() if key != "run"})
     for line in sys.stdin:
         steps = int(line)
@@ -48,24 +49,25 @@ def _serve(name: str, job: Job, answer) -> None:
         answer({"step_seconds": (time.perf_counter() - started) / steps})
 
 
-def prepare(name: str, job: Job) -> Runner:
-    # JAX and PyTorch are never in one process: each takes threads and memory.
+def prepare(name: str, workload: Workload) -> Runner:
+    """Returns the compiled and warm network of the contestant `name`."""
+    # Import JAX's or PyTorch's contestants, not both: each library takes threads and memory.
     if name == "ours":
         from launch.benchmark import jax_runners
 
-        return jax_runners.ours(job)
+        return jax_runners.ours(workload)
     if name == "jax-naive":
         from launch.benchmark import jax_runners
 
-        return jax_runners.naive(job)
+        return jax_runners.naive(workload)
     from launch.benchmark import torch_runners
 
-    return torch_runners.prepare(name, job)
+    return torch_runners.prepare(name, workload)
 
 
 @contextlib.contextmanager
-def _answers():
-    """A function that prints a JSON line. What others print goes to standard error meanwhile."""
+def _answers() -> Iterator[Callable[[dict], None]]:
+    """Yields a function that prints a line of JSON; redirects all other output to stderr."""
     with os.fdopen(os.dup(1), "w") as stdout:
         os.dup2(2, 1)
         yield lambda value: print(json.dumps(value), file=stdout, flush=True)
