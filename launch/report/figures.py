@@ -15,7 +15,7 @@ from densenet_jax.train.config import defaults, flatten
 from experiments import figures as published
 from experiments.figures import Curve
 from experiments.sweeps import forms
-from launch import stored
+from launch import run_files
 from launch.report.panels import PUBLISHED, Figure, Mark, Panel, Series
 from launch.report.runs import Run, by_seed, macs, memory_gb, network, network_of, protocol
 
@@ -208,7 +208,7 @@ def _training_curves(runs: list[Run], paper: ConfigDict) -> Panel:
 def _learning_curve(runs: list[Run]) -> list[Mark]:
     by_epoch = {}
     for run in runs:
-        for line in stored.metrics_backwards(run.path):
+        for line in run_files.metrics_backwards(run.path):
             if "test_error" in line:
                 by_epoch.setdefault(line["epoch"], []).append(line["test_error"])
     return [

@@ -9,7 +9,7 @@ from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.train.record import with_tuples
 from experiments import figures as published
-from launch import stored
+from launch import run_files
 from launch.report.panels import PUBLISHED, Figure, Mark, Panel, Series
 from launch.report.runs import Run, memory_gb, network, network_of
 
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 def find_plans(folder: Path) -> list[dict]:
     """What `launch.plan --out` has left anywhere in `folder`. InputError if it is damaged."""
     plans = []
-    for path in sorted(stored.find_files(folder, "plan.json")):
+    for path in sorted(run_files.find_files(folder, "plan.json")):
         try:
             plans.append(with_tuples(json.loads(path.read_text())))
         except ValueError as error:

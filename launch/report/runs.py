@@ -15,7 +15,7 @@ from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.record import RunDirectory
-from launch import stored
+from launch import run_files
 
 # What two runs may differ in and yet follow the same protocol.
 NOT_PROTOCOL = (
@@ -100,7 +100,7 @@ def find_runs(folder: Path) -> Found:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name one that holds run directories.")
     found = Found([], [], [])
-    for path in sorted(file.parent for file in stored.find_files(folder, "environment.json")):
+    for path in sorted(file.parent for file in run_files.find_files(folder, "environment.json")):
         try:
             run = _read(path)
         except InputError as error:
@@ -118,7 +118,7 @@ def _read(path: Path) -> Run | None:
     result = RunDirectory(path).result()
     if result is None:
         return None
-    config, environment = stored.flat_config(path), read_object(path / "environment.json")
+    config, environment = run_files.flat_config(path), read_object(path / "environment.json")
     if config is None or environment is None:
         missing = "config.json" if config is None else "environment.json"
         raise InputError(f"{path} is no run directory: it has no {missing}.")

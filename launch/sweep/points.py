@@ -26,7 +26,7 @@ from densenet_jax.train.config import PATHS, check_config, flatten
 from densenet_jax.train.lock import NAME as LOCK
 from densenet_jax.train.lock import is_locked
 from densenet_jax.train.record import RunDirectory, check_path
-from launch import command, experiment, stored
+from launch import command, experiment, run_files
 from launch.sweep import hyper
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ class Point:
         try:
             result = RunDirectory(self.workdir).result()
             state, problem = self._state(result)
-            newest = stored.metrics_backwards(self.workdir)
+            newest = run_files.metrics_backwards(self.workdir)
             last = next(newest, None)
             if result:
                 error = result["test_error"]
@@ -138,7 +138,7 @@ class Point:
         """Returns the state and the problem. Raises InputError for a broken point."""
         if result is None and (is_locked(self.file("lock")) or is_locked(self.workdir / LOCK)):
             return "running", ""
-        found = stored.flat_config(self.workdir)
+        found = run_files.flat_config(self.workdir)
         if found != flatten(self.config):
             try:
                 RunDirectory(self.workdir).check(self.config)
@@ -274,7 +274,7 @@ def _resolved(config: ConfigDict, overrides: list[str]) -> tuple[ConfigDict, lis
 def check_characters(name: str, text: str) -> None:
     """Raises InputError for control characters, such as a newline, which end a line of a script."""
     if any(unicodedata.category(character) == "Cc" for character in text):
-        raise InputError(f"{name} is {text!r}: leave out the control characters")
+        raise InputError(f"{name} {text!r} contains control characters: remove them")
 
 
 def check_unicode(command: str) -> None:

@@ -175,12 +175,12 @@ def test_control_characters_are_refused(write, dry_run, capsys, text):
         for engine, added in ENGINES.items():
             given = [f"--on={engine}", *added, f"--{flag}=x{text}"]
             error = dry_run(path, *given, status=2)
-            assert repr(f"x{text}")[1:-1] in error and "leave out the control characters" in error
+            assert repr(f"x{text}")[1:-1] in error and "contains control characters" in error
     error = dry_run(path, "--on=slurm", f"--sbatch=--comment='{text}'", status=2)
-    assert "--sbatch is" in error
+    assert "--sbatch " in error
     with pytest.raises(SystemExit, match="2"):
         dry_run(path, f"--workdir=x{text}")
-    assert f"--workdir: it is {f'x{text}'!r}: leave out the control" in capsys.readouterr().err
+    assert f"--workdir: {f'x{text}'!r} contains control characters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,0 +1,45 @@
+"""The only uses of private names of JAX, which any version may move.
+
+tests/launch/test_jax_private.py reports the names that the installed version lacks.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.extend.core
+
+
+class Cluster(NamedTuple):
+    """The place of this process in a job of a cluster; None for what JAX does not find.
+
+    Attributes:
+      address: HOST:PORT of the first process.
+      processes: number of processes.
+      process: index of this process.
+      devices: local devices that this process may use; None if JAX may use all.
+    """
+
+    address: str | None
+    processes: int | None
+    process: int | None
+    devices: Sequence[int] | None
+
+
+def detect_cluster(devices: Sequence[int] | None) -> Cluster:
+    """Reads the variables of Slurm and of other schedulers; JAX chooses if `devices` is None.
+
+    The public `jax.distributed.initialize` reads them too, but it starts a service on an address
+    that other hosts reach, which `launch.peers` avoids.
+    """
+    from jax._src.clusters import ClusterEnv
+
+    return Cluster(
+        *ClusterEnv.auto_detect_unset_distributed_params(None, None, None, devices, None, None)
+    )
+
+
+def restore_closed_jaxpr() -> None:
+    """Makes `jax._src.core.ClosedJaxpr` exist, which jax2onnx 0.17 reads and jax 0.12 removed."""
+    import jax._src.core
+
+    setattr(jax._src.core, "ClosedJaxpr", jax.extend.core.ClosedJaxpr)  # noqa: B010
