@@ -3,7 +3,7 @@
 import signal
 import sys
 
-# Ctrl-C during imports ends a command at once, without a stack trace. Python's own handler may raise
-# in a callback of JAX, which would drop the exception. `command.run` restores Python's handler.
+# Ctrl-C during imports ends a command at once, without a stack trace. Python's own handler may
+# raise in a callback of JAX, which would drop the exception. `command.run` restores that handler.
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

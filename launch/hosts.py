@@ -23,9 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first process")
     group.add_argument("--processes", type=int, metavar="N", help="number of processes")
-    group.add_argument(
-        "--process", type=int, metavar="I", help="index of this process, from 0"
-    )
+    group.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
     group.add_argument(
         "--timeout",
         type=float,
@@ -43,7 +41,9 @@ def join(args: argparse.Namespace) -> None:
     """
     given = [value is not None for value in (args.coordinator, args.processes, args.process)]
     if any(given) and not all(given):
-        raise InputError("--coordinator, --processes and --process must be set together: set all or none")
+        raise InputError(
+            "--coordinator, --processes and --process must be set together: set all or none"
+        )
     if not 0 < args.timeout < math.inf:
         raise InputError(f"--timeout is {args.timeout:g}: set it to a positive number of seconds")
     # Only the CPU backend needs a choice: other backends have one implementation of collectives.
@@ -78,7 +78,7 @@ def join(args: argparse.Namespace) -> None:
 
 
 def gpus_of_slurm_task(environment: Mapping[str, str]) -> list[int] | None:
-    """Returns all GPUs of the node if it runs one task; else None, and JAX assigns one to each task."""
+    """Returns all GPUs of the node if it runs one task, else None: JAX assigns one to each task."""
     tasks, nodes, gpus = (
         _slurm_number(environment, f"SLURM_{name}")
         for name in ("STEP_NUM_TASKS", "STEP_NUM_NODES", "GPUS_ON_NODE")
@@ -96,7 +96,7 @@ def _slurm_number(environment: Mapping[str, str], name: str) -> int | None:
 
 
 def _is_tpu_host() -> bool:
-    """Checks for TPUs of this host. JAX reads from the host's metadata whether it is part of a pod."""
+    """Checks whether this host has TPUs. JAX then finds out whether the host is part of a pod."""
     allowed = (os.environ.get("JAX_PLATFORMS") or "tpu").startswith("tpu")
     devices = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
     return allowed and bool(devices) and importlib.util.find_spec("libtpu") is not None

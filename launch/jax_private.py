@@ -6,8 +6,6 @@ tests/launch/test_jax_private.py reports the names that the installed version la
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.extend.core
-
 
 class Cluster(NamedTuple):
     """The place of this process in a job of a cluster; None for what JAX does not find.
@@ -41,5 +39,6 @@ def detect_cluster(devices: Sequence[int] | None) -> Cluster:
 def restore_closed_jaxpr() -> None:
     """Makes `jax._src.core.ClosedJaxpr` exist, which jax2onnx 0.17 reads and jax 0.12 removed."""
     import jax._src.core
+    import jax.extend.core
 
     setattr(jax._src.core, "ClosedJaxpr", jax.extend.core.ClosedJaxpr)  # noqa: B010

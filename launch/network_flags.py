@@ -1,4 +1,4 @@
-"""Flags that choose a trained network and its preprocessing, and the network that they choose."""
+"""Flags that choose a trained network and its preprocessing, shared by several commands."""
 
 import argparse
 import dataclasses
@@ -29,15 +29,16 @@ from densenet_jax.weight_files import HUB
 from launch.paths import expanded
 
 _BATCH_SIZE = 32
-_NUM_CLASSES = 1000  # ImageNet's.
+_NUM_CLASSES = 1000  # As in ImageNet.
 
 
-class Network(NamedTuple):
-    """A trained network.
+class ChosenNetwork(NamedTuple):
+    """The network that flags choose.
 
     Attributes:
-      classes: their names, in the order of labels; None if unknown.
-      preprocessing: prepares pictures for it.
+      model: the network with its weights.
+      preprocessing: prepares pictures for the network.
+      classes: names of the classes in the order of labels; None if unknown.
     """
 
     model: nnx.Module
@@ -45,92 +46,116 @@ class Network(NamedTuple):
     classes: Sequence[str] | None
 
 
-def add_flags(described: argparse.ArgumentParser, required: bool = True) -> None:
-    group = described.add_argument_group("network")
+def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds the flags that `read` reads."""
+    group = parser.add_argument_group("network")
     group.add_argument(
         "--weights",
         required=required,
         metavar="FILE",
-        help="a .safetensors or .pth file under the names of torchvision, timm or mmpretrain; "
-        "hf:REPOSITORY, such as hf:timm/densenet121.tv_in1k; or a run directory, which knows its "
-        "model and its classes",
+        help="a .safetensors or .pth file with array names of torchvision, timm or mmpretrain; "
+        "hf:REPOSITORY, such as hf:timm/densenet121.tv_in1k; or a run directory, which records its "
+        "model and classes",
     )
-    group.add_argument("--model", help="of a file: a name of the catalogue, densenet121")
     group.add_argument(
-        "--num_classes", type=int, metavar="N", help=f"of a file's network ({_NUM_CLASSES})"
+        "--model",
+        metavar="NAME",
+        help="name of the network in a weights file, such as densenet121; not for a run directory",
     )
-    group = described.add_argument_group(
-        "preprocessing", "The default follows from the run, or from the name of published weights."
+    group.add_argument(
+        "--num_classes",
+        type=int,
+        metavar="N",
+        help=f"number of classes of a weights file (default: {_NUM_CLASSES})",
     )
-    group.add_argument("--resize", type=int, metavar="PIXELS", help="of the short side, before")
+    group = parser.add_argument_group(
+        "preprocessing", "Defaults come from the run, or from the name of published weights."
+    )
+    group.add_argument(
+        "--resize", type=int, metavar="PIXELS", help="length of the short side before the crop"
+    )
     group.add_argument("--crop", type=int, metavar="PIXELS", help="side of the central square")
     group.add_argument("--interpolation", choices=("bilinear", "bicubic"))
-    for name, what in (("mean", "subtracted"), ("std", "divided by")):
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
         group.add_argument(
-            f"--{name}", type=float, nargs="+", metavar="X", help=f"a channel, of 0 to 255; {what}"
+            f"--{name}",
+            type=float,
+            nargs="+",
+            metavar="X",
+            help=f"{what} of each channel, whose values are 0 to 255",
         )
 
 
-def add_look_flags(described) -> None:
-    """Adds the flags that `look_at` reads to a parser or a group."""
-    described.add_argument(
+def add_picture_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `apply` reads."""
+    parser.add_argument(
         "--crops",
         type=int,
         choices=(1, 10),
         default=1,
-        help="of each picture: the middle, or also the corners and mirror images (%(default)s)",
+        help="crops of each picture: 1, the centre; 10, also the corners and all mirrored "
+        "(default: %(default)s)",
     )
-    described.add_argument("--batch_size", type=int, metavar="N", help=f"({_BATCH_SIZE})")
-    add_max_pixels(described)
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        metavar="N",
+        help=f"pictures at a time (default: {_BATCH_SIZE})",
+    )
+    add_max_pixels(parser)
 
 
-def add_max_pixels(described) -> None:
-    """Adds the flag of the largest picture to a parser or a group."""
-    described.add_argument(
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that limits the size of pictures."""
+    parser.add_argument(
         "--max_pixels",
         type=int,
         metavar="N",
-        help=f"pixels of the largest picture that is decoded ({MAX_PIXELS})",
+        help=f"pixels of the largest picture to decode (default: {MAX_PIXELS})",
     )
 
 
-def read(args: argparse.Namespace) -> Network:
-    """Returns the network that the flags choose.
+def read(args: argparse.Namespace) -> ChosenNetwork:
+    """Loads the network that the flags choose.
 
-    Raises InputError if there are no such weights, if they are of another network, or if their
-    preprocessing is not known.
+    Raises InputError if the weights are missing or belong to another network, or if the
+    preprocessing is unknown.
     """
     num_classes = _NUM_CLASSES if args.num_classes is None else args.num_classes
     if num_classes < 1:
-        raise InputError(f"--num_classes is {num_classes}: it must be at least 1.")
+        raise InputError(f"--num_classes is {num_classes}: it must be at least 1")
     if not args.weights.startswith(HUB):
         args.weights = str(expanded(args.weights))
         if not Path(args.weights).exists():
             raise InputError(f"there is no weights file or run directory {args.weights}")
     if Path(args.weights).is_dir():
-        return _of_run(args)
+        return _read_run(args)
     if not args.model:
-        raise InputError("a file of weights needs the --model that they are of: densenet121.")
+        raise InputError(
+            f"{args.weights} is a weights file without --model: set it, as in --model densenet121"
+        )
     model = create_model(args.model, num_classes=num_classes, rngs=nnx.Rngs(0))
     preprocessing = _with_flags(_published(args, model.config), args, model.config.in_channels)
     weights.load_torch(model, args.weights)
-    return Network(model, preprocessing, None)
+    return ChosenNetwork(model, preprocessing, None)
 
 
-def _of_run(args: argparse.Namespace) -> Network:
+def _read_run(args: argparse.Namespace) -> ChosenNetwork:
     for flag in ("model", "num_classes"):
         if getattr(args, flag) is not None:
-            raise InputError(f"{args.weights} is a run directory, which knows its --{flag}.")
+            raise InputError(
+                f"{args.weights} is a run directory, which records its {flag}: remove --{flag}"
+            )
     model, description = trained.load(args.weights)
     preprocessing = preprocessing_of_run(description)
     channels = model.config.in_channels
-    return Network(model, _with_flags(preprocessing, args, channels), description["classes"])
+    return ChosenNetwork(model, _with_flags(preprocessing, args, channels), description["classes"])
 
 
 def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing:
-    """Returns the preprocessing of a file.
+    """Returns the preprocessing of a weights file.
 
-    If it is not known, flags must give the crop; the log names what is assumed beside.
+    If the preprocessing is unknown, flags must set the crop, and a warning lists assumed values.
     """
     try:
         return preprocessing_of(args.weights, config)
@@ -138,9 +163,9 @@ def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing
         if not (args.resize and args.crop):
             raise
     assumed = {"interpolation": "bilinear", "mean": "ImageNet's", "std": "ImageNet's"}
-    if assumed := [f"--{key} is {kind}" for key, kind in assumed.items() if not getattr(args, key)]:
+    if unset := [f"--{key} is {kind}" for key, kind in assumed.items() if not getattr(args, key)]:
         logging.getLogger("densenet_jax").warning(
-            "%s: assumed that %s", args.weights, ", ".join(assumed)
+            "%s: assumed that %s", args.weights, ", ".join(unset)
         )
     return TORCHVISION
 
@@ -148,37 +173,44 @@ def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing
 def _with_flags(
     preprocessing: Preprocessing, args: argparse.Namespace, channels: int
 ) -> Preprocessing:
-    """Returns `preprocessing`, changed by the flags that are given."""
+    """Returns `preprocessing` with the values that flags set."""
     given = {"resize": args.resize, "size": args.crop, "interpolation": args.interpolation}
     given = {name: value for name, value in given.items() if value is not None}
-    changes = {"crop": dataclasses.replace(preprocessing.crop, **given)}
-    for name, least in (("mean", -math.inf), ("std", 0)):
-        values = changes[name] = tuple(getattr(args, name) or getattr(preprocessing, name))
+    crop = dataclasses.replace(preprocessing.crop, **given)
+    mean = tuple(args.mean or preprocessing.mean)
+    std = tuple(args.std or preprocessing.std)
+    for name, values, least in (("mean", mean, -math.inf), ("std", std, 0)):
         if len(values) != channels or not all(least < value < math.inf for value in values):
             above = ", above 0" if name == "std" else ""
             raise InputError(
                 f"the {name} of the {counted(channels, 'channel')} is {values}: set --{name} to a "
                 f"number for each channel{above}"
             )
-    return dataclasses.replace(preprocessing, **changes)
+    return dataclasses.replace(preprocessing, crop=crop, mean=mean, std=std)
 
 
-def look_at(
-    found: Network, paths: Sequence[Path], look: Callable, args: argparse.Namespace, **options
+def apply(
+    function: Callable,
+    network: ChosenNetwork,
+    paths: Sequence[Path],
+    args: argparse.Namespace,
+    **options,
 ) -> list:
-    """Returns what `look`, of `densenet_jax.predict`, yields for pictures; None for a broken one.
+    """Applies a function of `densenet_jax.predict` to pictures, and shows progress.
 
-    Shows progress. Raises InputError if all are broken.
+    Returns the result for each picture, which is None for an unreadable picture.
+
+    Raises InputError if all pictures are unreadable.
     """
 
     def on_error(number: int, error: InputError) -> None:
         print(f"skipped: {printable(error)}", file=sys.stderr)
 
     batch_size = _BATCH_SIZE if args.batch_size is None else args.batch_size
-    seen = look(
-        found.model,
+    stream = function(
+        network.model,
         paths,
-        preprocessing=found.preprocessing,
+        preprocessing=network.preprocessing,
         crops=args.crops,
         batch_size=min(batch_size, len(paths)),
         on_error=on_error,
@@ -187,12 +219,12 @@ def look_at(
     )
     console, results = Console(stderr=True), []
     lines_after = max(len(paths) // 10, 1000)
-    bar = track(seen, "pictures", len(paths), console=console, disable=not console.is_terminal)
+    bar = track(stream, "pictures", len(paths), console=console, disable=not console.is_terminal)
     for result in bar:
         results.append(result)
         if not console.is_terminal and len(results) % lines_after == 0:
             done = f"{len(results):,} of {counted(len(paths), 'picture')}"
             print(done, file=sys.stderr, flush=True)
     if all(result is None for result in results):
-        raise InputError("none of the pictures can be read.")
+        raise InputError("none of the pictures can be read: check their format")
     return results

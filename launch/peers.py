@@ -171,8 +171,9 @@ class Group:
         try:
             self._kept.append(await asyncio.start_server(self._accept, None, self._port))
         except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
             raise Interrupted(
-                f"process 0 cannot listen at port {self._port} ({os.strerror(error.errno or 0)}): end "
+                f"process 0 cannot listen at port {self._port} ({reason}): end "
                 "the program that uses the port, or give all processes another --coordinator"
             ) from error
         self._start_if_complete()

@@ -29,7 +29,11 @@ _REPORT_SECONDS = 60  # Time between progress lines where there is no progress b
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     parser.add_argument(
-        "--data_directory", type=typed_path, required=True, metavar="DIR", help="ImageNet, see above"
+        "--data_directory",
+        type=typed_path,
+        required=True,
+        metavar="DIR",
+        help="ImageNet, see above",
     )
     parser.add_argument(
         "--out", type=typed_path, required=True, metavar="COPY", help="created if missing"

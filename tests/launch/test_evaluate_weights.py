@@ -80,13 +80,13 @@ def test_published_errors_are_beside(crops, expected):
     report = dict(weights="w.pth", pictures=9, broken=0, classes=9, crops=crops, crop=224)
     report |= dict(label_order="ImageNet's identifiers", resize=256, interpolation="bicubic")
     text = evaluate._as_text(report | dict(top1_error=1.0, top5_error=0.0), "densenet121")
-    position = text.index("published, of the 50,000 pictures")
+    position = text.index("published, on the 50,000 pictures")
     for words in expected:
         position = text.index(words, position)
 
 
 @pytest.mark.parametrize("scores", [np.full(9, np.nan), np.zeros(9)])
-def test_a_network_that_says_nothing_is_always_wrong(scores):
+def test_ties_and_nan_count_as_errors(scores):
     assert evaluate._error([scores, None, scores], np.array([0, 1, 8]), 5) == 100
 
 
@@ -103,7 +103,9 @@ def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
     assert command.run(evaluate.main, [*argv, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["pictures"], report["classes"]) == (np.isin(labels, (1, 4, 7)).sum(), 3)
-    assert report["label_order"] == "numbers from 0, as the run has no names (0, 1, 2, 3, 4, ...)"
+    assert report["label_order"] == (
+        "numbers from 0, because the run has no class names (0, 1, 2, 3, 4, ...)"
+    )
     model = trained.load(finished_run).model
     scores = np.asarray(model((digits.images[::5, ..., None].astype(np.float32) - 4.88) / 6.02))
     wrong = (scores.argmax(1) != labels)[np.isin(labels, (1, 4, 7))]
@@ -116,7 +118,7 @@ def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
     [
         ([f"--model={NAME}", "--num_classes=7"], "has shape (1000,"),
         ([f"--model={NAME}", "--batch_size=0"], "batch_size is 0"),
-        ([], "a file of weights needs the --model"),
+        ([], "is a weights file without --model"),
     ],
 )
 def test_mistakes(capsys, weights, folder, arguments, words):
@@ -180,9 +182,9 @@ def test_folders_for_training_are_no_classes(tmp_path, part):
 
 def test_flags_of_weights_do_not_go_with_a_run(capsys, finished_run):
     assert command.run(evaluate.main, ["--workdir", str(finished_run), "--crop=8"]) == 2
-    assert "--crop does not go with --workdir" in capsys.readouterr().err
+    assert "--crop cannot be used with --workdir" in capsys.readouterr().err
 
 
 def test_one_of_two_ways(capsys):
     assert command.run(evaluate.main, ["--weights=a.pth"]) == 2
-    assert "give --workdir; or else both --weights and --pictures" in capsys.readouterr().err
+    assert "set either --workdir, or both --weights and --pictures" in capsys.readouterr().err
