@@ -250,4 +250,4 @@ def test_a_directory_of_another_sweep_is_refused(swept, capsys):
     for flags in ([], ["--dry_run"], ["--retry"]):
         assert command.run(sweep.main, [*argv, *flags]) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "are of other configs" in error
+        assert error.count("\n") == 1 and "have other configs" in error

@@ -1,4 +1,4 @@
-"""The points of a sweep, whatever its file gives, and wherever its points are started."""
+"""The points of a sweep, for any sweep file and from any directory."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def dry_run(tmp_path, capsys):
-    """Types a dry run; returns its output."""
+    """Starts a dry run; returns its output."""
 
     def dry_run(path, *flags, status=0):
         argv = ["--sweep", str(path), "--workdir", str(tmp_path / "w"), "--dry_run", *flags]
@@ -43,7 +43,7 @@ def dry_run(tmp_path, capsys):
     return dry_run
 
 
-def test_numbers_of_numpy_are_numbers(write, tmp_path):
+def test_numpy_numbers_become_python_numbers(write, tmp_path):
     path = write(
         """return hyper.product([
         hyper.sweep("config.learning_rate", np.array([0.1, 0.01])),
@@ -71,9 +71,9 @@ def test_a_generator_gives_points(write, tmp_path):
     ("body", "message"),
     [
         ('hyper.sweep("config.seed", [1])', r"get_hyper\(\) in FILE returns nothing: end it with"),
-        ("return [1, 2]", "gives an object of type int as a point, not a dict"),
-        ('return {"config.seed": 1}', "gives an object of type str as a point, not a dict"),
-        ("return 3", "gives an object of type int as a point, not a dict"),
+        ("return [1, 2]", "returns an object of type int as a point, not a dict"),
+        ('return {"config.seed": 1}', "returns an object of type str as a point, not a dict"),
+        ("return 3", "returns an object of type int as a point, not a dict"),
         ("return [{1: 2}]", r"the sweep sets 1: keys of a config begin with 'config\.'"),
         ('return [{"config.seed": {}}]', r"sets config\.seed to an object of type dict: use None"),
         ('return [{"config.epochs": None}]', "point epochs=None: epochs is None: give it a value"),
@@ -97,7 +97,7 @@ def test_long_names_are_shortened(write, tmp_path):
     assert first.state() == "submitted"
 
 
-def test_relative_paths_are_those_of_where_the_sweep_is_typed(
+def test_relative_paths_start_at_the_directory_of_the_command(
     write, dry_run, tmp_path, monkeypatch
 ):
     write('return hyper.sweep("config.init_from", ["a.pth", "../b.pth", "~/c", "hf:d/e", None])')
@@ -124,8 +124,8 @@ def test_relative_paths_are_those_of_where_the_sweep_is_typed(
         assert f"--config.data.directory={tmp_path}/data" in output
 
 
-def test_copies_of_the_project_are_elsewhere(tmp_path, monkeypatch):
-    """There, files of the project are found from the working directory."""
+def test_arguments_in_a_copy_of_the_project(tmp_path, monkeypatch):
+    """Files of the project are relative to the working directory."""
     monkeypatch.chdir(ROOT / "experiments")
     spec = "sweeps/growth_rate_x_compression_quick.py"
     given = ["--config.init_from=../weights/a.pth", "--config.data.directory=../../data"]
@@ -139,7 +139,7 @@ def test_copies_of_the_project_are_elsewhere(tmp_path, monkeypatch):
 
 
 def test_labels(write, tmp_path):
-    """They are names for Kubernetes, differ between sweeps, and stay the same between calls."""
+    """Labels are valid in Kubernetes, differ between sweeps, and do not change between calls."""
     path = str(write('return hyper.sweep("config.seed", [0, 1])'))
     labels = []
     for name in ("a/sweep", "b/sweep", "Sweep_" + "x" * 100, "1", "ü", "ü" * 30 + "/a"):
@@ -232,10 +232,10 @@ def test_quotes_in_options_of_sbatch(write, dry_run):
     directives = [shlex.split(line)[1:] for line in lines if line.startswith("#SBATCH")]
     assert directives[-3:] == [['--comment=two "words'], ["--time", "4:00:00"], ["-p", "gpu"]]
     error = dry_run(path, "--on=slurm", "--sbatch=--comment='two", status=2)
-    assert '--sbatch is "--comment=\'two": its quotes are not balanced' in error
+    assert '--sbatch is "--comment=\'two", which has unbalanced quotes' in error
 
 
-def test_a_file_name_that_is_no_text(write, dry_run, tmp_path):
+def test_a_file_name_that_is_not_utf8(write, dry_run, tmp_path):
     path = write('return hyper.sweep("config.seed", [0])')
     odd = path.rename(tmp_path / os.fsdecode(b"caf\xe9.py"))
     assert "caf" in dry_run(odd, "--on=slurm")
