@@ -96,7 +96,7 @@ def _slurm_number(environment: Mapping[str, str], name: str) -> int | None:
 
 
 def _is_tpu_host() -> bool:
-    """Checks whether this host has TPUs. JAX then finds out whether the host is part of a pod."""
+    """Checks whether this host has TPUs. JAX itself detects whether the host is part of a pod."""
     allowed = (os.environ.get("JAX_PLATFORMS") or "tpu").startswith("tpu")
     devices = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
     return allowed and bool(devices) and importlib.util.find_spec("libtpu") is not None

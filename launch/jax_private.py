@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Cluster(NamedTuple):
-    """The place of this process in a job of a cluster; None for what JAX does not find.
+    """The place of this process in a job of a cluster; None stands for missing variables.
 
     Attributes:
       address: HOST:PORT of the first process.
@@ -24,10 +24,13 @@ class Cluster(NamedTuple):
 
 
 def detect_cluster(devices: Sequence[int] | None) -> Cluster:
-    """Reads the variables of Slurm and of other schedulers; JAX chooses if `devices` is None.
+    """Reads the environment variables of Slurm and of other schedulers.
 
-    The public `jax.distributed.initialize` reads them too, but it starts a service on an address
-    that other hosts reach, which `launch.peers` avoids.
+    The public `jax.distributed.initialize` also reads them, but it makes JAX's service listen on an
+    address that other hosts reach, which `launch.peers` must avoid.
+
+    Args:
+      devices: the local devices that this process may use; None leaves the choice to JAX.
     """
     from jax._src.clusters import ClusterEnv
 

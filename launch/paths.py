@@ -1,4 +1,4 @@
-"""Paths that users type."""
+"""Reads paths that users type."""
 
 import argparse
 from pathlib import Path

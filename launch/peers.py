@@ -25,9 +25,9 @@ from densenet_jax.errors import INTERRUPTED_STATUS, Interrupted, counted
 # More heartbeats detect a lost process closer to the timeout, but wake the thread more often.
 _HEARTBEATS_PER_TIMEOUT = 10
 _RETRY_SECONDS = 0.25
-# After another process is lost, a process may report its own error for this long.
+# Time in which a process may still report its own error after another process is lost.
 _GRACE_SECONDS = 1.0
-# JAX's own timeouts abort a process. A week leaves the detection of lost processes to `Group`.
+# JAX aborts a process after its own timeouts. They are long because `Group` detects lost processes.
 _JAX_TIMEOUT_SECONDS = 7 * 86_400
 
 _group: "Group | None" = None
@@ -315,7 +315,7 @@ class Group:
         )
 
     def _end_all(self, sentence: str, status: int = INTERRUPTED_STATUS) -> None:
-        """Notifies all processes of a lost one, and ends this process after a moment."""
+        """Notifies the other processes of a lost process, and ends this process soon afterwards."""
         if self._lost:
             return
         self._lost = sentence, status

@@ -118,7 +118,7 @@ def _environment(platform: str) -> Path:
 
 
 def _run_elsewhere(target: targets.Target, python: Path | None, argv: list[str]) -> None:
-    """Runs this command in a process, or with a Python, that can compile for `target`."""
+    """Runs this command in a new process, whose environment can compile for `target`."""
     environment = _environment(target.platform)
     if not python:
         python = environment / "bin" / "python"

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     points = load_points(args.sweep, args.workdir, overrides)
     console = Console(highlight=False, soft_wrap=True)
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(text, markup=False)
 
     if args.status:
@@ -55,20 +55,20 @@ def main(argv: list[str] | None = None) -> None:
     todo = [p for p, s in zip(points, snapshots, strict=True) if s.state in states]
     engine = ENGINES[args.on]
     if args.dry_run:
-        say(engine.render(todo, args) if todo else "no points left to run")
+        log(engine.render(todo, args) if todo else "no points left to run")
         if found := problems(points, snapshots):
             print(found, file=sys.stderr)
         return
-    say(f"{counted(len(points), 'point')}, {len(todo)} to run in {args.workdir}")
+    log(f"{counted(len(points), 'point')}, {len(todo)} to run in {args.workdir}")
     if todo:
-        engine.launch(todo, args, say)
+        engine.launch(todo, args, log)
         snapshots = [point.snapshot() for point in points]
     console.print(table(points, snapshots))
     if todo and (runs := find_runs(args.workdir).finished):
         from launch.report import sweep  # Imports matplotlib, which takes long.
 
         report = args.workdir / "report"
-        say(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg, .pdf")
+        log(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg, .pdf")
     failed, unusable = failures(points, snapshots), problems(points, snapshots)
     if unusable or failed:
         print("\n".join(filter(None, [unusable, failed])), file=sys.stderr)

@@ -64,7 +64,7 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
     return yaml.safe_dump_all((_job_set(point, args) for point in points), sort_keys=False)
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
     """Applies the manifests. Raises InputError if kubectl is missing or rejects the manifests."""
     text = render(points, args)
     if not shutil.which("kubectl"):

@@ -23,7 +23,7 @@ def product(sweeps: Sequence[Points]) -> Points:
 
 
 def zipit(sweeps: Sequence[Points]) -> Points:
-    """Merges the first points of all sweeps, the second points, and so on.
+    """Merges the first points of all sweeps, then the second points, and so on.
 
     Raises InputError if the sweeps differ in length.
     """

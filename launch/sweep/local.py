@@ -52,7 +52,7 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
     return "\n".join(shlex.join([sys.executable, *point.arguments]) for point in points)
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
     """Runs `points`, up to `args.parallel` at a time (0: one for each GPU or core).
 
     A failed point does not stop other points. After SIGTERM, SIGHUP or Ctrl-C, raises Preempted
@@ -81,15 +81,15 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
                 point = waiting.pop(0)
                 if process := _start(point, slots[i], cores[i]):
                     running[i] = point, process
-                    say(f"started {point.name}")
+                    log(f"started {point.name}")
                 else:
-                    say(f"{point.name} is already running in another process")
+                    log(f"{point.name} is already running in another process")
             time.sleep(_POLL_SECONDS)
             for i, (point, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[i]
                     _note_exit(point, process.returncode)
-                    say(f"{point.state()} {point.name}")
+                    log(f"{point.state()} {point.name}")
     finally:
         for _, process in running.values():
             process.send_signal(signal.SIGTERM)

@@ -58,7 +58,7 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
     return yaml.safe_dump_all((task(point, args) for point in points), sort_keys=False)
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
     """Submits a job for each point. Raises InputError if SkyPilot is missing or rejects a job."""
     tasks = [task(point, args) for point in points]
     if not shutil.which("sky"):
@@ -73,4 +73,4 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
         if done.returncode:
             raise InputError(f"sky rejected {path}, see above: correct the flags")
         point.note_submitted()
-        say(f"submitted {point.name}")
+        log(f"submitted {point.name}")

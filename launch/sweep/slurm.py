@@ -123,7 +123,7 @@ def _directives(options: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
     """Writes the sbatch file to `logs` and submits it.
 
     Raises InputError if Slurm is missing or rejects the file.
@@ -141,4 +141,4 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
         raise InputError(f"sbatch rejected {path}: {' '.join(done.stderr.split())}")
     for point in points:
         point.note_submitted()
-    say(done.stdout.strip())
+    log(done.stdout.strip())

@@ -14,7 +14,7 @@ _LOG_LINES = 3
 
 
 def table(points: list[Point], snapshots: list[Snapshot]) -> Text:
-    """Returns a line for each point. Rich's own Table would take a millisecond a line."""
+    """Returns a line for each point. Rich's Table is too slow: it takes a millisecond a line."""
     lines = [["point", "state", "epoch", "error %", "images/s"]]
     for point, snapshot in zip(points, snapshots, strict=True):
         error, rate = snapshot.test_error, snapshot.images_per_second

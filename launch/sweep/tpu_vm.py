@@ -76,7 +76,7 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
     )
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
     """Runs the script until all points have ended."""
     text = render(points, args)
     if not shutil.which("gcloud"):

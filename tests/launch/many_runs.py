@@ -1,4 +1,4 @@
-"""Writes the folder of a large sweep without training, to measure commands that read many runs.
+"""Writes the directory of a large sweep without training, to time commands that read many runs.
 
     python tests/launch/many_runs.py DIR --runs 2000
     python -m launch.sweep --sweep DIR/sweep_file.py --workdir DIR/runs/sweep --status
@@ -25,7 +25,7 @@ from launch.sweep.points import Point, load_points
 _EPOCHS = 20
 _SETTINGS = small.RUN | {"data.holdout": 0, "epochs": _EPOCHS}
 _NETWORKS = list(itertools.product([4, 8, 12, 16], [0.5, 1.0]))
-# The files of an Orbax checkpoint, which reports need not look at.
+# The files of an Orbax checkpoint, which reports do not read.
 _CHECKPOINT = (
     *("_CHECKPOINT_METADATA", "default/_METADATA", "default/_sharding", "default/manifest.ocdbt"),
     *("default/array_metadatas/process_0", "default/ocdbt.process_0/manifest.ocdbt"),
@@ -94,9 +94,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a new directory")
     parser.add_argument("--runs", type=int, default=2000, metavar="N", help="a multiple of 8")
-    parser.add_argument("--lines", type=int, default=_EPOCHS, metavar="N", help="of the first run")
+    parser.add_argument(
+        "--lines", type=int, default=_EPOCHS, metavar="N", help="lines of the first run"
+    )
     args = parser.parse_args()
     spec, workdir = write_sweep(args.folder, args.runs, args.lines)
     print(f"{spec}\n{workdir}")

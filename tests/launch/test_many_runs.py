@@ -1,4 +1,4 @@
-"""Sweeps and reports of many runs: each file is read once, however many runs there are."""
+"""Sweeps and reports of many runs: each file is read once."""
 
 import collections
 import json
@@ -18,7 +18,7 @@ from launch.report import __main__ as report
 from launch.report import runs as report_runs
 from launch.sweep import __main__ as sweep
 
-_opened: list[str] | None = None  # Paths; None while nobody asks. An audit hook cannot be removed.
+_opened: list[str] | None = None  # Paths; None outside tests that record them.
 
 
 def _note(event: str, arguments: tuple) -> None:
@@ -28,7 +28,7 @@ def _note(event: str, arguments: tuple) -> None:
 
 @pytest.fixture
 def opened():
-    """Paths of the files and directories that are opened during the test."""
+    """Records the paths of files and directories that are opened during the test."""
     global _opened
     if _note not in sys.__dict__.setdefault("_densenet_jax_hooks", []):
         sys.addaudithook(_note)
@@ -40,7 +40,7 @@ def opened():
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A sweep file and the directory of its 16 runs, which no test may change."""
+    """Returns a sweep file and the directory of its 16 runs, which no test may change."""
     return many_runs.write_sweep(tmp_path_factory.mktemp("many"), 16)
 
 
@@ -117,7 +117,7 @@ def test_no_metrics(tmp_path):
 RECORDED = sorted((small.ROOT / "experiments" / "results").rglob("config.json"))
 
 
-def test_configs_are_those_of_run_directories(tmp_path):
+def test_flat_configs_are_equal_to_those_of_run_directories(tmp_path):
     for path in RECORDED:
         expected = flatten(RunDirectory(path.parent).config())
         found = run_files.flat_config(path.parent)
@@ -172,7 +172,7 @@ def set_result(**values):
 
 
 NAME = "growth_rate=4_compression=1.0"
-# What is done to a run: the words of its sentence, and whether reports leave the run out.
+# The damage, words of the error message, and whether reports skip the run.
 DAMAGES = {
     "config": (write("config.json", b"\x00" * 100), "config.json is damaged", True),
     "config list": (write("config.json", b"[1]"), "it holds a list, not a JSON object", True),
@@ -181,11 +181,11 @@ DAMAGES = {
     "result": (write("result.json", b"{"), "result.json is damaged", True),
     "result values": (write("result.json", b"{}"), "(model is None)", True),
     "result infinite": (set_result(test_error=math.inf), "(test_error is inf)", True),
-    "result no number": (set_result(test_error=math.nan), "(test_error is nan)", True),
+    "result NaN": (set_result(test_error=math.nan), "(test_error is nan)", True),
     "result too large": (set_result(epochs=10**400), "(epochs is 1000", True),
     "deep": (write("result.json", b"[" * 100_000), "result.json is damaged", True),
     "metrics": (write("metrics.jsonl", b"\xff\xfe\n"), "metrics.jsonl is damaged", False),
-    "metrics no number": (
+    "metrics NaN": (
         write("metrics.jsonl", b'{"epoch": 1, "test_error": NaN}\n'),
         "test_error is nan",
         False,
@@ -199,7 +199,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_broken_run_does_not_stop_the_others(tmp_path, capsys, kind):
-    damage, words, is_left_out = DAMAGES[kind]
+    damage, words, is_skipped = DAMAGES[kind]
     spec, workdir = many_runs.write_sweep(tmp_path, 8)
     if kind == "exit":
         (workdir / NAME / "result.json").unlink()
@@ -216,11 +216,11 @@ def test_a_broken_run_does_not_stop_the_others(tmp_path, capsys, kind):
         output, error = capsys.readouterr()
         assert "8 points, 0 to run" in output and words in error
     found = report_runs.find_runs(workdir)
-    assert len(found.broken) == is_left_out and len(found.finished) >= 7
+    assert len(found.broken) == is_skipped and len(found.finished) >= 7
     assert all(words in sentence for sentence in found.broken)
 
 
-def test_a_report_names_what_it_leaves_out(tmp_path, capsys):
+def test_a_report_names_broken_runs(tmp_path, capsys):
     _, workdir = many_runs.write_sweep(tmp_path, 8)
     (workdir / NAME / "result.json").write_text("{")
     for name in ("results", "sweep"):

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 import small
@@ -108,7 +109,7 @@ def test_relative_paths_start_at_the_directory_of_the_command(
     expected = [
         str(tmp_path / "here" / "a.pth"), str(tmp_path / "b.pth"), "/home/me/c", "hf:d/e", None
     ]  # fmt: skip
-    points = load_points("../sweep_file.py", "w", flags)
+    points = load_points("../sweep_file.py", Path("w"), flags)
     assert [point.config.init_from for point in points] == expected
     assert points[0].workdir == tmp_path / "here" / "w" / "init_from=a.pth"
     monkeypatch.chdir("/")
