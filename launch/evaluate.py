@@ -2,8 +2,8 @@
 
     python -m launch.evaluate --workdir runs/quickstart
 
-evaluates the checkpoint of a run on the data of the run's config. It prints the losses and the
-errors in percent; --crops 10 adds the errors of ten crops of each picture.
+evaluates the checkpoint of a run, with the data and the batch size of the run's config. It prints
+the losses and the errors in percent; --crops 10 adds the errors of ten crops of each picture.
 
     python -m launch.evaluate --weights densenet121.pth --model densenet121 --pictures imagenet/val
 

@@ -18,8 +18,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `join` reads."""
     group = parser.add_argument_group(
         "several hosts",
-        "Under Slurm's srun and on TPU pods, processes find each other without flags. Elsewhere, "
-        "start the same command on each host with --coordinator, --processes and --process.",
+        "Under Slurm's srun and on TPU pods, processes find each other without flags.\n"
+        "Elsewhere, start the same command on each host with --coordinator, --processes and "
+        "--process.",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first process")
     group.add_argument("--processes", type=int, metavar="N", help="number of processes")
