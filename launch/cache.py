@@ -1,6 +1,6 @@
-"""Where commands keep what the next start can use again.
+"""The directory for files that later commands reuse, such as compiled programs.
 
-Imports no JAX, so that the tests can set JAX's variables first.
+This module imports no JAX, so that tests can set JAX's variables first.
 """
 
 import os
@@ -8,17 +8,17 @@ from pathlib import Path
 
 
 def cache_directory() -> Path | None:
-    """Returns this project's directory in the user's cache; None if the user has no home.
+    """Returns this project's directory in the user's cache; None if there is no home directory.
 
-    An XDG_CACHE_HOME that is empty or relative counts as unset, as the XDG specification asks.
+    An empty or relative XDG_CACHE_HOME counts as unset, as the XDG specification requires.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():
         try:
             home = Path.home()
-        except RuntimeError:  # A user without a name, as in containers, and HOME is unset.
+        except RuntimeError:  # HOME is unset and the user has no name, as in containers.
             return None
-        if home == Path(home.root):  # HOME is empty, or a service's "/".
+        if home == Path(home.root):  # HOME is empty, or "/" as for services.
             return None
         base = home / ".cache"
     return base / "densenet_jax"

@@ -2,17 +2,18 @@
 
     python -m launch.evaluate --workdir runs/quickstart
 
-evaluates the checkpoint of a run again, on the data of its config: prints the losses, and the
-errors in percent; with --crops 10 also those of ten crops of each picture.
+evaluates the checkpoint of a run, with the data and the batch size of the run's config. It prints
+the losses and the errors in percent; --crops 10 adds the errors of ten crops of each picture.
 
     python -m launch.evaluate --weights densenet121.pth --model densenet121 --pictures imagenet/val
 
-counts the errors of any weights on any pictures: a folder, or its `val`, that holds a folder for
-each class, CLASS/picture.jpg. Class folders are named as in the training of a run, or n01440764 and
-so on for ImageNet; some may be missing. For other weights labels follow the folder names sorted as
-text, as in training, so that the folders of all classes must be there; a folder may be empty.
+counts the errors of any weights on any pictures. The pictures are CLASS/PICTURE.jpg in the
+directory or in its subdirectory `val`. Class directories have the class names of the run, or
+ImageNet's identifiers such as n01440764; some may be missing. For other weights, labels follow the
+names of the class directories sorted as text, as in training. Then every class needs a directory,
+which may be empty.
 
-Changes nothing.
+The command writes no files.
 """
 
 import argparse
@@ -33,33 +34,37 @@ from densenet_jax.train.feed import TEN_CROPS
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.trainer import Trainer
 from experiments import published
-from launch import command, hosts, network
+from launch import command, hosts, network_flags
 from launch.paths import typed_path
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__)
-    group = parser.add_argument_group("of a run")
+    group = parser.add_argument_group("evaluation of a run")
     group.add_argument("--workdir", type=typed_path, help="a run directory")
     group.add_argument(
-        "--data_directory", type=typed_path, help="the data, if not where the run had them"
+        "--data_directory",
+        type=typed_path,
+        help="directory of the data, if they moved since the run",
     )
     group.add_argument(
         "--checkpoint",
         choices=("last", "best"),
         default="last",
-        help="best: of the epoch with the lowest validation error, or test error if nothing was "
-        "held out (%(default)s)",
+        help="best: the epoch with the lowest validation error, or with the lowest test error if "
+        "the run has no validation set (default: %(default)s)",
     )
-    network.add_look_flags(parser)
-    group = parser.add_argument_group("of weights")
-    group.add_argument("--pictures", type=typed_path, metavar="DIR", help="a folder for each class")
+    network_flags.add_picture_flags(parser)
+    group = parser.add_argument_group("evaluation of weights")
+    group.add_argument(
+        "--pictures", type=typed_path, metavar="DIR", help="contains a directory for each class"
+    )
     group.add_argument("--json", action="store_true", help="print a JSON object")
-    network.add_flags(parser, required=False)
+    network_flags.add_flags(parser, required=False)
     hosts.add_flags(parser)
     args = parser.parse_args(argv)
     if not (bool(args.workdir) ^ bool(args.weights and args.pictures)):
-        raise InputError("give --workdir; or else both --weights and --pictures.")
+        raise InputError("set either --workdir, or both --weights and --pictures")
     command.use_compile_cache(args.compile_cache)
     _evaluate_run(args) if args.workdir else _evaluate_weights(args)
 
@@ -69,7 +74,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
              "mean", "std")  # fmt: skip
     for flag in flags:
         if getattr(args, flag) is not None:
-            raise InputError(f"--{flag} does not go with --workdir, which has it from its config")
+            raise InputError(f"--{flag} cannot be used with --workdir: the run sets it")
     hosts.join(args)
     process.configure()
     run = RunDirectory(args.workdir)
@@ -94,10 +99,11 @@ def _evaluate_run(args: argparse.Namespace) -> None:
 
 def _evaluate_weights(args: argparse.Namespace) -> None:
     process.configure()
-    known = network.read(args)
-    classes, label_order = _classes(known, is_run=Path(args.weights).is_dir())
-    paths, labels, classes = folders.labelled(args.pictures, classes)
-    found = network.look_at(known, paths, logits, args)
+    network = network_flags.read(args)
+    expected, label_order = _classes(network, is_run=Path(args.weights).is_dir())
+    paths, labels, classes = folders.labelled(args.pictures, expected)
+    found = network_flags.apply(logits, network, paths, args)
+    crop = network.preprocessing.crop
     report = {
         "weights": args.weights,
         "pictures": sum(values is not None for values in found),
@@ -105,29 +111,31 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
         "classes": len(np.unique(labels)),
         "label_order": f"{label_order} ({', '.join(classes[:5])}{', ...' * (len(classes) > 5)})",
         "crops": args.crops,
-        "crop": known.preprocessing.crop.size,
-        "resize": known.preprocessing.crop.resize,
-        "interpolation": known.preprocessing.crop.interpolation,
+        "crop": crop.size,
+        "resize": crop.resize,
+        "interpolation": crop.interpolation,
         "top1_error": _error(found, labels, 1),
         "top5_error": _error(found, labels, 5),
     }
     print(json.dumps(report) if args.json else _as_text(report, args.model))
 
 
-def _classes(known: network.Network, is_run: bool) -> tuple[Sequence[str] | int, str]:
-    """Returns the names of the class folders, or only their number; and what orders the labels."""
-    count = known.model.config.num_classes
-    if known.classes:
-        return known.classes, "class names of the run"
+def _classes(network: network_flags.ChosenNetwork, is_run: bool) -> tuple[Sequence[str] | int, str]:
+    """Returns the names or the number of the class directories, and the source of label order."""
+    count = network.model.config.num_classes
+    if network.classes:
+        return network.classes, "class names of the run"
     if count == 1000:
         return list(imagenet.classes()), "ImageNet's identifiers"
     if is_run:
-        return [str(label) for label in range(count)], "numbers from 0, as the run has no names"
-    return count, "folder names sorted as text"
+        return [
+            str(label) for label in range(count)
+        ], "numbers from 0, because the run has no class names"
+    return count, "directory names sorted as text"
 
 
 def _error(found: list[np.ndarray | None], labels: np.ndarray, top: int) -> float:
-    """Returns how often the right class is not among the `top` that score most, in percent."""
+    """Returns the percentage of pictures whose class is not among the `top` highest scores."""
     # Ties and NaN count as errors.
     missed = [
         (~(values < values[label])).sum() > top
@@ -138,36 +146,38 @@ def _error(found: list[np.ndarray | None], labels: np.ndarray, top: int) -> floa
 
 
 def _as_text(report: dict, model: str | None) -> str:
-    broken = f", {report['broken']} unreadable skipped" if report["broken"] else ""
+    skipped = f", {report['broken']} unreadable skipped" if report["broken"] else ""
     lines = [
         f"{printable(report['weights'])}: {counted(report['pictures'], 'picture')} of "
-        f"{counted(report['classes'], 'class')}{broken}; {counted(report['crops'], 'crop')} of "
+        f"{counted(report['classes'], 'class')}{skipped}; {counted(report['crops'], 'crop')} of "
         f"{report['crop']} pixels after resizing to {report['resize']} "
         f"({report['interpolation']}); labels: "
         f"{printable(report['label_order'])}",
         f"{'error in %':46} top-1  top-5",
         _line("measured", report["top1_error"], report["top5_error"]),
     ]
-    of_others = _published(model, report["crops"])
-    if of_others:
-        lines.append("published, of the 50,000 pictures of ImageNet's validation set:")
-    return "\n".join(lines + [_line(*errors) for errors in of_others])
+    others = _published(model, report["crops"])
+    if others:
+        lines.append("published, on the 50,000 pictures of ImageNet's validation set:")
+    return "\n".join(lines + [_line(*errors) for errors in others])
 
 
-def _line(who: str, top1: float, top5: float) -> str:
-    return f"  {who:44} {top1:5.2f}  {top5:5.2f}"
+def _line(source: str, top1: float, top5: float) -> str:
+    return f"  {source:44} {top1:5.2f}  {top5:5.2f}"
 
 
 def _published(model: str | None, crops: int) -> list[tuple[str, float, float]]:
-    """Who published errors of this network, and which."""
-    rows = []
+    """Returns the source, the top-1 and the top-5 error of each published result of a network."""
+    rows: list[tuple[str, float, float]] = []
+    if model is None:
+        return rows
     if model in published.TABLE3:
         errors = published.TABLE3[model].errors
         suffix = "" if crops == 1 else "_10crop"
         rows.append(("the papers, Table 3", errors[f"top1{suffix}"], errors[f"top5{suffix}"]))
     if crops == 1:
-        for who, accuracies in published.PRETRAINED.get(model, {}).items():
-            rows.append((who, *(100 - accuracy for accuracy in accuracies)))
+        for source, (top1, top5) in published.PRETRAINED.get(model, {}).items():
+            rows.append((source, 100 - top1, 100 - top5))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The files of experiments: finds, reads and runs what a user wrote, and reports its mistakes."""
+"""Finds, reads and runs experiment files, and reports their mistakes."""
 
 import contextlib
 import dataclasses
@@ -15,13 +15,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from densenet_jax.errors import InputError
 from launch.paths import expanded
 
-_REASON_CHARACTERS = 400  # Of an exception's message that are shown.
+_REASON_CHARACTERS = 400  # Longer exception messages are shortened to this length.
 
 
 def split(spec: str) -> tuple[Path, str]:
-    """Returns the path and the argument, "" if there is none, of `FILE.py[:ARG]`.
+    """Splits `FILE.py[:ARG]` into the path and the argument, "" if there is none.
 
-    Both may contain colons: the file ends with the first `.py:` before which there is a file.
+    Both may contain colons. The path ends at the first `.py:` where such a file exists.
     """
     whole = expanded(spec)
     ends = [match.end() for match in re.finditer(r"\.py(?=:)", spec)]
@@ -33,30 +33,30 @@ def split(spec: str) -> tuple[Path, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The file of an experiment, read once.
+    """An experiment file, read once.
 
-    Each config comes from another run of its code, because a file may return the same object each
-    time, which flags then change.
+    Each config comes from a separate run of the code. Otherwise flags for one config could change
+    another config, because `get_config` may return the same object each time.
     """
 
     path: Path
     code: CodeType
 
     def module(self) -> ModuleType:
-        """Runs the code. Raises InputError for a mistake in it."""
+        """Runs the code. Raises InputError for a mistake in the code."""
         module = ModuleType("experiment")
         module.__file__ = str(self.path.absolute())
         with mistakes_in(self.path):
             exec(self.code, module.__dict__)
         if not callable(getattr(module, "get_config", None)):
-            raise InputError(f"{self.path} is no experiment: it defines no get_config()")
+            raise InputError(f"{self.path} is not an experiment: it defines no get_config()")
         return module
 
     def config(self, arg: str) -> ConfigDict:
         """Returns the locked config. Raises InputError for any mistake in the file."""
         path, get_config = self.path, self.module().get_config
         if arg and not inspect.signature(get_config).parameters:
-            raise InputError(f"{path} takes no argument, but was given {arg!r}: leave out :{arg}")
+            raise InputError(f"{path} takes no argument, but {arg!r} is set: remove :{arg}")
         with mistakes_in(path):
             config = get_config(*([arg] if arg else []))
         if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
@@ -68,9 +68,11 @@ class Experiment:
 
 
 def read(path: Path) -> Experiment:
-    """Reads the file of an experiment. Raises InputError if it is none, or cannot be compiled."""
+    """Reads an experiment file. Raises InputError if the file is missing or cannot be compiled."""
     if not path.is_file():
-        raise InputError(f"there is no config file {path}: the papers' are in experiments/")
+        raise InputError(
+            f"there is no config file {path}: configs of the papers are in experiments/"
+        )
     if path.suffix != ".py":
         raise InputError(f"{path} is not a Python file: its name must end in .py")
     with mistakes_in(path):
@@ -78,13 +80,13 @@ def read(path: Path) -> Experiment:
 
 
 def described(value: object) -> str:
-    """Describes a value of a wrong type, for messages."""
+    """Describes a value of a wrong type for an error message."""
     return "nothing" if value is None else f"an object of type {type(value).__name__}"
 
 
 @contextlib.contextmanager
 def mistakes_in(path: Path) -> Iterator[None]:
-    """Reports an exception of the file at `path` as an InputError with the line and the reason."""
+    """Reports an exception in the file at `path` as an InputError with its line and reason."""
     try:
         yield
     except InputError:
@@ -93,7 +95,7 @@ def mistakes_in(path: Path) -> Iterator[None]:
         where, reason = str(path), str(error.args[0] if len(error.args) == 1 else error)
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
-        if isinstance(error, SyntaxError):  # Of the file, or of a module that it imports.
+        if isinstance(error, SyntaxError):  # In the file or in a module that the file imports.
             where, reason, lines = error.filename or where, error.msg, [error.lineno]
         if lines and lines[-1]:
             where += f", line {lines[-1]}"

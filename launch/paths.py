@@ -1,4 +1,4 @@
-"""Paths as users type them."""
+"""Reads paths that users type."""
 
 import argparse
 from pathlib import Path
@@ -12,14 +12,14 @@ def expanded(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise InputError(
-            f"{text!r} begins with a home directory that is not known: write the path out"
+            f"{text!r} begins with an unknown home directory: write the path without ~"
         ) from error
 
 
 def typed_path(text: str) -> Path:
-    """Reads a path from the command line, as the `type` of an argument of argparse."""
+    """Reads a path from the command line; serves as the `type` of an argparse argument."""
     if printable(text) != text:
-        raise argparse.ArgumentTypeError(f"it is {text!r}: leave out the control characters")
+        raise argparse.ArgumentTypeError(f"{text!r} contains control characters: remove them")
     if not text:
         raise argparse.ArgumentTypeError("the path is empty: name a file or a directory")
     try:

@@ -1,11 +1,12 @@
-"""The processes of one run: they meet at the start, and all end if one of them is lost.
+"""Connects the processes of one run, and ends all of them if one is lost.
 
-Process 0 listens at the coordinator's address. Every other process keeps a connection to it, on
-which both sides send a beat several times in each timeout.
+Process 0 listens at the coordinator's address. Every other process keeps a connection to process 0,
+on which both sides send several heartbeats in each timeout.
 
-JAX aborts a process, with a stack trace, when the process of its coordination service dies. So this
-service listens on the loopback interface of process 0 only. The other processes reach it through
-connections to the coordinator's address that stay open on JAX's side when process 0 is lost.
+JAX aborts a process with a stack trace when its connection to JAX's coordination service breaks.
+Therefore the service listens on the loopback interface of process 0 only. Other processes reach the
+service through tunnels to the coordinator's address. A tunnel keeps the connection to JAX open when
+process 0 is lost.
 """
 
 import asyncio
@@ -21,27 +22,29 @@ import jax
 
 from densenet_jax.errors import INTERRUPTED_STATUS, Interrupted, counted
 
-# More notice a lost process closer to the timeout, and wake the thread more often.
-_BEATS_PER_TIMEOUT = 10
+# More heartbeats detect a lost process closer to the timeout, but wake the thread more often.
+_HEARTBEATS_PER_TIMEOUT = 10
 _RETRY_SECONDS = 0.25
-# How long a process that knows of a lost one may take to report an error of its own instead.
+# Time in which a process may still report its own error after another process is lost.
 _GRACE_SECONDS = 1.0
-# JAX's own timeouts end a process with an abort. `Group` notices lost processes long before.
+# JAX aborts a process after its own timeouts. They are long because `Group` detects lost processes.
 _JAX_TIMEOUT_SECONDS = 7 * 86_400
 
 _group: "Group | None" = None
-# Whoever holds this writes the last message of the process.
+# The thread that holds this lock writes the last message of the process.
 _last_message = threading.Lock()
 
 
 def join(
     address: str, processes: int, process: int, timeout: float, devices: Sequence[int] | None = None
 ) -> None:
-    """Waits for all processes of a run, joins them, and watches them from then on.
+    """Waits for all processes of a run, initialises JAX for them, and watches them afterwards.
 
     Args:
       address: HOST:PORT, where process 0 listens.
-      timeout: seconds to wait for the other processes now, and for a sign of life later.
+      processes: number of processes.
+      process: index of this process.
+      timeout: seconds to wait for the other processes at the start, and for a heartbeat later.
       devices: the local devices that JAX may use; None leaves the choice to JAX.
 
     Raises Interrupted if the processes do not meet.
@@ -62,36 +65,36 @@ def join(
 
 
 def finish() -> None:
-    """Leaves the other processes after a run that ended well; waits for them."""
+    """Waits for the other processes after a successful run, and disconnects from them."""
     if _group:
         jax.distributed.shutdown()
         _group.finish()
 
 
 def lost() -> tuple[str, int] | None:
-    """Returns what became of another process, and the status to end with; None if all are well."""
-    return _group and _group.lost()
+    """Returns an error message and the exit status if another process is lost, else None."""
+    return _group.lost() if _group else None
 
 
 def reserve_last_message() -> None:
-    """Called before the message that ends a process, so that a lost process adds no second one."""
+    """Keeps `Group` from writing a second message after the one that ends this process."""
     if _group:
         _last_message.acquire()
 
 
 def end(status: int) -> None:
-    """Tells the other processes that this one ends with `status`."""
+    """Notifies the other processes that this process ends with `status`."""
     if _group:
         _group.end(status)
 
 
 @dataclasses.dataclass(eq=False)
 class _Link:
-    """A connection to another process, for JSON objects, one a line."""
+    """A connection to another process that carries JSON objects, one a line."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    silent_beats: int = 0
+    missed_heartbeats: int = 0
     is_done: bool = False
 
     def send(self, **message) -> None:
@@ -99,18 +102,21 @@ class _Link:
             self.writer.write(json.dumps(message).encode() + b"\n")
 
     async def receive(self) -> dict:
-        """Raises OSError if the connection ends, ValueError if another program answers."""
+        """Reads one message.
+
+        Raises OSError if the connection ends, ValueError if another program answers.
+        """
         line = await self.reader.readline()
         if not line.endswith(b"\n"):
             raise ConnectionResetError("the connection was closed")
         message = json.loads(line)
         if not isinstance(message, dict):
-            raise ValueError("not a message of this project")
+            raise ValueError("not a JSON object")
         return message
 
 
 class Group:
-    """The processes of a run, as one of them sees them."""
+    """Connections from this process to the other processes of its run."""
 
     def __init__(self, address: str, processes: int, process: int, timeout: float):
         self.address, self.processes, self.process = address, processes, process
@@ -121,19 +127,20 @@ class Group:
         self._has_started = False
         self._lost: tuple[str, int] | None = None
         self._is_lost = threading.Event()
-        self._kept = []  # asyncio itself keeps only weak references.
+        # Strong references to tasks and servers, because asyncio keeps weak ones.
+        self._kept: list[asyncio.Task | asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="peers", daemon=True).start()
 
     def meet(self) -> str:
         """Waits for all processes. Returns the local address of JAX's coordination service.
 
-        Raises Interrupted if they do not come within the timeout, or do not fit together.
+        Raises Interrupted if a process is missing after the timeout, or if flags disagree.
         """
         return self._run(self._meet())
 
     def lost(self) -> tuple[str, int] | None:
-        # JAX may notice a closed connection a moment before this does.
+        # JAX may detect a closed connection shortly before this group does.
         self._is_lost.wait(_GRACE_SECONDS)
         return self._lost
 
@@ -141,7 +148,7 @@ class Group:
         self._run(self._finish())
 
     def end(self, status: int) -> None:
-        self._loop.call_soon_threadsafe(self._tell_of_end, status)
+        self._loop.call_soon_threadsafe(self._announce_end, status)
         with contextlib.suppress(TimeoutError):
             self._run(asyncio.sleep(0), timeout=_GRACE_SECONDS)
 
@@ -164,8 +171,9 @@ class Group:
         try:
             self._kept.append(await asyncio.start_server(self._accept, None, self._port))
         except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
             raise Interrupted(
-                f"process 0 cannot listen at port {self._port} ({os.strerror(error.errno)}): end "
+                f"process 0 cannot listen at port {self._port} ({reason}): end "
                 "the program that uses the port, or give all processes another --coordinator"
             ) from error
         self._start_if_complete()
@@ -174,7 +182,7 @@ class Group:
         except TimeoutError:
             missing = [str(i) for i in range(1, self.processes) if i not in self._links]
             sentence = (
-                f"{counted(len(missing), 'process')} of {self.processes} did not come to "
+                f"{counted(len(missing), 'process')} of {self.processes} did not connect to "
                 f"{self.address} within {self.timeout:g} s (--process={', '.join(missing)}): start "
                 "the same command on every host, or raise --timeout"
             )
@@ -185,11 +193,11 @@ class Group:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(reader, writer)
-        # Port scanners and other programs come here as well.
+        # Port scanners and other programs may connect as well.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             hello = await asyncio.wait_for(link.receive(), self.timeout)
             if "tunnel" in hello:
-                await self._carry_to_service(link)
+                await self._forward_to_service(link)
             else:
                 await self._admit(link, int(hello["process"]), int(hello["processes"]))
         writer.close()
@@ -201,12 +209,12 @@ class Group:
                 f"{process}: give all processes the same number"
             )
         elif self._has_started:
-            # The run may be about to notice that it lost this process, and then starts again.
-            link.send(busy=f"a run is already going on there, with another process {process}")
+            # The run may not have detected yet that it lost this process; it restarts afterwards.
+            link.send(busy=f"a run with another process {process} is already running there")
             return
         elif process in self._links:
             sentence = (
-                f"two processes were started with --process={process}: number them from 0 to "
+                f"two processes were started with --process={process}: number processes from 0 to "
                 f"{self.processes - 1}"
             )
         else:
@@ -233,7 +241,7 @@ class Group:
             async with asyncio.timeout(self.timeout):
                 while True:
                     try:
-                        link = await self._knock()
+                        link = await self._await_start()
                         break
                     except OSError as error:
                         reason = error.strerror or str(error)
@@ -249,12 +257,12 @@ class Group:
         self._has_started = True
         self._links[0] = link
         self._keep(self._listen(0, link))
-        server = await asyncio.start_server(self._carry_to_process_0, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._forward_to_process_0, "127.0.0.1", 0)
         self._kept.append(server)
         return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
-    async def _knock(self) -> _Link:
-        """Returns the connection to process 0 once all processes have come there."""
+    async def _await_start(self) -> _Link:
+        """Connects to process 0. Returns the connection once all processes are connected."""
         link = await self._connect()
         try:
             link.send(process=self.process, processes=self.processes)
@@ -272,54 +280,57 @@ class Group:
         return _Link(*await asyncio.open_connection(self._host, self._port))
 
     async def _listen(self, process: int, link: _Link) -> None:
-        """Reads what `process` sends until its connection ends."""
+        """Reads messages from `process` until the connection ends."""
         try:
             while True:
                 message = await link.receive()
-                link.silent_beats = 0
+                link.missed_heartbeats = 0
                 link.is_done |= "done" in message
                 if "lost" in message:
-                    self._lose(message["lost"], message["status"])
+                    self._end_all(message["lost"], message["status"])
         except (OSError, ValueError):
             if not self._has_started:
                 self._links.pop(process, None)
             elif not link.is_done:
-                self._lose(self._sentence(process, "ended without a message"))
+                self._end_all(self._sentence(process, "died"))
 
     async def _watch(self) -> None:
-        """Sends beats and counts missing ones, as time also passes while a process is suspended."""
+        """Sends heartbeats and counts missed ones.
+
+        Does not compare times, because time also passes while this process is suspended.
+        """
         while True:
-            await asyncio.sleep(self.timeout / _BEATS_PER_TIMEOUT)
+            await asyncio.sleep(self.timeout / _HEARTBEATS_PER_TIMEOUT)
             for process, link in self._links.items():
-                link.send(beat=True)
-                link.silent_beats += 1
-                if link.silent_beats > _BEATS_PER_TIMEOUT and not link.is_done:
+                link.send(heartbeat=True)
+                link.missed_heartbeats += 1
+                if link.missed_heartbeats > _HEARTBEATS_PER_TIMEOUT and not link.is_done:
                     silent = f"has not answered for {self.timeout:g} s"
-                    self._lose(self._sentence(process, silent))
+                    self._end_all(self._sentence(process, silent))
 
     def _sentence(self, process: int, what: str) -> str:
         return (
             f"process {process} of {self.processes} {what}: run the same command again on every "
-            "host, which resumes from the last checkpoint"
+            "host to resume from the last checkpoint"
         )
 
-    def _lose(self, sentence: str, status: int = INTERRUPTED_STATUS) -> None:
+    def _end_all(self, sentence: str, status: int = INTERRUPTED_STATUS) -> None:
+        """Notifies the other processes of a lost process, and ends this process soon afterwards."""
         if self._lost:
             return
         self._lost = sentence, status
         self._is_lost.set()
         for link in self._links.values():
             link.send(lost=sentence, status=status)
-        self._loop.call_later(_GRACE_SECONDS, self._leave)
+        self._loop.call_later(_GRACE_SECONDS, self._leave, sentence, status)
 
-    def _leave(self) -> None:
-        """Ends this process, whose main thread may wait for the lost one forever."""
-        sentence, status = self._lost
+    def _leave(self, sentence: str, status: int) -> None:
+        """Ends this process, because its main thread may wait for the lost process forever."""
         if _last_message.acquire(blocking=False):
             os.write(2, f"error: {sentence}\n".encode())
             os._exit(status)
 
-    def _tell_of_end(self, status: int) -> None:
+    def _announce_end(self, status: int) -> None:
         what = f"process {self.process} of {self.processes} ended with status {status}"
         for link in self._links.values():
             link.send(lost=f"{what}: see its message", status=status)
@@ -328,28 +339,28 @@ class Group:
         for link in self._links.values():
             link.send(done=True)
             link.is_done |= self.process > 0
-        # Process 0 carries what the others still exchange with JAX's service.
+        # Process 0 still forwards messages between the other processes and JAX's service.
         while not all(link.is_done for link in self._links.values()):
             await asyncio.sleep(0.01)
 
-    async def _carry_to_process_0(
+    async def _forward_to_process_0(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         tunnel = await self._connect()
         tunnel.send(tunnel=True)
-        # Does not close JAX's side at the end: JAX would abort this process.
+        # JAX's side stays open at the end: otherwise JAX would abort this process.
         self._keep(_copy(tunnel.reader, writer))
         await _copy(reader, tunnel.writer)
         tunnel.writer.close()
 
-    async def _carry_to_service(self, tunnel: _Link) -> None:
+    async def _forward_to_service(self, tunnel: _Link) -> None:
         while True:
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._jax_port)
                 break
             await asyncio.sleep(0.05)
-        ways = _copy(reader, tunnel.writer), _copy(tunnel.reader, writer)
-        await asyncio.wait(map(asyncio.ensure_future, ways), return_when=asyncio.FIRST_COMPLETED)
+        both = _copy(reader, tunnel.writer), _copy(tunnel.reader, writer)
+        await asyncio.wait(map(asyncio.ensure_future, both), return_when=asyncio.FIRST_COMPLETED)
         writer.close()
 
 

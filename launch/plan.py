@@ -1,26 +1,25 @@
-"""Reports what a config's training step costs on hardware that need not be at hand.
+"""Report the memory and the cost of a training step on hardware that need not be present.
 
     python -m launch.plan --config experiments/synthetic.py:densenet121 --target h100
 
-Compiles the program that training runs on the target, many steps a dispatch, and reports for one
-device: memory, whether it fits, the largest batch that fits, and costs. Nothing is trained and no
-data are read.
+Compiles the training program for the target, with many steps a dispatch. Reports for one device the
+memory, the largest batch that fits, and the cost. The command trains nothing and reads no data.
 
-For GPUs an estimate of the step follows, from the compiled program alone:
-  * the kernels of a step and the launches, with convolutions in CUDA graphs, as in our commands,
-    and without,
-  * megabytes of memory traffic an image, and the floor: the traffic with everything fused,
-  * microseconds a step and images/s if no kernel takes less than 2 us (in a CUDA graph) or 4.5 us
-    (launched one by one), and otherwise the memory or the arithmetic is the limit. It is a lower
-    bound: on an H100 steps took 1.7 to 2.4 times as long,
-  * for each of these times its share of the floor's speed: the floor's time over that time,
-  * the costliest places in the network.
-For TPUs it has kernels, collectives and places, in cycles of the compiler's own estimate. With
---json all of this is under "estimate".
+For GPUs the report also estimates the step from the compiled program:
+  * number of kernels and of launches, with convolutions in CUDA graphs, as in `launch.train`, and
+    without
+  * megabytes of memory traffic an image, and the floor: the traffic if everything were fused
+  * microseconds a step and images/s, if each kernel takes at least 2 us (in a CUDA graph) or 4.5 us
+    (launched one by one) and is otherwise limited by memory or arithmetic. Both times are lower
+    bounds: on an H100 steps took 1.7 to 2.4 times as long
+  * for each of these times, the time of the floor as a percentage
+  * the most expensive places in the network
+For TPUs the estimate has kernels, collectives and places, in cycles that the compiler estimates.
+--json prints the estimate under "estimate".
 
-The search for the largest batch compiles up to eight times more; --this_batch skips it. The
-compilers for GPU and TPU run on any machine, in an environment of their own if they are not
-installed in this one. The target `analytic` compiles nothing and reports what can be counted.
+The search for the largest batch compiles up to eight more programs; --this_batch skips the search.
+The compilers for GPU and TPU run on any machine. A compiler that this environment lacks runs in a
+separate environment. The target `analytic` compiles nothing and reports counts only.
 """
 
 import argparse
@@ -41,8 +40,8 @@ from launch import command
 from launch.cache import cache_directory
 from launch.paths import typed_path
 
-# How fast the kernels of a GPU are assumed to be, see `roofline.estimate`.
-_ASSUMPTIONS = {
+# Shortest time of a GPU kernel, see `roofline.estimate`.
+_KERNEL_TIMES = {
     "captured": "at 2 us a kernel",
     "launched": "at 4.5 us a kernel",
 }
@@ -55,48 +54,50 @@ def main(argv: list[str] | None = None) -> None:
         "--target",
         default="cpu",
         metavar="NAME",
-        help=f"one of {', '.join((targets.ANALYTIC, *targets.NAMES))}",
+        help=f"one of {', '.join((targets.ANALYTIC, *targets.NAMES))} (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
         type=typed_path,
         metavar="DIR",
-        help="write the result to DIR/plan.json, for reports",
+        help="write the plan to DIR/plan.json, which launch.report reads",
     )
     parser.add_argument(
         "--this_batch", action="store_true", help="skip the search for the largest batch that fits"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, last")
+    parser.add_argument(
+        "--json", action="store_true", help="also print a JSON object, as the last line"
+    )
     compiler = str(_environment("PLATFORM") / "bin" / "python").replace("%", "%%")
     parser.add_argument(
         "--compiler",
         type=typed_path,
         metavar="PYTHON",
-        help="a Python whose environment has the target's compiler "
-        f"({compiler}, if this one has not)",
+        help="a Python whose environment has the target's compiler (default: this Python, or "
+        f"{compiler} if this Python lacks the compiler)",
     )
     args, overrides = parser.parse_known_args(argv)
     config = command.load_config(args.config, overrides)
     if args.target == targets.ANALYTIC:
-        _tell(analyse(config), _analytic_table, args)
+        _write(analyse(config), _analytic_table, args)
         return
     target = targets.target(args.target)
     if not _ready(target):
         _run_elsewhere(target, args.compiler, argv)
         return
-    # JAX cannot load a compiled program for devices that are absent, and warns of each.
+    # JAX cannot load cached programs for absent devices, and warns about each program.
     command.use_compile_cache(args.compile_cache if target.platform == "cpu" else "off")
     found = plan(config, target)
     if not args.this_batch:
-        found["max_batch"] = max_batch(config, target, _say, found)
-    _tell(found, _table, args)
+        found["max_batch"] = max_batch(config, target, _log, found)
+    _write(found, _table, args)
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _tell(found: dict, table: Callable[[dict], str], args: argparse.Namespace) -> None:
+def _write(found: dict, table: Callable[[dict], str], args: argparse.Namespace) -> None:
     print(table(found))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -106,18 +107,18 @@ def _tell(found: dict, table: Callable[[dict], str], args: argparse.Namespace) -
 
 
 def _ready(target: targets.Target) -> bool:
-    """Whether this process can compile for `target`."""
+    """Checks whether this process can compile for `target`."""
     variables = target.environment.items()
     return target.compiler_is_installed() and all(os.environ.get(k) == v for k, v in variables)
 
 
 def _environment(platform: str) -> Path:
-    """Returns the directory of the environment that holds the compiler for `platform`."""
+    """Returns the directory of the environment for the compiler of `platform`."""
     return (cache_directory() or Path(tempfile.gettempdir())) / "compilers" / platform
 
 
 def _run_elsewhere(target: targets.Target, python: Path | None, argv: list[str]) -> None:
-    """Runs this command in a process, and if need be a Python, that can compile for `target`."""
+    """Runs this command in a new process, whose environment can compile for `target`."""
     environment = _environment(target.platform)
     if not python:
         python = environment / "bin" / "python"
@@ -126,13 +127,15 @@ def _run_elsewhere(target: targets.Target, python: Path | None, argv: list[str])
     if not python.is_file():
         extra = targets.EXTRAS[target.platform]
         raise InputError(
-            f"the compiler for {target.name} is not installed. Give it an environment of its own: "
+            f"the compiler for {target.name} is not installed: create an environment for it with "
             f"{sys.executable} -m venv {environment} && {environment}/bin/pip install "
             f"'jax[{extra}]=={jax.__version__}' -e {Path(__file__).parents[1]}"
         )
     variables = os.environ | target.environment | {"DENSENET_JAX_PLANNER": "1"}
     if "DENSENET_JAX_PLANNER" in os.environ:
-        raise InputError(f"{python} has no compiler for {target.name}.")
+        raise InputError(
+            f"{python} has no compiler for {target.name}: install it there, or correct --compiler"
+        )
     done = subprocess.run([python, "-m", "launch.plan", *argv], env=variables)
     if done.returncode:
         sys.exit(done.returncode)
@@ -148,7 +151,7 @@ def _table(found: dict) -> str:
         ("multiply-adds an image", f"{found['macs']:,}"),
     ]
     for kind in ("temp", "argument", "output", "generated_code", "total"):
-        value = f"{memory[f'{kind}_bytes'] / 1e9:.3f} GB" if memory else "more than there is"
+        value = f"{memory[f'{kind}_bytes'] / 1e9:.3f} GB" if memory else "more than the device has"
         rows.append((f"memory: {kind.replace('_', ' ')}", value))
     rows += [
         ("usable memory", f"{limit / 1e9:.1f} GB"),
@@ -157,15 +160,15 @@ def _table(found: dict) -> str:
         ("operations*", _number(found["flops"], "FLOP")),
         ("memory traffic*", _number(found["bytes_accessed"], "bytes")),
         ("estimated cycles", _number(found["estimated_cycles"], "")),
-        ("at most, all chips", _number(found["most_images_per_second"], "images/s")),
-        (f"at least, {counted(found['epochs'], 'epoch')}", _hours(found["least_hours"])),
+        ("upper bound, all chips", _number(found["most_images_per_second"], "images/s")),
+        (f"lower bound, {counted(found['epochs'], 'epoch')}", _hours(found["least_hours"])),
         *(
             (f"exchanged: {kind}*", _number(exchanged, "bytes"))
             for kind, exchanged in (found["collective_bytes"] or {}).items()
         ),
     ]
     lines = [f"{name:26}{value}" for name, value in rows]
-    lines.append("* as the compiler counts: what a loop repeats, as in a ResNet, once")
+    lines.append("* as the compiler counts: the body of a loop, as in a ResNet, counts once")
     return "\n".join(lines + (_estimate_lines(found["estimate"]) if found["estimate"] else []))
 
 
@@ -185,7 +188,7 @@ def _estimate_lines(estimate: dict) -> list[str]:
     for name, time in (estimate["times"] or {}).items():
         speed = f"{time['us']:,.0f} us a step, {time['images_per_second']:,.0f} images/s"
         rows.append(
-            (_ASSUMPTIONS[name], f"{speed}, {time['floor_share']:.0%} of the floor's speed")
+            (_KERNEL_TIMES[name], f"{speed}, {time['floor_share']:.0%} of the floor's speed")
         )
     if estimate["cycles"]:
         rows.append(("cycles a step", f"{estimate['cycles']:,}"))
@@ -193,7 +196,7 @@ def _estimate_lines(estimate: dict) -> list[str]:
     traffic = "MB" if estimate["times"] else ""
     return [
         "",
-        "estimate, of one step on one device",
+        "estimate for one step on one device",
         *(f"{name:26}{value}" for name, value in rows),
         f"{'costliest':32}{unit:>12}{'kernels':>10}{traffic:>10}",
         *(
@@ -224,7 +227,7 @@ def _hours(hours: float | None) -> str:
 
 
 def _number(value: float | None, unit: str) -> str:
-    return "not told by this compiler" if value is None else f"{value:,.0f} {unit}".rstrip()
+    return "not reported by this compiler" if value is None else f"{value:,.0f} {unit}".rstrip()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starts a command again after its machine cut it off."""
+"""Restarts a command that its machine interrupted."""
 
 import ctypes
 import math
@@ -13,19 +13,20 @@ from densenet_jax.train.preemption import stop_signals
 
 _PAUSE_SECONDS = 1
 _POLL_SECONDS = 0.5
-_PR_SET_PDEATHSIG = 1  # Of <sys/prctl.h>.
+_PR_SET_PDEATHSIG = 1  # From <sys/prctl.h>.
 
 
 def supervise(command: list[str], restarts: int, stop_timeout: float = math.inf) -> int:
     """Runs `command` until it ends for good; returns its status, 128 + N after signal N.
 
-    Starts it again, at most `restarts` times, if it ends with INTERRUPTED_STATUS or a signal kills
-    it. Forwards SIGTERM, SIGINT and SIGHUP to the command, and does not start it again after them.
+    Restarts `command`, at most `restarts` times, if it ends with INTERRUPTED_STATUS or a signal
+    kills it. Forwards SIGTERM, SIGINT and SIGHUP to `command`, and does not restart it afterwards.
 
     Args:
       stop_timeout: seconds after which a command that SIGSTOP has stopped is killed.
     """
-    child, received = None, []
+    child: subprocess.Popen | None = None
+    received: list[int] = []
 
     def forward(number: int, _) -> None:
         received.append(number)
@@ -36,7 +37,7 @@ def supervise(command: list[str], restarts: int, stop_timeout: float = math.inf)
         signal.signal(number, forward)
     for restart in range(1, restarts + 2):
         child = _start(command)
-        if received:  # While the child was being started.
+        if received:  # While the child started.
             child.send_signal(received[-1])
         status = _wait(child, stop_timeout)
         is_interrupted = status < 0 or status == INTERRUPTED_STATUS
@@ -45,9 +46,9 @@ def supervise(command: list[str], restarts: int, stop_timeout: float = math.inf)
         killer = status < 0 and signal.Signals(-status).name
         end = f"was killed by {killer}" if killer else f"ended with status {status}"
         if restart > restarts:
-            _say(f"no restart is left of {restarts}: the run {end}")
+            _report(f"no restart is left of {restarts}: the run {end}")
             break
-        _say(f"restart {restart} of {restarts} in {_PAUSE_SECONDS} s: the run {end}")
+        _report(f"restart {restart} of {restarts} in {_PAUSE_SECONDS} s: the run {end}")
         time.sleep(_PAUSE_SECONDS)
         if received:
             status = -received[-1]
@@ -59,9 +60,9 @@ def _start(command: list[str]) -> subprocess.Popen:
     libc = ctypes.CDLL(None)
     return subprocess.Popen(
         command,
-        # A child that outlived this process would keep the run directory from the next start.
+        # A child that outlived this process would keep the run directory locked.
         preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
-        # Ctrl-C reaches the child once: from this process.
+        # Ctrl-C must reach the child only once: this process forwards it.
         process_group=0,
     )
 
@@ -79,5 +80,5 @@ def _wait(child: subprocess.Popen, stop_timeout: float) -> int:
                 child.kill()
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -210,7 +210,9 @@ def test_broken_pictures_are_skipped(capsys, weights, photographs, tmp_path):
     assert empty.startswith(f"skipped: {tmp_path / 'empty.jpg'}")
     assert wide.startswith(f"skipped: {tmp_path / 'wide.png'} has 200000 x 1 pixels, which would")
     status, output, errors = run(capsys, tmp_path / "empty.jpg", weights=weights)
-    assert status == 2 and errors.endswith("error: none of the pictures can be read.\n")
+    assert status == 2 and errors.endswith(
+        "error: none of the pictures can be read: check their format\n"
+    )
 
 
 def test_the_plot_is_a_picture(capsys, weights, photographs, tmp_path):
@@ -242,7 +244,7 @@ def test_a_run_knows_its_network(capsys, finished_run, tmp_path):
                 expected[prediction["label"]], rel=0.05
             )
     assert command.run(launch_predict.main, [*argv, "--model", NAME]) == 2
-    assert "knows its --model" in capsys.readouterr().err
+    assert "records its model: remove --model" in capsys.readouterr().err
 
 
 def damaged(arrays, kind):
@@ -275,7 +277,7 @@ def test_wrong_weights(capsys, weights, photographs, tmp_path, kind, words):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["nowhere.jpg"], "there is no picture nowhere.jpg"),
+        (["nowhere.jpg"], "there is no picture 'nowhere.jpg'"),
         (["--top=0"], "--top is 0"),
         (["--crop=64"], "a crop of 64 pixels"),
         (["--crop=32", "--max_pixels=0"], "max_pixels is 0"),
@@ -283,7 +285,7 @@ def test_wrong_weights(capsys, weights, photographs, tmp_path, kind, words):
         (["--crop=32", "--std", "1", "0", "1"], "set --std to a number for each channel, above 0"),
         (["--crop=32", "--std", "nan", "1", "1"], "set --std to a number for each channel"),
         (["--crop=32", "--plot=a.xyz"], "--plot is a.xyz: it must end in .png"),
-        (["--crop=32", "--plot=nowhere/a.png"], "--plot is in nowhere, which is not a folder"),
+        (["--crop=32", "--plot=nowhere/a.png"], "--plot is in nowhere, which is not a directory"),
         (["--crop=32", ""], "there is no picture ''"),
         ([], "the preprocessing of"),
     ],
@@ -297,4 +299,4 @@ def test_mistakes(capsys, weights, photographs, arguments, words):
 def test_a_folder_without_pictures(capsys, weights, tmp_path):
     (tmp_path / "empty").mkdir()
     status, _, errors = run(capsys, tmp_path / "empty", weights=weights)
-    assert status == 2 and "holds no pictures" in errors
+    assert status == 2 and "contains no pictures" in errors

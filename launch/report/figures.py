@@ -16,7 +16,7 @@ from densenet_jax.train.config import defaults, flatten
 from experiments import figures as published
 from experiments.figures import Curve
 from experiments.sweeps import forms
-from launch import stored
+from launch import run_files
 from launch.report.panels import PUBLISHED, Figure, Mark, Panel, Series
 from launch.report.runs import Run, by_seed, macs, memory_gb, network, network_of, protocol
 
@@ -225,7 +225,7 @@ def _learning_curve(runs: list[Run]) -> list[Mark]:
     """Returns the mean test error of `runs` at each epoch with an evaluation."""
     by_epoch: dict[int, list[float]] = {}
     for run in runs:
-        for line in stored.metrics_backwards(run.path):
+        for line in run_files.metrics_backwards(run.path):
             if "test_error" in line:
                 by_epoch.setdefault(line["epoch"], []).append(line["test_error"])
     return [

@@ -10,7 +10,7 @@ from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.record import with_tuples
 from experiments import figures as published
-from launch import stored
+from launch import run_files
 from launch.report.panels import PUBLISHED, Figure, Mark, Panel, Series
 from launch.report.runs import Run, memory_gb, network, network_of
 
@@ -40,7 +40,7 @@ def find_plans(directory: Path) -> list[dict]:
     Raises InputError for a damaged plan.
     """
     plans = []
-    for path in sorted(stored.find_files(directory, "plan.json")):
+    for path in sorted(run_files.find_files(directory, "plan.json")):
         try:
             plans.append(with_tuples(json.loads(path.read_text())))
         except ValueError as error:

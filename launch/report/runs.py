@@ -15,7 +15,7 @@ from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.train.record import RunDirectory
-from launch import stored
+from launch import run_files
 
 # Keys in which runs of the same protocol may differ.
 NOT_PROTOCOL = (
@@ -101,7 +101,7 @@ def find_runs(directory: Path) -> Found:
     if not directory.is_dir():
         raise InputError(f"there is no directory {directory}: name one that holds run directories")
     found = Found([], [], [])
-    for path in sorted(file.parent for file in stored.find_files(directory, "environment.json")):
+    for path in sorted(file.parent for file in run_files.find_files(directory, "environment.json")):
         try:
             run = _read(path)
         except InputError as error:
@@ -119,10 +119,10 @@ def _read(path: Path) -> Run | None:
     result = RunDirectory(path).result()
     if result is None:
         return None
-    config, environment = stored.flat_config(path), read_object(path / "environment.json")
+    config, environment = run_files.flat_config(path), read_object(path / "environment.json")
     if config is None or environment is None:
         missing = "config.json" if config is None else "environment.json"
-        raise InputError(f"{path} is no run directory: it has no {missing}")
+        raise InputError(f"{path} is not a run directory: it has no {missing}")
     run = Run(path, config, result, environment)
     try:
         network_of(run)

@@ -1,1 +1,1 @@
-"""Many runs from one definition, on whatever there is to run them."""
+"""Runs many configs from one definition, on this machine, a cluster or a cloud."""

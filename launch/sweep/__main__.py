@@ -1,13 +1,16 @@
-"""Run or submit every point of a sweep; points that are finished are left alone.
+"""Run or submit every point of a sweep, except finished points.
 
     python -m launch.sweep --sweep experiments/sweeps/growth_rate.py --workdir runs/growth_rate
 
-A sweep is an experiment with `get_hyper(hyper)` beside `get_config()`, which returns the points,
-in the words `sweep`, `product`, `zipit` and `chainit`, over any keys of the config. Started again,
-it goes on with what was interrupted; what failed is told, and tried again if asked. In the end it
-draws what came of it to WORKDIR/report; `launch.report sweep` does that at any time.
+A sweep is an experiment file that also defines `get_hyper(hyper)`. The function returns points over
+any keys of the config, built with `hyper.sweep`, `hyper.product`, `hyper.zipit` and
+`hyper.chainit`.
+
+The same command resumes interrupted points. Failed points are reported; --retry reruns them. At the
+end a report is written to WORKDIR/report; `launch.report sweep` writes one at any time.
 """
 
+import argparse
 import sys
 
 from rich.console import Console
@@ -17,7 +20,7 @@ from launch import command
 from launch.paths import typed_path
 from launch.report.runs import find_runs
 from launch.sweep import gke, local, skypilot, slurm, tpu_vm
-from launch.sweep.points import Look, Point, check_characters, load_points
+from launch.sweep.points import Point, Snapshot, check_characters, load_points
 from launch.sweep.status import failures, problems, show, table
 
 ENGINES = {
@@ -33,90 +36,105 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = _parser().parse_known_args(argv)
     for name, least in (("parallel", 0), ("nodes", 1), ("tasks_per_node", 1)):
         if getattr(args, name) < least:
-            raise InputError(f"--{name} is {getattr(args, name)}: it must be at least {least}.")
+            raise InputError(f"--{name} is {getattr(args, name)}: it must be at least {least}")
     for name, value in vars(args).items():
         if isinstance(value, str) and name not in ("setup", "sbatch"):
             check_characters(f"--{name}", value)
     points = load_points(args.sweep, args.workdir, overrides)
     console = Console(highlight=False, soft_wrap=True)
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(text, markup=False)
 
     if args.status:
         show(points, console)
         return
-    looks = [point.look() for point in points]
-    _check_folder(points, looks)
-    wanted = {"waiting", "interrupted"} | ({"failed", "submitted"} if args.retry else set())
-    todo = [point for point, look in zip(points, looks, strict=True) if look.state in wanted]
+    snapshots = [point.snapshot() for point in points]
+    _check_directory(points, snapshots)
+    states = {"waiting", "interrupted"} | ({"failed", "submitted"} if args.retry else set())
+    todo = [p for p, s in zip(points, snapshots, strict=True) if s.state in states]
     engine = ENGINES[args.on]
     if args.dry_run:
-        say(engine.render(todo, args) if todo else "nothing is left to run")
-        if found := problems(points, looks):
+        log(engine.render(todo, args) if todo else "no points left to run")
+        if found := problems(points, snapshots):
             print(found, file=sys.stderr)
         return
-    say(f"{counted(len(points), 'point')}, {len(todo)} to run in {args.workdir}")
+    log(f"{counted(len(points), 'point')}, {len(todo)} to run in {args.workdir}")
     if todo:
-        engine.launch(todo, args, say)
-        looks = [point.look() for point in points]
-    console.print(table(points, looks))
+        engine.launch(todo, args, log)
+        snapshots = [point.snapshot() for point in points]
+    console.print(table(points, snapshots))
     if todo and (runs := find_runs(args.workdir).finished):
-        from launch.report import sweep  # matplotlib, needed only now.
+        from launch.report import sweep  # Imports matplotlib, which takes long.
 
         report = args.workdir / "report"
-        say(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg, .pdf")
-    failed, unusable = failures(points, looks), problems(points, looks)
+        log(f"\n{sweep.write(runs, report)}\nWritten to {report}/sweep.md, .csv, .png, .svg, .pdf")
+    failed, unusable = failures(points, snapshots), problems(points, snapshots)
     if unusable or failed:
         print("\n".join(filter(None, [unusable, failed])), file=sys.stderr)
     if failed:
         raise RunError(
-            "points failed, see above: correct their settings, or try them again with --retry"
+            "points failed, see above: correct their settings, or rerun them with --retry"
         )
     if unusable:
-        raise InputError("points cannot be used, see above: mend or move their directories")
+        raise InputError("points cannot be used, see above: restore or move their directories")
 
 
-def _check_folder(points: list[Point], looks: list[Look]) -> None:
+def _check_directory(points: list[Point], snapshots: list[Snapshot]) -> None:
     """Raises InputError if the directory of the sweep is a file, or belongs to another sweep."""
-    folder = points[0].folder
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    directory = points[0].directory
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
     if not existing.is_dir():
-        raise InputError(f"workdir {folder} cannot be a folder: {existing} is a file.")
-    others = [look.problem for look in looks if look.state == "mismatched"]
-    if others and {look.state for look in looks} <= {"mismatched", "waiting", "broken"}:
-        raise InputError(f"all runs in {folder} are of other configs, such as: {others[0]}")
+        raise InputError(
+            f"--workdir is {directory}, but {existing} is a file: choose another --workdir"
+        )
+    others = [snapshot.problem for snapshot in snapshots if snapshot.state == "mismatched"]
+    if others and {snapshot.state for snapshot in snapshots} <= {"mismatched", "waiting", "broken"}:
+        raise InputError(f"all runs in {directory} have other configs, such as: {others[0]}")
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = command.parser(__doc__, compiles=False)
     parser.add_argument("--sweep", required=True, metavar="FILE.py[:ARG]", help="a sweep file")
     parser.add_argument(
-        "--workdir", required=True, type=typed_path, help="the directory for the runs of all points"
+        "--workdir", required=True, type=typed_path, help="directory for the runs of all points"
     )
-    parser.add_argument("--on", choices=ENGINES, default="local", help="what to run it on")
-    parser.add_argument("--dry_run", action="store_true", help="print what would be started")
-    parser.add_argument("--status", action="store_true", help="show how far all points are")
     parser.add_argument(
-        "--retry", action="store_true", help="also try again what failed or is submitted"
+        "--on", choices=ENGINES, default="local", help="where to run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print commands or scripts, but start nothing"
+    )
+    parser.add_argument("--status", action="store_true", help="show the state of all points")
+    parser.add_argument(
+        "--retry", action="store_true", help="also rerun failed or submitted points"
     )
     parser.add_argument(
         "--parallel",
         type=int,
         default=0,
         metavar="N",
-        help="points at a time; 0: one for each GPU, or else for each CPU core; on slurm, all",
+        help="number of points at a time; 0: all on slurm, else one for each GPU, or one for each "
+        "CPU core if there are no GPUs (default: %(default)s)",
     )
-    group = parser.add_argument_group("elsewhere")
+    group = parser.add_argument_group("clusters and clouds")
     group.add_argument(
-        "--nodes", type=int, default=1, metavar="N", help="of each point, on slurm, gke, skypilot"
+        "--nodes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="nodes for each point, on slurm, gke and skypilot (default: %(default)s)",
     )
-    group.add_argument("--accelerator", metavar="NAME", help="of each node, as the engine calls it")
     group.add_argument(
-        "--spot", action="store_true", help="cheaper machines that may be taken away"
+        "--accelerator",
+        metavar="NAME",
+        help="accelerators of a node, in the notation of the engine",
     )
     group.add_argument(
-        "--setup", default="", metavar="SHELL", help="a line of shell to run before each point"
+        "--spot", action="store_true", help="use cheaper machines that may be preempted"
+    )
+    group.add_argument(
+        "--setup", default="", metavar="SHELL", help="a shell command to run before each point"
     )
     for engine in ENGINES.values():
         engine.add_flags(parser)

@@ -1,7 +1,7 @@
-"""Runs points on Kubernetes (GKE): a JobSet for each, which starts again what was taken away.
+"""Runs points on Kubernetes (GKE): a JobSet for each point, which restarts preempted jobs.
 
-The image holds this project in its working directory. The folder of the sweep must lie on the
-volume of `--claim`, which is mounted at its own path.
+The working directory of the image must hold this project. The volume of `--claim` is mounted at the
+path of the directory of the sweep.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from launch.sweep.points import Point, check_unicode
 _PORT = 8476
 _RESTARTS = 100
 
-# Chips of a slice: its topology, and how many hosts it has.
+# Number of chips of a slice: topology and number of hosts.
 _TPU_TOPOLOGIES = {
     1: ("1x1", 1),
     4: ("2x2", 1),
@@ -43,37 +43,41 @@ _GPUS = {
 def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("gke")
     group.add_argument("--image", metavar="IMAGE", help="a container image with this project")
-    group.add_argument("--claim", metavar="NAME", help="the volume claim that holds the workdir")
-    group.add_argument("--queue", metavar="NAME", help="a queue of Kueue, if the cluster has it")
+    group.add_argument("--claim", metavar="NAME", help="the persistent volume claim for --workdir")
+    group.add_argument(
+        "--queue", metavar="NAME", help="a queue of Kueue, if the cluster uses Kueue"
+    )
 
 
 def render(points: list[Point], args: argparse.Namespace) -> str:
-    """The manifests, as YAML."""
+    """Renders the manifests as YAML."""
     if not (args.image and args.claim and args.accelerator):
         raise InputError(
-            "--on gke needs --image, --claim and --accelerator, such as v5e-8 or h100-8."
+            "--on gke needs --image, --claim and --accelerator, such as v5e-8 or h100-8"
         )
-    folder = str(points[0].folder)
-    if ":" in folder:
+    directory = str(points[0].directory)
+    if ":" in directory:
         raise InputError(
-            f"--workdir is {folder!r}: Kubernetes mounts nothing at a path with a colon"
+            f"--workdir is {directory!r}: choose a path without colons, which Kubernetes "
+            "cannot mount"
         )
     return yaml.safe_dump_all((_job_set(point, args) for point in points), sort_keys=False)
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
+    """Applies the manifests. Raises InputError if kubectl is missing or rejects the manifests."""
     text = render(points, args)
     if not shutil.which("kubectl"):
-        raise InputError("there is no kubectl here: install it, or use --dry_run.")
+        raise InputError("there is no kubectl here: install kubectl, or use --dry_run")
     done = subprocess.run(["kubectl", "apply", "-f", "-"], input=text, text=True)
     if done.returncode:
-        raise InputError("kubectl refuses the manifest; see above.")
+        raise InputError("kubectl rejected the manifests, see above: correct the flags")
     for point in points:
         point.note_submitted()
 
 
 def _accelerator(args: argparse.Namespace) -> tuple[dict, dict, int]:
-    """The node selector, the resources of a host, and the number of hosts."""
+    """Returns the node selector, the resources of a host, and the number of hosts."""
     kind, _, count = args.accelerator.partition("-")
     if kind in _TPUS and count.isdigit() and int(count) in _TPU_TOPOLOGIES:
         topology, hosts = _TPU_TOPOLOGIES[int(count)]
@@ -87,13 +91,13 @@ def _accelerator(args: argparse.Namespace) -> tuple[dict, dict, int]:
         return selector, {"nvidia.com/gpu": int(count)}, args.nodes
     slices = ", ".join(map(str, _TPU_TOPOLOGIES))
     raise InputError(
-        f"GKE has no accelerator {args.accelerator!r}: choose {' or '.join(_TPUS)} and its chips "
-        f"({slices}), as in v5e-8, or {', '.join(_GPUS)} and the GPUs of a node, as in h100-8."
+        f"GKE has no accelerator {args.accelerator!r}: choose {' or '.join(_TPUS)} and a number of "
+        f"chips ({slices}), as in v5e-8, or {', '.join(_GPUS)} and a number of GPUs, as in h100-8"
     )
 
 
 def _escaped(text: str) -> str:
-    """Returns a command of a container in which Kubernetes finds no $(VARIABLE) to replace."""
+    """Escapes a command of a container, because Kubernetes replaces $(VARIABLE)."""
     return re.sub(r"\$(?=[$(])", "$$", text)
 
 
@@ -102,11 +106,11 @@ def _job_set(point: Point, args: argparse.Namespace) -> dict:
     if args.spot:
         selector = selector | {"cloud.google.com/gke-spot": "true"}
     name = point.label
-    # Instead of the shell, which would keep SIGTERM to itself.
+    # exec replaces the shell, which would not forward SIGTERM.
     command = shlex.join(["exec", "python3", *point.arguments_in_a_copy])
     check_unicode(command)
     if hosts > 1 and "nvidia.com/gpu" in limits:
-        # Hosts of a TPU slice find one another; those of GPUs are told.
+        # Hosts of a TPU slice find each other; hosts with GPUs need flags.
         command += (
             f" --coordinator={name}-worker-0-0.{name}:{_PORT} --processes={hosts}"
             ' --process="$JOB_COMPLETION_INDEX"'
@@ -117,14 +121,14 @@ def _job_set(point: Point, args: argparse.Namespace) -> dict:
         "image": args.image,
         "command": ["bash", "-c", _escaped(command)],
         "resources": {"limits": limits},
-        "volumeMounts": [{"name": "runs", "mountPath": str(point.folder)}],
+        "volumeMounts": [{"name": "runs", "mountPath": str(point.directory)}],
     }
     pod = {
         "restartPolicy": "Never",
         "nodeSelector": selector,
-        # Nodes with accelerators keep others away.
+        # GKE taints nodes with accelerators.
         "tolerations": [{"key": next(iter(limits)), "operator": "Exists"}],
-        # Time to save after SIGTERM.
+        # Time to save a checkpoint after SIGTERM.
         "terminationGracePeriodSeconds": 120,
         "containers": [container],
         "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": args.claim}}],
@@ -134,7 +138,7 @@ def _job_set(point: Point, args: argparse.Namespace) -> dict:
         "completions": hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,
-        # A mistake (2) or a failed run (4) would come again.
+        # A wrong command (2) or a failed run (4) would fail again.
         "podFailurePolicy": {
             "rules": [
                 {

@@ -22,18 +22,18 @@ _POLL_SECONDS = 0.2
 
 
 def devices() -> list[dict[str, str]]:
-    """Returns the variables to set for each process that may run at a time.
+    """Returns the environment variables of each process that can run at the same time.
 
-    Each GPU gets a process, if there are any; else processes share the CPU cores.
+    There is a process for each GPU, or for each CPU core if there are no GPUs.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        # CUDA stops at the first device that is none, such as -1.
+        # CUDA ignores all devices after the first invalid one, such as -1.
         named = [gpu.strip() for gpu in visible.split(",")]
         gpus = list(itertools.takewhile(lambda gpu: gpu not in ("", "-1"), named))
     elif shutil.which("nvidia-smi"):
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-        # Without a driver it prints an explanation instead.
+        # Without a driver nvidia-smi prints an explanation instead.
         lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
         gpus = [str(i) for i, _ in enumerate(lines)]
     else:
@@ -44,7 +44,7 @@ def devices() -> list[dict[str, str]]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds no flags: every machine is used in the same way."""
+    """Adds no flags, because this engine has no settings."""
 
 
 def render(points: list[Point], args: argparse.Namespace) -> str:
@@ -52,18 +52,21 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
     return "\n".join(shlex.join([sys.executable, *point.arguments]) for point in points)
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Runs `points`, up to `args.parallel` at a time (0: as many as there are devices or cores).
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
+    """Runs `points`, up to `args.parallel` at a time (0: one for each GPU or core).
 
-    What becomes of one leaves the others alone. Raises Preempted after SIGTERM, SIGHUP or Ctrl-C,
-    once all have saved and stopped; a second Ctrl-C does not wait for that.
+    A failed point does not stop other points. After SIGTERM, SIGHUP or Ctrl-C, raises Preempted
+    once all points have saved and stopped. A second Ctrl-C raises KeyboardInterrupt at once.
     """
     parallel = args.parallel
     slots = devices()
     slots = [slots[i % len(slots)] for i in range(parallel)] if parallel else slots
-    # However few points are left: on more cores XLA sums in another order, to other bits.
+    # Cores do not depend on the number of points, because the number of cores changes the order of
+    # XLA's sums, and so the last bits of results.
     cores = _shares(sorted(os.sched_getaffinity(0)), len(slots))
-    waiting, running, received = list(points), {}, []
+    waiting = list(points)
+    running: dict[int, tuple[Point, subprocess.Popen]] = {}
+    received: list[int] = []
 
     def note(number: int, _) -> None:
         if received and number == signal.SIGINT:
@@ -78,15 +81,15 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
                 point = waiting.pop(0)
                 if process := _start(point, slots[i], cores[i]):
                     running[i] = point, process
-                    say(f"started {point.name}")
+                    log(f"started {point.name}")
                 else:
-                    say(f"{point.name} runs already, started elsewhere")
+                    log(f"{point.name} is already running in another process")
             time.sleep(_POLL_SECONDS)
             for i, (point, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[i]
                     _note_exit(point, process.returncode)
-                    say(f"{point.state()} {point.name}")
+                    log(f"{point.state()} {point.name}")
     finally:
         for _, process in running.values():
             process.send_signal(signal.SIGTERM)
@@ -96,17 +99,16 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
             signal.signal(number, handler)
     if received:
         raise Preempted(
-            f"received {signal.Signals(received[0]).name}, and told "
-            f"{counted(len(running), 'running point')} to save and stop. Run the same command "
-            "again to resume"
+            f"received {signal.Signals(received[0]).name}; stopped "
+            f"{counted(len(running), 'running point')}. Run the same command again to resume"
         )
 
 
 def _start(point: Point, environment: dict, cores: list[int]) -> subprocess.Popen | None:
-    """The process of `point`, or None if one has it already."""
+    """Starts the process of `point`; returns None if another process runs the point."""
     point.file("lock").parent.mkdir(parents=True, exist_ok=True)
     with point.file("lock").open("wb") as lock:
-        # The process inherits the lock, and holds it as long as it lives, whatever becomes of us.
+        # The new process inherits the lock and holds it until its end, even if this process dies.
         if not _locked(lock):
             return None
         point.note_started()
@@ -127,8 +129,8 @@ def _start(point: Point, environment: dict, cores: list[int]) -> subprocess.Pope
 
 
 def _locked(lock: BinaryIO) -> bool:
-    """Takes the lock, if nobody holds it for longer than a look at it takes."""
-    for _ in range(5):
+    """Takes the lock; returns False if another process runs the point."""
+    for _ in range(5):  # A process that only tests the lock holds it for a moment.
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
@@ -141,5 +143,5 @@ def _note_exit(point: Point, status: int) -> None:
 
 
 def _shares(cores: list[int], count: int) -> list[list[int]]:
-    """`cores` divided among `count` processes; shared if there are not enough."""
+    """Divides `cores` among `count` processes, which share cores if there are too few."""
     return [cores[i::count] or [cores[i % len(cores)]] for i in range(count)]

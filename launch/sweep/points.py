@@ -1,8 +1,11 @@
-"""The points of a sweep: which runs there are to be, and what has become of them.
+"""Reads the points of a sweep, and the state of the run of each point.
 
-A sweep's folder holds a run directory for each point, and in `logs` for each point NAME.log, what
-it printed; NAME.exit, the exit status of its last try; NAME.lock, which is locked while it runs;
-NAME.submitted, if a scheduler has it.
+The directory of a sweep holds a run directory for each point. Its subdirectory `logs` holds files
+for each point:
+  * NAME.log: the output of the point
+  * NAME.exit: the exit status of the last attempt
+  * NAME.lock: locked while the point runs
+  * NAME.submitted: exists while a scheduler has the point
 """
 
 import collections
@@ -14,7 +17,7 @@ import operator
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,32 +30,32 @@ from densenet_jax.train.keys import PATHS
 from densenet_jax.train.lock import NAME as LOCK
 from densenet_jax.train.lock import is_locked
 from densenet_jax.train.record import RunDirectory, check_path
-from launch import command, experiment, stored
+from launch import command, experiment, run_files
 from launch.sweep import hyper
 
 ROOT = Path(__file__).parents[2]
-# The same command resumes a run that ended with one of these. Signals are 128 + their number, or
-# negative as Python reports them.
+# The same command resumes a run that ended with one of these statuses. A signal is 128 + its
+# number, or negative as Python reports it.
 _INTERRUPTIONS = (INTERRUPTED_STATUS, PREEMPTED_STATUS, 128 + 9, 128 + 15)
-_LOG_END = 2000  # Bytes of a log to look at.
-_EXIT_BYTES = 16  # Of an exit status.
-# Kubernetes takes names of 63 characters, and adds -worker-0-31-abcde to those of its pods.
+_LOG_BYTES = 2000  # Bytes that are read from the end of a log.
+_EXIT_BYTES = 16  # Bytes that are read from NAME.exit.
+# Kubernetes allows 63 characters and adds -worker-0-31-abcde to the names of pods.
 _LABEL_CHARACTERS = 45
 _DIGEST_CHARACTERS = 8
-# File systems take names of 255 bytes; the longest here is NAME.submitted.
+# File systems allow 255 bytes in a file name; the longest here is NAME.submitted.
 _NAME_BYTES = 255 - len(".submitted")
 
 
-class Look(NamedTuple):
-    """What has become of a point.
+class Snapshot(NamedTuple):
+    """The state of a point at one moment, as its files show it.
 
     Attributes:
       state: finished, running, submitted, failed, interrupted or waiting; mismatched if the
         directory belongs to a run of another config; broken if a file cannot be used.
-      epoch: the last one in its metrics, or 0.
-      test_error: in percent; the last known one.
-      images_per_second: as last logged.
-      problem: a sentence, if the state is mismatched or broken.
+      epoch: the last epoch of the metrics, or 0.
+      test_error: the last known test error in percent.
+      images_per_second: the last logged rate.
+      problem: a sentence if the state is mismatched or broken, else "".
     """
 
     state: str
@@ -64,40 +67,40 @@ class Look(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A run to be.
+    """One run of a sweep.
 
     Attributes:
-      name: of its run directory; names what differs between the points.
+      name: name of the run directory, made of the settings that differ between points.
       spec: the experiment, FILE.py[:ARG], with an absolute path.
       overrides: ["--config.model.growth_rate=12", ...], with absolute paths.
-      config: the config that `spec` and `overrides` give.
-      folder: the directory of the sweep.
+      config: the config that `spec` and `overrides` define.
+      directory: the directory of the sweep.
     """
 
     name: str
     spec: str
     overrides: list[str]
     config: ConfigDict
-    folder: Path
+    directory: Path
 
     @property
     def workdir(self) -> Path:
-        return self.folder / self.name
+        return self.directory / self.name
 
     def file(self, kind: str) -> Path:
-        """`kind`: "log", "exit", "lock" or "submitted"."""
-        return self.folder / "logs" / f"{self.name}.{kind}"
+        """Returns the path of the file of a kind: "log", "exit", "lock" or "submitted"."""
+        return self.directory / "logs" / f"{self.name}.{kind}"
 
     @property
     def arguments(self) -> list[str]:
-        """The arguments of `python` for this machine, or for one with the same files."""
+        """Arguments of `python` on this machine, or on a machine with the same files."""
         return self._arguments(self.spec, self.overrides)
 
     @property
     def arguments_in_a_copy(self) -> list[str]:
-        """`arguments` where the working directory is a copy of this project.
+        """Arguments of `python` in a working directory that is a copy of this project.
 
-        Files of the project are named relative to the project; other paths stay absolute.
+        Paths inside the project are relative to the copy; other paths stay absolute.
         """
         inside = re.compile(rf"^(--config\.[^=]+=)?{re.escape(str(ROOT))}/")
         spec, *overrides = (inside.sub(r"\1", text) for text in (self.spec, *self.overrides))
@@ -108,38 +111,39 @@ class Point:
 
     @property
     def label(self) -> str:
-        """A name for clusters and clouds that no other point has."""
-        return label(f"{self.folder.name}-{self.name}", self.workdir)
+        """A unique name of the point for clusters and clouds."""
+        return label(f"{self.directory.name}-{self.name}", self.workdir)
 
     def state(self) -> str:
-        """Returns the state that `look` finds."""
-        return self.look().state
+        """Returns the state that `snapshot` finds."""
+        return self.snapshot().state
 
-    def look(self) -> Look:
-        """Reads each file of the point once. A damaged file is a problem, not an exception."""
+    def snapshot(self) -> Snapshot:
+        """Reads each file of the point once. Reports a damaged file as the problem."""
         try:
             result = RunDirectory(self.workdir).result()
             state, problem = self._state(result)
-            newest = stored.metrics_backwards(self.workdir)
-            last = next(newest, None)
+            lines = run_files.metrics_backwards(self.workdir)
+            last = next(lines, None)
             if result:
-                error = result["test_error"]
+                test_error = result["test_error"]
             else:
-                lines = itertools.chain([last] if last else [], newest)
-                error = next((line["test_error"] for line in lines if "test_error" in line), None)
+                lines = itertools.chain([last] if last else [], lines)
+                errors = (line["test_error"] for line in lines if "test_error" in line)
+                test_error = next(errors, None)
             rates = re.findall(r"(\d[\d,]*) images/s", "\n".join(self.last_lines(50)))
         except InputError as error:
-            return Look("broken", problem=str(error))
+            return Snapshot("broken", problem=str(error))
         except OSError as error:
-            return Look("broken", problem=f"cannot read {error.filename}: {error.strerror}")
+            return Snapshot("broken", problem=f"cannot read {error.filename}: {error.strerror}")
         rate = int(rates[-1].replace(",", "")) if rates else None
-        return Look(state, last["epoch"] if last else 0, error, rate, problem)
+        return Snapshot(state, last["epoch"] if last else 0, test_error, rate, problem)
 
     def _state(self, result: dict | None) -> tuple[str, str]:
         """Returns the state and the problem. Raises InputError for a broken point."""
         if result is None and (is_locked(self.file("lock")) or is_locked(self.workdir / LOCK)):
             return "running", ""
-        found = stored.flat_config(self.workdir)
+        found = run_files.flat_config(self.workdir)
         if found != flatten(self.config):
             try:
                 RunDirectory(self.workdir).check(self.config)
@@ -158,15 +162,17 @@ class Point:
         return "interrupted" if self.workdir.exists() else "waiting", ""
 
     def note_submitted(self) -> None:
+        """Records that a scheduler has the point."""
         self.file("submitted").parent.mkdir(parents=True, exist_ok=True)
         self.file("submitted").touch()
 
     def note_started(self) -> None:
+        """Removes records of earlier attempts."""
         for kind in ("exit", "submitted"):
             self.file(kind).unlink(missing_ok=True)
 
     def exit_status(self) -> int | None:
-        """Of its last try; None if it is not known."""
+        """Returns the exit status of the last attempt; None if it is unknown."""
         path = self.file("exit")
         if not path.exists():
             return None
@@ -175,35 +181,36 @@ class Point:
         return int(text) if re.fullmatch(rb"-?\d{1,3}", text) else None
 
     def last_lines(self, count: int) -> list[str]:
-        """Of its log."""
+        """Returns up to `count` lines from the end of the log."""
         path = self.file("log")
         if not path.exists():
             return []
         with open_regular(path) as file:
-            file.seek(max(0, path.stat().st_size - _LOG_END))
+            file.seek(max(0, path.stat().st_size - _LOG_BYTES))
             return file.read().decode(errors="replace").splitlines()[-count:]
 
 
-def load_points(spec: str, folder: Path, overrides: list[str] = ()) -> list[Point]:
+def load_points(spec: str, directory: Path, overrides: Sequence[str] = ()) -> list[Point]:
     """Reads the points of the sweep file FILE.py[:ARG], with `get_config` and `get_hyper`.
 
-    Relative paths become absolute, because points are started from other directories.
+    Relative paths become absolute, because points start in other directories.
 
     Args:
-      overrides: for every point, before its own.
+      directory: the directory of the sweep.
+      overrides: flags for every point, which settings of the point override.
 
     Raises:
-      InputError: no such file, a mistake in it, an unknown key, an impossible point, two points of
-        one name.
+      InputError: no such file, a mistake in the file, an unknown key, an invalid config, or two
+        points with the same name.
     """
-    for name, text in (("--sweep", spec), ("--workdir", str(folder))):
+    for name, text in (("--sweep", spec), ("--workdir", str(directory))):
         check_characters(name, text)
-    check_path(Path(folder))
+    check_path(directory)
     path, arg = experiment.split(spec)
     file = experiment.read(path)
     settings = _settings(file, arg)
     spec = f"{_absolute(path)}:{arg}" if arg else _absolute(path)
-    folder = Path(_absolute(folder))
+    directory = Path(_absolute(directory))
     points = []
     for name, setting in zip(_names(settings), settings, strict=True):
         flags = [*overrides, *(f"--{key}={value}" for key, value in setting.items())]
@@ -211,16 +218,16 @@ def load_points(spec: str, folder: Path, overrides: list[str] = ()) -> list[Poin
             config, flags = _resolved(file.config(arg), flags)
         except InputError as error:
             raise InputError(f"point {name}: {error}") from error
-        points.append(Point(name, spec, flags, config, folder))
+        points.append(Point(name, spec, flags, config, directory))
     return points
 
 
 def _settings(file: experiment.Experiment, arg: str) -> list[dict]:
-    """Returns what `get_hyper` gives, in plain Python values."""
+    """Returns the settings of each point from `get_hyper`, as plain Python values."""
     path = file.path
     get_hyper = getattr(file.module(), "get_hyper", None)
     if not callable(get_hyper):
-        raise InputError(f"{path} is no sweep: it defines no get_hyper(hyper)")
+        raise InputError(f"{path} is not a sweep: it defines no get_hyper(hyper)")
     takes_arg = len(inspect.signature(get_hyper).parameters) > 1
     with experiment.mistakes_in(path):
         found = get_hyper(hyper, *([arg] if arg and takes_arg else []))
@@ -230,19 +237,19 @@ def _settings(file: experiment.Experiment, arg: str) -> list[dict]:
     for setting in settings:
         if not isinstance(setting, dict):
             raise InputError(
-                f"get_hyper() in {path} gives {experiment.described(setting)} as a point, not a "
+                f"get_hyper() in {path} returns {experiment.described(setting)} as a point, not a "
                 "dict: return a list of dicts, such as hyper.sweep(KEY, VALUES)"
             )
         for key in setting:
             if not str(key).startswith("config."):
                 raise InputError(f"the sweep sets {key!r}: keys of a config begin with 'config.'")
     if not settings:
-        raise InputError(f"{path} gives no points: get_hyper() returns an empty list")
+        raise InputError(f"{path} defines no points: get_hyper() returns an empty list")
     return [{key: _plain(key, value) for key, value in setting.items()} for setting in settings]
 
 
 def _plain(key: str, value: object):
-    """Returns `value` in types that a flag can carry, which NumPy's and JAX's are not."""
+    """Converts values of NumPy and JAX to types that a flag can hold."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, tuple | list):
@@ -258,7 +265,7 @@ def _plain(key: str, value: object):
 
 
 def _resolved(config: ConfigDict, overrides: list[str]) -> tuple[ConfigDict, list[str]]:
-    """Returns the config of a point and its overrides, with absolute paths."""
+    """Returns the config and the overrides of a point, with absolute paths."""
     for text in overrides:
         check_characters("a setting", text)
     config = command.override(config, overrides)
@@ -273,13 +280,13 @@ def _resolved(config: ConfigDict, overrides: list[str]) -> tuple[ConfigDict, lis
 
 
 def check_characters(name: str, text: str) -> None:
-    """Raises InputError for control characters, such as a newline, which end a line of a script."""
+    """Raises InputError for control characters, because a newline would end a line of a script."""
     if any(unicodedata.category(character) == "Cc" for character in text):
-        raise InputError(f"{name} is {text!r}: leave out the control characters")
+        raise InputError(f"{name} {text!r} contains control characters: remove them")
 
 
 def check_unicode(command: str) -> None:
-    """Raises InputError for a file name that is no Unicode, which YAML cannot hold."""
+    """Raises InputError for a file name that is not UTF-8, because YAML cannot hold it."""
     try:
         command.encode()
     except UnicodeEncodeError as error:
@@ -289,7 +296,7 @@ def check_unicode(command: str) -> None:
 
 
 def label(text: str, path: Path) -> str:
-    """Returns `text` as a name that Kubernetes and other clouds accept, with a hash of `path`."""
+    """Returns a name that Kubernetes and clouds accept, from `text` and a hash of `path`."""
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:_DIGEST_CHARACTERS]
     words = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
     if not words[:1].isalpha():
@@ -302,7 +309,10 @@ def _absolute(path: str | Path) -> str:
 
 
 def _names(settings: list[dict]) -> list[str]:
-    """`growth_rate=12_seed=0`: the keys that differ, by their last part if that is enough."""
+    """Returns a name for each point, such as `growth_rate=12_seed=0`.
+
+    A name holds the keys that differ, by their last part if that part is unique.
+    """
     keys = list(dict.fromkeys(key for setting in settings for key in setting))
     differing = [key for key in keys if len({repr(s.get(key)) for s in settings}) > 1] or keys
     ends = collections.Counter(key.rpartition(".")[2] for key in differing)
@@ -316,12 +326,14 @@ def _names(settings: list[dict]) -> list[str]:
     ]
     [(most, count)] = collections.Counter(names).most_common(1)
     if count > 1:
-        raise InputError(f"{count} points of the sweep are called {most}: make them differ")
+        raise InputError(
+            f"{count} points of the sweep are named {most}: remove or change duplicates"
+        )
     return [_shortened(name) for name in names]
 
 
 def _shortened(name: str) -> str:
-    """Returns a name that is too long for a file with its end replaced by its hash."""
+    """Replaces the end of a name that is too long for a file name by a hash."""
     if len(name) <= _NAME_BYTES:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
@@ -329,6 +341,6 @@ def _shortened(name: str) -> str:
 
 
 def _in_a_name(value: object) -> str:
-    """Returns `value` in ASCII characters that need no quotes in a shell."""
+    """Writes `value` in ASCII characters that need no quotes in a shell."""
     text = str(value)
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-") if text else "none"

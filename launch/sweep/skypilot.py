@@ -1,7 +1,7 @@
-"""Runs points through SkyPilot: a managed job for each, on whichever cloud has room.
+"""Runs points through SkyPilot: a managed job for each point, on any cloud with free machines.
 
-Spot machines that are taken away are replaced. The folder of the sweep is a bucket, `--bucket`,
-mounted at its path.
+SkyPilot replaces preempted spot machines. The bucket `--bucket` is mounted at the path of the
+directory of the sweep.
 """
 
 import argparse
@@ -21,19 +21,19 @@ _PORT = 8476
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("skypilot")
-    group.add_argument("--bucket", metavar="URL", help="such as gs://NAME, for the workdir")
+    group.add_argument("--bucket", metavar="URL", help="bucket for --workdir, such as gs://NAME")
 
 
 def task(point: Point, args: argparse.Namespace) -> dict:
-    """SkyPilot's description of a point."""
+    """Returns SkyPilot's description of the job of a point."""
     if not (args.bucket and args.accelerator):
-        raise InputError("--on skypilot needs --bucket and --accelerator, such as H100:8.")
+        raise InputError("--on skypilot needs --bucket and --accelerator, such as H100:8")
     extra = "tpu" if args.accelerator.startswith("tpu") else "cuda12"
-    folder = str(point.folder)
-    if not re.fullmatch(r"[A-Za-z0-9_./+=@,-]+", folder):
+    directory = str(point.directory)
+    if not re.fullmatch(r"[A-Za-z0-9_./+=@,-]+", directory):
         raise InputError(
-            f"--workdir is {folder!r}: SkyPilot mounts a bucket at a path of letters, digits and "
-            "_ . / + = @ , - only"
+            f"--workdir is {directory!r}: use only letters, digits and _ . / + = @ , - because "
+            "SkyPilot mounts a bucket there"
         )
     command = shlex.join(["python", *point.arguments_in_a_copy])
     check_unicode(command)
@@ -47,21 +47,22 @@ def task(point: Point, args: argparse.Namespace) -> dict:
         "num_nodes": args.nodes,
         "resources": {"accelerators": args.accelerator, "use_spot": args.spot},
         "workdir": str(ROOT),
-        "file_mounts": {folder: {"source": args.bucket, "mode": "MOUNT"}},
+        "file_mounts": {directory: {"source": args.bucket, "mode": "MOUNT"}},
         "setup": "\n".join([f"pip install --editable '.[{extra}]'", args.setup]).strip(),
         "run": command,
     }
 
 
 def render(points: list[Point], args: argparse.Namespace) -> str:
-    """The tasks, as YAML documents."""
+    """Renders the tasks as YAML documents."""
     return yaml.safe_dump_all((task(point, args) for point in points), sort_keys=False)
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
+    """Submits a job for each point. Raises InputError if SkyPilot is missing or rejects a job."""
     tasks = [task(point, args) for point in points]
     if not shutil.which("sky"):
-        raise InputError("there is no sky here: pip install skypilot, or use --dry_run.")
+        raise InputError("there is no sky here: pip install skypilot, or use --dry_run")
     for point, description in zip(points, tasks, strict=True):
         path = point.file("sky.yaml")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,6 @@ def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], N
             ["sky", "jobs", "launch", "--yes", "--detach-run", str(path)], check=False
         )
         if done.returncode:
-            raise InputError(f"sky refuses {path}; see above.")
+            raise InputError(f"sky rejected {path}, see above: correct the flags")
         point.note_submitted()
-        say(f"submitted {point.name}")
+        log(f"submitted {point.name}")

@@ -1,4 +1,4 @@
-"""Runs points as a Slurm job array: one rendered sbatch file, one task of the array a point."""
+"""Runs points as a Slurm job array: one sbatch file, with one array task for each point."""
 
 import argparse
 import shlex
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from densenet_jax.errors import INTERRUPTED_STATUS, PREEMPTED_STATUS, InputError
 from launch.sweep.points import ROOT, Point, check_characters, label
 
-# Slurm warns the processes of a run so long before its time is up.
+# Slurm sends SIGTERM this long before the time limit of a job.
 _WARNING_SECONDS = 120
-# All requeues of a job count, also those after preemptions.
+# Slurm counts all requeues of a job, including those after preemptions.
 _MOST_REQUEUES = 20
 
 _SCRIPT = """\
@@ -33,19 +33,19 @@ case $SLURM_ARRAY_TASK_ID in
 esac
 logs={logs}
 
-# One process at a time has a point, whoever started it.
+# Only one process at a time may run a point.
 exec 9> "$logs/$name.lock"
-flock --wait 5 9 || {{ echo "$name runs already"; exit 0; }}
+flock --wait 5 9 || {{ echo "$name is already running"; exit 0; }}
 rm -f "$logs/$name.exit" "$logs/$name.submitted"
 
-# The run saves itself when it is told to stop; this script then asks to be started again.
+# After SIGTERM the run saves a checkpoint and stops; this script then requeues the job.
 trap : TERM
 srun --output="${{logs//%/%%}}/$name.log" --open-mode=append {python} "${{arguments[@]}}" &
 srun=$!
 until wait $srun; status=$?; ! kill -0 $srun 2> /dev/null; do :; done
 echo $status > "$logs/$name.exit"
-# A preempted run is always requeued. A run that its machine cut off is requeued up to {requeues}
-# times, because the cause may stay, such as a full disk.
+# A preempted run is always requeued. A run that its machine interrupted is requeued up to
+# {requeues} times, because the cause, such as a full disk, may remain.
 requeue=false
 case $status in
 {preempted} | 143) requeue=true ;;
@@ -67,25 +67,26 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="processes on each node: 1, with all its GPUs, or one for each GPU",
+        help="processes on each node: 1 uses all GPUs, or start one for each GPU "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--sbatch",
         default="",
         metavar="OPTIONS",
-        help="more options of sbatch, such as '--gres=gpu:8 --time=4:00:00'",
+        help="additional options of sbatch, such as '--gres=gpu:8 --time=4:00:00'",
     )
 
 
 def render(points: list[Point], args: argparse.Namespace) -> str:
     """Renders the sbatch file."""
-    folder = points[0].folder
+    directory = points[0].directory
     cases = [
         f"{i}) name={shlex.quote(point.name)}\n   arguments=({shlex.join(point.arguments)}) ;;"
         for i, point in enumerate(points)
     ]
     return _SCRIPT.format(
-        name=label(folder.name, folder),
+        name=label(directory.name, directory),
         last=len(points) - 1,
         parallel=f"%{args.parallel}" if args.parallel else "",
         nodes=args.nodes,
@@ -95,9 +96,9 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         root=shlex.quote(str(ROOT)),
         setup=args.setup,
         cases="\n".join(cases),
-        # Slurm replaces %A and the like, and %% by %.
-        output=shlex.quote(str(folder).replace("%", "%%") + "/logs/slurm-%A_%a.out"),
-        logs=shlex.quote(str(folder / "logs")),
+        # Slurm replaces patterns such as %A, and %% by %.
+        output=shlex.quote(str(directory).replace("%", "%%") + "/logs/slurm-%A_%a.out"),
+        logs=shlex.quote(str(directory / "logs")),
         python=shlex.quote(sys.executable),
         preempted=PREEMPTED_STATUS,
         interrupted=INTERRUPTED_STATUS,
@@ -106,34 +107,38 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
 
 
 def _directives(options: str) -> str:
-    """Renders the options of --sbatch, a line each. Raises InputError for unbalanced quotes."""
+    """Renders a line for each option of --sbatch. Raises InputError for unbalanced quotes."""
     try:
         words = shlex.split(options)
     except ValueError as error:
-        raise InputError(f"--sbatch is {options!r}: its quotes are not balanced") from error
-    lines = []
+        raise InputError(
+            f"--sbatch is {options!r}, which has unbalanced quotes: close every quote"
+        ) from error
+    lines: list[str] = []
     for word in words:
         if word.startswith("-") or not lines:
             lines.append("#SBATCH")
         check_characters("--sbatch", word)
-        lines[-1] += f" {shlex.quote(word)}"  # Slurm reads quotes as a shell does.
+        lines[-1] += f" {shlex.quote(word)}"  # Slurm parses quotes like a shell.
     return "".join(f"{line}\n" for line in lines)
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Submits the file, which stays in `logs`.
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
+    """Writes the sbatch file to `logs` and submits it.
 
-    Raises InputError if there is no Slurm, or if it refuses.
+    Raises InputError if Slurm is missing or rejects the file.
     """
     text = render(points, args)
     if not shutil.which("sbatch"):
-        raise InputError("there is no sbatch here: start this on a login node of a Slurm cluster.")
-    path = points[0].folder / "logs" / "sweep.sbatch"
+        raise InputError(
+            "there is no sbatch here: run this command on a login node of a Slurm cluster"
+        )
+    path = points[0].directory / "logs" / "sweep.sbatch"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"sbatch refuses {path}: {' '.join(done.stderr.split())}")
+        raise InputError(f"sbatch rejected {path}: {' '.join(done.stderr.split())}")
     for point in points:
         point.note_submitted()
-    say(done.stdout.strip())
+    log(done.stdout.strip())

@@ -1,4 +1,4 @@
-"""What has become of the points of a sweep, for people."""
+"""Prints the state of the points of a sweep."""
 
 import time
 
@@ -7,21 +7,21 @@ from rich.live import Live
 from rich.text import Text
 
 from densenet_jax.errors import counted, printable
-from launch.sweep.points import Look, Point
+from launch.sweep.points import Point, Snapshot
 
 _REFRESH_SECONDS = 2
 _LOG_LINES = 3
 
 
-def table(points: list[Point], looks: list[Look]) -> Text:
-    """Returns a line for each point. Rich's own Table would take a millisecond for a line."""
+def table(points: list[Point], snapshots: list[Snapshot]) -> Text:
+    """Returns a line for each point. Rich's Table is too slow: it takes a millisecond a line."""
     lines = [["point", "state", "epoch", "error %", "images/s"]]
-    for point, look in zip(points, looks, strict=True):
-        error, rate = look.test_error, look.images_per_second
+    for point, snapshot in zip(points, snapshots, strict=True):
+        error, rate = snapshot.test_error, snapshot.images_per_second
         lines.append([
             point.name,
-            look.state,
-            f"{look.epoch}/{point.config.epochs}",
+            snapshot.state,
+            f"{snapshot.epoch}/{point.config.epochs}",
             "" if error is None else f"{error:.2f}",
             "" if rate is None else f"{rate:,}",
         ])  # fmt: skip
@@ -31,34 +31,34 @@ def table(points: list[Point], looks: list[Look]) -> Text:
 
 
 def show(points: list[Point], console: Console) -> None:
-    """Prints the table; on a terminal, again and again until nothing runs any more."""
-    looks = [point.look() for point in points]
+    """Prints the table. On a terminal, updates the table until no point is running."""
+    snapshots = [point.snapshot() for point in points]
     if console.is_terminal:
-        with Live(table(points, looks), console=console, auto_refresh=False) as live:
-            while any(look.state == "running" for look in looks):
+        with Live(table(points, snapshots), console=console, auto_refresh=False) as live:
+            while any(snapshot.state == "running" for snapshot in snapshots):
                 time.sleep(_REFRESH_SECONDS)
-                looks = [point.look() for point in points]
-                live.update(table(points, looks), refresh=True)
+                snapshots = [point.snapshot() for point in points]
+                live.update(table(points, snapshots), refresh=True)
     else:
-        console.print(table(points, looks))
-    if found := problems(points, looks):
+        console.print(table(points, snapshots))
+    if found := problems(points, snapshots):
         console.print(f"\n{found}", markup=False)
 
 
-def failures(points: list[Point], looks: list[Look]) -> str:
-    """Returns the exit status and the last lines of the log of each point that failed."""
+def failures(points: list[Point], snapshots: list[Snapshot]) -> str:
+    """Returns the exit status and the last log lines of each failed point."""
     parts = []
-    for point, look in zip(points, looks, strict=True):
-        if look.state == "failed":
+    for point, snapshot in zip(points, snapshots, strict=True):
+        if snapshot.state == "failed":
             lines = [f"  {printable(line)}" for line in point.last_lines(_LOG_LINES)]
             parts.append(f"{point.name} failed with status {point.exit_status()}:")
-            parts += [*lines, f"  (all of it: {point.file('log')})"]
+            parts += [*lines, f"  (full log: {point.file('log')})"]
     return "\n".join(parts)
 
 
-def problems(points: list[Point], looks: list[Look]) -> str:
-    """Returns how many points are broken, and a line for each; "" if none is."""
-    found = [(p.name, k.problem) for p, k in zip(points, looks, strict=True) if k.problem]
+def problems(points: list[Point], snapshots: list[Snapshot]) -> str:
+    """Returns the number of unusable points and a line for each; "" if there are none."""
+    found = [(p.name, s.problem) for p, s in zip(points, snapshots, strict=True) if s.problem]
     if not found:
         return ""
     lines = [f"  {name}: {printable(problem)}" for name, problem in found]

@@ -1,7 +1,7 @@
-"""Runs points on Cloud TPU VMs: a queued resource for each, given back at the end.
+"""Runs points on Cloud TPU VMs: a queued resource for each point, deleted at the end.
 
-All hosts of a slice run the same command and find one another. The folder of the sweep must be one
-that they all see under its name, such as a mounted bucket or a Filestore.
+All hosts of a slice run the same command and find each other. All hosts must see the directory of
+the sweep under the same path, such as a mounted bucket or a Filestore.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from launch.sweep.points import ROOT, Point
 
 _SCRIPT = """\
 #!/bin/bash
-# A TPU for each point. Statuses 2 and 4 are of mistakes and failed runs; after any other the TPU
-# was probably taken away, and another one goes on with what is saved.
+# Each point gets a TPU. Status 2 is a wrong command and 4 a failed run. After any other status the
+# TPU was probably preempted, and another TPU resumes from the last checkpoint.
 point() {{ # TPU NAME COMMAND
     for try in $(seq {tries}); do
         gcloud compute tpus queued-resources create "$1" --node-id="$1" {where} \\
@@ -45,13 +45,17 @@ _TRIES = 20
 def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("tpu-vm")
     group.add_argument("--zone", metavar="ZONE", help="such as us-central1-a")
-    group.add_argument("--runtime", default="v2-alpha-tpuv5-lite", help="of the TPU (%(default)s)")
+    group.add_argument(
+        "--runtime",
+        default="v2-alpha-tpuv5-lite",
+        help="software version of the TPU (default: %(default)s)",
+    )
 
 
 def render(points: list[Point], args: argparse.Namespace) -> str:
-    """A shell script that asks for the TPUs, waits for them, and runs all points side by side."""
+    """Renders a shell script that creates the TPUs and runs all points in parallel."""
     if not (args.zone and args.accelerator):
-        raise InputError("--on tpu-vm needs --zone and --accelerator, such as v5litepod-8.")
+        raise InputError("--on tpu-vm needs --zone and --accelerator, such as v5litepod-8")
     calls = []
     for point in points:
         steps = ["cd densenet_jax", "pip install --quiet --editable '.[tpu]'"]
@@ -67,15 +71,15 @@ def render(points: list[Point], args: argparse.Namespace) -> str:
         runtime=shlex.quote(args.runtime),
         spot=" --spot" if args.spot else "",
         root=shlex.quote(str(ROOT)),
-        logs=shlex.quote(str(points[0].folder / "logs")),
+        logs=shlex.quote(str(points[0].directory / "logs")),
         points="\n".join(calls),
     )
 
 
-def launch(points: list[Point], args: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Runs the script, which ends with the last point."""
+def launch(points: list[Point], args: argparse.Namespace, log: Callable[[str], None]) -> None:
+    """Runs the script until all points have ended."""
     text = render(points, args)
     if not shutil.which("gcloud"):
-        raise InputError("there is no gcloud here: install the Google Cloud CLI, or use --dry_run.")
-    (points[0].folder / "logs").mkdir(parents=True, exist_ok=True)
+        raise InputError("there is no gcloud here: install the Google Cloud CLI, or use --dry_run")
+    (points[0].directory / "logs").mkdir(parents=True, exist_ok=True)
     subprocess.run(["bash", "-c", text], check=False)

@@ -1,4 +1,4 @@
-"""A real Slurm for tests, on the loopback interface: munged, slurmctld and one slurmd."""
+"""Runs a real Slurm for tests on the loopback interface: munged, slurmctld and one slurmd."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str | None:
-    """Why there can be no Slurm here; None if there can."""
+    """Returns the reason why Slurm cannot run here; None if it can."""
     absent = [name for name in NEEDED if not shutil.which(name)]
     if absent:
         return f"Slurm needs {', '.join(absent)}: Debian's packages slurm-wlm and munge"
@@ -102,23 +102,23 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def wait(condition, seconds: float, complaint: str) -> None:
+def wait(condition, seconds: float, message: str) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, complaint
+        assert time.monotonic() < until, message
         time.sleep(0.2)
 
 
 def state() -> str:
-    """What Slurm says of its jobs and its node, for messages."""
+    """Returns Slurm's report of its jobs and its node, for error messages."""
     return _output("scontrol", "show", "job") + _output("sinfo", "--Node", "--long")
 
 
 def hurry() -> None:
-    """Starts pending jobs: Slurm would wait two minutes before it starts a requeued one again."""
+    """Starts pending jobs at once. Slurm would start a requeued job after two minutes."""
     jobs = _output("squeue", "--noheader", "--array", "--states=PD", "--format=%i").split()
     if jobs:
-        # In the second in which it was killed a job cannot start: "Job credential revoked".
+        # A job cannot restart in the second in which it was killed: "Job credential revoked".
         time.sleep(2)
     for job in jobs:
         _output("scontrol", "update", f"job={job}", "StartTime=now")

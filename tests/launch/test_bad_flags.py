@@ -1,4 +1,4 @@
-"""Whatever is typed for a key of the config is taken, or refused in one sentence."""
+"""Any value of a config key is accepted, or refused with a one-line error."""
 
 import json
 
@@ -27,14 +27,14 @@ VALUES = st.one_of(
 
 
 def checks(flags):
-    """Reads and checks a config as `launch.train` does, as far as no data are needed."""
+    """Reads and checks a config as `launch.train` does before it reads data."""
     try:
         config = command.load_config(str(small.QUICKSTART), flags)
         check_config(config)
     except InputError as error:
         assert str(error) and "\n" not in str(error)
         return
-    json.loads(config.to_json_best_effort())  # As a run directory keeps it.
+    json.loads(config.to_json_best_effort())  # A run directory stores the config as JSON.
 
 
 @settings(max_examples=400)
@@ -62,7 +62,7 @@ def test_any_key(text):
 @settings(max_examples=100)
 @given(data=st.data())
 def test_any_damage_to_the_config_of_a_run(finished_run, tmp_path_factory, data):
-    """It is told, or it was no damage."""
+    """Damage is reported as an InputError, or changes nothing that matters."""
     run = tmp_path_factory.mktemp("run")
     content = bytearray((finished_run / "config.json").read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
@@ -75,7 +75,7 @@ def test_any_damage_to_the_config_of_a_run(finished_run, tmp_path_factory, data)
         assert "\n" not in str(error)
 
 
-def test_a_batch_that_is_no_whole_number_of_groups():
+def test_a_batch_size_that_is_not_a_multiple_of_the_group():
     flags = [
         f"--config.{key}={value}"
         for key, value in (("model.bn_group_size", 24), ("batch_size", 64))

@@ -1,4 +1,4 @@
-"""Commands in odd environments: no device, no home, a strict encoding, malformed variables."""
+"""Commands in unusual environments: no device, no home, ASCII only, malformed variables."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from launch import command, hosts
 from launch.cache import cache_directory
 from launch.sweep import local
 
-# As a user without a name: only the effective user, which reads files, stays root.
+# Runs as a user without a name. The effective user stays root, to read files.
 NO_HOME = """
 import os, sys
 os.setresuid(12345, 0, 0)
@@ -33,11 +33,11 @@ for main in (train.main, plan.main):
 """
 
 
-# Ctrl-C while a command is imported, or while a callback runs, which drops exceptions.
+# Sends Ctrl-C during imports, or during a callback that drops exceptions.
 EARLY_CTRL_C = """
 import gc, os, signal, sys, time
 sys.argv = ["-m"]
-signal.signal(signal.SIGINT, signal.default_int_handler)  # Not what the tests were started with.
+signal.signal(signal.SIGINT, signal.default_int_handler)  # The tests may run with another handler.
 import launch
 if "{when}" == "import":
     os.kill(os.getpid(), signal.SIGINT)
@@ -55,12 +55,12 @@ sys.exit(command.run(main))
 
 
 @pytest.mark.parametrize(
-    ("when", "status", "said"), [("import", -2, ""), ("callback", 130, "interrupted\n")]
+    ("when", "status", "stderr"), [("import", -2, ""), ("callback", 130, "interrupted\n")]
 )
-def test_an_early_ctrl_c_ends_a_command(when, status, said):
+def test_an_early_ctrl_c_ends_a_command(when, status, stderr):
     process = small.start("-c", EARLY_CTRL_C.format(when=when))
     output, errors = process.communicate(timeout=120)
-    assert (process.returncode, output, errors) == (status, "", said)
+    assert (process.returncode, output, errors) == (status, "", stderr)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -70,8 +70,8 @@ def test_closed_streams(tmp_path, closed):
     assert "DenseNet-BC" in (tmp_path / "report" / "table2.md").read_text()
 
 
-def test_devices_that_are_not_there(tmp_path):
-    """Each command ends with one sentence, before it does anything else."""
+def test_missing_devices(tmp_path):
+    """Each command reports one error before it does anything else."""
     train = ("launch.train", "--config", "experiments/quickstart.py", "--workdir", tmp_path / "run")
     commands = {
         train: {"JAX_PLATFORMS": "typo"},
@@ -120,7 +120,7 @@ def test_a_user_without_a_home(tmp_path):
 
 
 def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):
-    """The flag is preferred to JAX's variable, and that to the directory of this project."""
+    """The flag takes precedence over JAX's variable, which takes precedence over the default."""
     variable = os.environ["JAX_COMPILATION_CACHE_DIR"]
     default = command.parser("").parse_args([]).compile_cache
     assert default is None and jax.config.jax_compilation_cache_dir == variable
@@ -138,7 +138,7 @@ def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"flag", ".cache"}
 
 
-def test_the_user_decides_which_programs_are_kept(monkeypatch):
+def test_the_variable_sets_which_programs_are_kept(monkeypatch):
     name = "jax_persistent_cache_min_compile_time_secs"
     for value, expected in (("7", 7), ("", 0)):
         jax.config.update(name, 7)
@@ -147,22 +147,22 @@ def test_the_user_decides_which_programs_are_kept(monkeypatch):
         assert getattr(jax.config, name) == expected
 
 
-def test_a_terminal_without_the_letters_of_a_name(tmp_path, weights):
-    """A command prints its results whatever the file names and the encoding."""
+def test_a_terminal_that_cannot_print_a_file_name(tmp_path, weights):
+    """A command prints its results for any file names and any encoding."""
     for name in ("café.png".encode(), b"caf\xe9.png"):
         Image.new("RGB", (40, 40)).save(tmp_path / os.fsdecode(name))
     process = small.start(
         *("-m", "launch.predict", tmp_path, "--weights", weights, "--model", small.CLASSIFIER),
         *("--resize=40", "--crop=32", "--top=1"),
         PYTHONIOENCODING="ascii",
-        FORCE_COLOR="1",  # Draws the progress bar as on a terminal.
+        FORCE_COLOR="1",  # Shows the progress bar as on a terminal.
     )
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert r"caf\xe9.png" in output and r"caf\udce9.png" in output
 
 
-def test_reports_in_a_locale_without_letters(tmp_path):
+def test_reports_in_an_ascii_locale(tmp_path):
     for seed in (0, 1):
         small.finish(tmp_path / "runs" / str(seed), 5.0 + seed, small.config(), seed=seed)
     process = small.start(
@@ -230,7 +230,7 @@ def test_visible_gpus(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert local.devices() == cores
 
-    # What nvidia-smi prints without a driver is not a list of GPUs.
+    # Without a driver, nvidia-smi prints text that is not a list of GPUs.
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     tool = tmp_path / "nvidia-smi"

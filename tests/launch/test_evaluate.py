@@ -1,4 +1,4 @@
-"""`python -m launch.evaluate`: the same errors again, and nothing else."""
+"""`python -m launch.evaluate --workdir`: the errors of training, without any file written."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from launch import command, evaluate
 
 
 def run_evaluate(capsys, workdir, *arguments):
-    """Runs the command; returns its exit status, what it printed, and its errors."""
+    """Runs the command; returns its exit status, output and errors."""
     argv = ["--workdir", str(workdir), "--compile_cache=off", *arguments]
     status = command.run(evaluate.main, argv)
     return status, *capsys.readouterr()
@@ -30,7 +30,7 @@ def test_evaluates_as_training_did(finished_run, capsys):
     assert small.snapshot(finished_run) == before
 
 
-def test_a_run_that_is_older_than_some_keys(copied_run, capsys):
+def test_a_run_that_lacks_newer_keys(copied_run, capsys):
     path = copied_run / "config.json"
     config = json.loads(path.read_text())
     del config["report"], config["data"]["examples"], config["model"]["se_ratio"]
@@ -42,7 +42,7 @@ def test_a_run_that_is_older_than_some_keys(copied_run, capsys):
 
 
 @pytest.mark.parametrize("folder", ["missing", "empty", "other"])
-def test_folder_that_is_no_run_directory(tmp_path, capsys, folder):
+def test_a_directory_that_is_not_a_run_directory(tmp_path, capsys, folder):
     path = tmp_path / folder
     if folder != "missing":
         path.mkdir()

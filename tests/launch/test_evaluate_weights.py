@@ -1,4 +1,4 @@
-"""`python -m launch.evaluate --weights FILE --pictures DIR`: errors on folders of pictures."""
+"""`python -m launch.evaluate --weights FILE --pictures DIR`: errors on directories of pictures."""
 
 import json
 
@@ -17,12 +17,12 @@ from launch import command, evaluate
 
 NAME = small.CLASSIFIER
 FLAGS = ["--resize=40", "--crop=32", "--compile_cache=off"]
-# How many classes score more than the right one of each picture.
+# Number of classes that score higher than the right class, for each picture.
 RANKS = [0, 0, 3, 4, 5, 500]
 
 
 def pictures():
-    """Parts of two photographs."""
+    """Yields parts of two photographs."""
     for photograph in load_sample_images().images:
         for left in (0, 150, 300):
             yield Image.fromarray(photograph[50:350, left : left + 340])
@@ -30,7 +30,7 @@ def pictures():
 
 @pytest.fixture(params=[1, 10])
 def folder(request, network, tmp_path):
-    """Pictures in folders of classes such that the ranks of the right ones are known; and crops."""
+    """Writes pictures to class directories with known ranks; returns the path and the crops."""
     crops = request.param
     options = dict(preprocessing=Preprocessing(CentralCrop(40, 32)), crops=crops)
     for i, (picture, rank) in enumerate(zip(pictures(), RANKS, strict=True)):
@@ -76,22 +76,22 @@ def test_broken_pictures_do_not_count(capsys, weights, folder):
         (10, ["23.61   6.66"]),
     ],
 )
-def test_published_errors_are_beside(crops, expected):
+def test_published_errors_are_printed(crops, expected):
     report = dict(weights="w.pth", pictures=9, broken=0, classes=9, crops=crops, crop=224)
     report |= dict(label_order="ImageNet's identifiers", resize=256, interpolation="bicubic")
     text = evaluate._as_text(report | dict(top1_error=1.0, top5_error=0.0), "densenet121")
-    position = text.index("published, of the 50,000 pictures")
+    position = text.index("published, on the 50,000 pictures")
     for words in expected:
         position = text.index(words, position)
 
 
 @pytest.mark.parametrize("scores", [np.full(9, np.nan), np.zeros(9)])
-def test_a_network_that_says_nothing_is_always_wrong(scores):
+def test_ties_and_nan_count_as_errors(scores):
     assert evaluate._error([scores, None, scores], np.array([0, 1, 8]), 5) == 100
 
 
-def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
-    """The digits that it was tested on, as pictures; of three classes."""
+def test_a_run_records_its_classes(capsys, finished_run, tmp_path):
+    """Evaluates a run on pictures of its test set, from three classes."""
     digits = load_digits()
     labels = digits.target[::5]
     for i, (image, label) in enumerate(zip(digits.images[::5], labels, strict=True)):
@@ -103,7 +103,9 @@ def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
     assert command.run(evaluate.main, [*argv, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["pictures"], report["classes"]) == (np.isin(labels, (1, 4, 7)).sum(), 3)
-    assert report["label_order"] == "numbers from 0, as the run has no names (0, 1, 2, 3, 4, ...)"
+    assert report["label_order"] == (
+        "numbers from 0, because the run has no class names (0, 1, 2, 3, 4, ...)"
+    )
     model = saved_network.load_network(finished_run).model
     scores = np.asarray(model((digits.images[::5, ..., None].astype(np.float32) - 4.88) / 6.02))
     wrong = (scores.argmax(1) != labels)[np.isin(labels, (1, 4, 7))]
@@ -116,7 +118,7 @@ def test_a_run_knows_its_classes(capsys, finished_run, tmp_path):
     [
         ([f"--model={NAME}", "--num_classes=7"], "has shape (1000,"),
         ([f"--model={NAME}", "--batch_size=0"], "batch_size is 0"),
-        ([], "a file of weights needs the --model"),
+        ([], "is a weights file without --model"),
     ],
 )
 def test_mistakes(capsys, weights, folder, arguments, words):
@@ -131,7 +133,7 @@ def test_mistakes(capsys, weights, folder, arguments, words):
         ([], "Missing"),
     ],
 )
-def test_folders_that_are_no_classes(capsys, weights, tmp_path, names, words):
+def test_directories_that_are_not_classes(capsys, weights, tmp_path, names, words):
     for name in names:
         (tmp_path / name).mkdir()
         next(pictures()).save(tmp_path / name / "picture.png")
@@ -141,7 +143,7 @@ def test_folders_that_are_no_classes(capsys, weights, tmp_path, names, words):
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("removed", [None, "12", "3"])
-def test_labels_of_numbered_folders_follow_the_text_as_in_training(tmp_path, first, removed):
+def test_labels_follow_directory_names_sorted_as_text(tmp_path, first, removed):
     names = [str(number) for number in range(first, first + 13)]
     for name in names:
         (tmp_path / name).mkdir()
@@ -163,7 +165,7 @@ def test_labels_of_numbered_folders_follow_the_text_as_in_training(tmp_path, fir
 
 
 @pytest.mark.parametrize("part", ["train", "Training Set"])
-def test_folders_for_training_are_no_classes(tmp_path, part):
+def test_directories_of_splits_are_not_classes(tmp_path, part):
     for name in (f"{part}/mole", f"{part}/vole", "extra/mole", "extra/vole"):
         (tmp_path / name).mkdir(parents=True)
         next(pictures()).resize((8, 8)).save(tmp_path / name / "picture.png")
@@ -178,11 +180,11 @@ def test_folders_for_training_are_no_classes(tmp_path, part):
         folders.labelled(tmp_path, 2)
 
 
-def test_flags_of_weights_do_not_go_with_a_run(capsys, finished_run):
+def test_flags_of_weights_are_refused_for_a_run(capsys, finished_run):
     assert command.run(evaluate.main, ["--workdir", str(finished_run), "--crop=8"]) == 2
-    assert "--crop does not go with --workdir" in capsys.readouterr().err
+    assert "--crop cannot be used with --workdir" in capsys.readouterr().err
 
 
-def test_one_of_two_ways(capsys):
+def test_workdir_or_weights_must_be_set(capsys):
     assert command.run(evaluate.main, ["--weights=a.pth"]) == 2
-    assert "give --workdir; or else both --weights and --pictures" in capsys.readouterr().err
+    assert "set either --workdir, or both --weights and --pictures" in capsys.readouterr().err

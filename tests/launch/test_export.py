@@ -1,4 +1,4 @@
-"""`python -m launch.export`: weights for others, and programs that stand alone."""
+"""`python -m launch.export`: weights for PyTorch, and programs that need no JAX model."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.predict import Preprocessing
 from densenet_jax.train import saved_network
 from launch import command, export
-from launch.network import Network
+from launch.network_flags import ChosenNetwork
 
 
 def run(capsys, source, out, *arguments):
@@ -23,10 +23,10 @@ def run(capsys, source, out, *arguments):
     return command.run(export.main, argv), *capsys.readouterr()
 
 
-def test_weights_go_out_and_in_bit_for_bit(finished_run, tmp_path, capsys):
+def test_exported_weights_are_equal_bit_for_bit(finished_run, tmp_path, capsys):
     out = tmp_path / "digits.safetensors"
     status, output, _ = run(capsys, finished_run, out, "--license=mit")
-    assert status == 0 and f"{tmp_path / 'digits.md'} describes them" in output
+    assert status == 0 and f"a model card to {tmp_path / 'digits.md'}" in output
     model = saved_network.load_network(finished_run).model
     expected = dj.weights.to_torch(model)
     found = weight_files.read(out)
@@ -59,12 +59,12 @@ def test_a_program_stands_alone(finished_run, tmp_path, capsys):
     model = saved_network.load_network(finished_run).model
     for batch in (1, 5):
         images = np.random.default_rng(batch).standard_normal((batch, 8, 8, 1)).astype(np.float32)
-        # With weights that are constants there as well, as XLA works with them beforehand.
+        # Weights are constants in both, because XLA folds constants into other values.
         expected = jax.jit(lambda images: model(images))(images)
         np.testing.assert_array_equal(program.call(images), expected)
 
 
-def test_onnx_says_the_same(finished_run, tmp_path, capsys):
+def test_onnx_gives_the_same_logits(finished_run, tmp_path, capsys):
     pytest.importorskip("jax2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     out = tmp_path / "digits.onnx"
@@ -80,7 +80,7 @@ def test_onnx_says_the_same(finished_run, tmp_path, capsys):
         np.testing.assert_allclose(logits, model(images), rtol=1e-4, atol=1e-5)
 
 
-# Every way of pooling and of repeating blocks is in one of these.
+# These networks cover every kind of pooling and of repeated blocks.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, overrides",
@@ -106,7 +106,7 @@ def test_onnx_of_every_family(tmp_path, name, overrides):
     side = 64 if getattr(model.config, "stem", "") == "imagenet" or "rdnet" in name else 32
     preprocessing = Preprocessing(CentralCrop(side, side))
     out = tmp_path / "network.onnx"
-    export._write_onnx(Network(model, preprocessing, None), argparse.Namespace(out=out))
+    export._write_onnx(ChosenNetwork(model, preprocessing, None), argparse.Namespace(out=out))
     session = onnxruntime.InferenceSession(out)
     images = np.random.default_rng(0).standard_normal((3, side, side, 3)).astype(np.float32)
     (logits,) = session.run(None, {session.get_inputs()[0].name: images})
@@ -118,8 +118,8 @@ def test_onnx_of_every_family(tmp_path, name, overrides):
     "out, words",
     [
         ("a.pb", "it must end in .safetensors, .stablehlo, .onnx"),
-        ("missing/a.safetensors", "which is no folder"),
-        ("taken.safetensors", "taken.safetensors exists"),
+        ("missing/a.safetensors", "which is not a directory"),
+        ("taken.safetensors", "taken.safetensors already exists"),
     ],
 )
 def test_mistakes(finished_run, tmp_path, capsys, out, words):

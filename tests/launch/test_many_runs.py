@@ -13,7 +13,7 @@ import small
 
 from densenet_jax.train.config import flatten
 from densenet_jax.train.record import RunDirectory
-from launch import command, stored
+from launch import command, run_files
 from launch.report import __main__ as report
 from launch.report import runs as report_runs
 from launch.sweep import __main__ as sweep
@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_metrics(tmp_path):
     )
     tracemalloc.start()
     try:
-        assert sum(1 for _ in stored.metrics_backwards(tmp_path)) == 20_000
+        assert sum(1 for _ in run_files.metrics_backwards(tmp_path)) == 20_000
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -105,16 +105,16 @@ def test_memory_does_not_grow_with_metrics(tmp_path):
 @pytest.mark.parametrize("block", [1, 2, 7, 50, 2**16])
 @pytest.mark.parametrize("end", ["\n", "", '\n{"epoch": 4, "tes', '\n{"epoch": 4}'])
 def test_metrics_are_read_from_the_end(tmp_path, monkeypatch, block, end):
-    monkeypatch.setattr(stored, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(run_files, "_BLOCK_BYTES", block)
     lines = [{"step": 1, "epoch": epoch, "test_error": 1 / 3} for epoch in range(1, 4)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + end)
-    assert list(stored.metrics_backwards(tmp_path)) == RunDirectory(tmp_path).metrics()[::-1]
+    assert list(run_files.metrics_backwards(tmp_path)) == RunDirectory(tmp_path).metrics()[::-1]
 
 
 def test_missing_or_empty_metrics(tmp_path):
-    assert list(stored.metrics_backwards(tmp_path)) == []
+    assert list(run_files.metrics_backwards(tmp_path)) == []
     (tmp_path / "metrics.jsonl").touch()
-    assert list(stored.metrics_backwards(tmp_path)) == []
+    assert list(run_files.metrics_backwards(tmp_path)) == []
 
 
 RECORDED = sorted((small.ROOT / "experiments" / "results").rglob("config.json"))
@@ -123,12 +123,12 @@ RECORDED = sorted((small.ROOT / "experiments" / "results").rglob("config.json"))
 def test_flat_configs_equal_those_of_run_directories(tmp_path):
     for path in RECORDED:
         expected = flatten(RunDirectory(path.parent).config())
-        found = stored.flat_config(path.parent)
+        found = run_files.flat_config(path.parent)
         assert list(found.items()) == list(expected.items())
     values = json.loads(RECORDED[0].read_text())
     values["learning_rate"], values["later"] = 1, {"key": [1]}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    found = stored.flat_config(tmp_path)
+    found = run_files.flat_config(tmp_path)
     assert found == flatten(RunDirectory(tmp_path).config())
     assert isinstance(found["learning_rate"], float) and found["later.key"] == (1,)
 
@@ -253,4 +253,4 @@ def test_directory_of_another_sweep_is_an_error(swept, capsys):
     for flags in ([], ["--dry_run"], ["--retry"]):
         assert command.run(sweep.main, [*argv, *flags]) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "are of other configs" in error
+        assert error.count("\n") == 1 and "have other configs" in error

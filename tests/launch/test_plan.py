@@ -1,4 +1,4 @@
-"""`python -m launch.plan`: memory and costs, or one sentence that says what is missing."""
+"""`python -m launch.plan`: memory and cost, or an error that names the missing compiler."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_table_and_json(capsys):
     assert any(line.split()[-1] == f"{found['max_batch']:,}" for line in table)
 
 
-def test_what_can_be_counted_is_told_without_compiling(monkeypatch, tmp_path, capsys):
+def test_the_analytic_target_compiles_nothing(monkeypatch, tmp_path, capsys):
     def compile(*arguments, **options):
         raise AssertionError("this compiles")
 
@@ -44,20 +44,20 @@ def test_what_can_be_counted_is_told_without_compiling(monkeypatch, tmp_path, ca
     assert found["macs"] == 64 * (9 * 8 + 9 * 8 * 4) + 120
     memory = found["memory"]
     assert memory["params_bytes"] == memory["momentum_bytes"] == 4 * found["params"]
-    # The outputs of both convolutions, and some more.
+    # At least the outputs of both convolutions.
     assert memory["activations_bytes"] > 64 * 64 * 12 * 4
     assert memory["total_bytes"] == sum(memory.values()) - memory["total_bytes"]
     assert f"{found['params']:,}" in "".join(table)
 
 
-def test_one_batch_only(tmp_path, capsys):
+def test_this_batch_skips_the_search(tmp_path, capsys):
     assert run_plan("--target", "cpu", "--this_batch", "--out", str(tmp_path)) == 0
     found = json.loads((tmp_path / "plan.json").read_text())
     assert "max_batch" not in found and found["memory"]["temp_bytes"] > 0
     assert "compilation" not in capsys.readouterr().err
 
 
-def test_compiles_in_another_process_where_this_one_is_not_set_up(monkeypatch, capfd):
+def test_compiles_in_another_process_if_a_variable_is_missing(monkeypatch, capfd):
     monkeypatch.delenv("JAX_PLATFORMS")
     assert run_plan() == 0
     assert "largest batch that fits" in capfd.readouterr().out
@@ -74,7 +74,7 @@ def planned(monkeypatch):
 
 @pytest.mark.parametrize(("name", "kept"), [("cpu", True), ("h100", False), ("tpu-v5e-1", False)])
 def test_programs_for_absent_devices_are_not_kept(name, kept, planned, tmp_path, caplog):
-    """JAX cannot load them again."""
+    """JAX cannot load programs for absent devices."""
     argv = [*CONFIG, "--this_batch", f"--target={name}", f"--compile_cache={tmp_path / 'cache'}"]
     assert command.run(launch_plan.main, argv) == 0
     assert jax.config.jax_compilation_cache_dir == (str(tmp_path / "cache") if kept else None)
@@ -122,7 +122,7 @@ def test_the_estimate_is_part_of_the_table_and_of_the_json(name, lines, planned,
 
 
 @pytest.mark.parametrize(("name", "extra"), [("h100", "cuda12"), ("tpu-v5e-8", "tpu")])
-def test_says_what_to_install(name, extra, monkeypatch, tmp_path, capsys):
+def test_names_the_package_to_install(name, extra, monkeypatch, tmp_path, capsys):
     if targets.target(name).compiler_is_installed():
         pytest.skip("the compiler is installed here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm, which the tests start themselves."""
+"""Sweeps on a real Slurm, which the tests start."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ def submit(tmp_path):
         points = f'hyper.sweep("config.seed", {seeds})'
         settings = small.RUN | (changes or {})
         path.write_text(small.SWEEP_FILE.format(settings=settings, points=points))
-        workdir = tmp_path / "a %j sweep's"  # Slurm itself gives %j a meaning.
+        workdir = tmp_path / "a %j sweep's"  # Slurm replaces %j by the job's number.
         argv = ["--sweep", str(path), "--workdir", str(workdir), "--on", "slurm", *flags]
         argv += ["--setup", f"export XLA_FLAGS= JAX_PLATFORMS=cpu PYTHONPATH={small.ROOT}"]
         assert command.run(sweep.main, argv) == 0
@@ -52,13 +52,16 @@ def metrics(point):
 
 
 def wait_for(points):
-    """Waits until all are finished; the points themselves tell, as queues are empty at times."""
+    """Waits until all points are finished.
+
+    Reads the state of the points, because the queue is sometimes empty between two jobs.
+    """
     until = time.monotonic() + 240
     while {point.state() for point in points} != {"finished"}:
-        told = [point.last_lines(20) for point in points]
-        told += [path.read_text() for path in points[0].file("log").parent.glob("slurm-*")]
-        assert "failed" not in {point.state() for point in points}, told
-        assert time.monotonic() < until, [*told, local_slurm.state()]
+        logs = [point.last_lines(20) for point in points]
+        logs += [path.read_text() for path in points[0].file("log").parent.glob("slurm-*")]
+        assert "failed" not in {point.state() for point in points}, logs
+        assert time.monotonic() < until, [*logs, local_slurm.state()]
         local_slurm.hurry()
         time.sleep(0.5)
 
@@ -67,7 +70,7 @@ def test_a_job_array(submit, finished_run):
     points = submit([0, 1, 2], None, """--sbatch=--comment='two "words'""")
     assert 'Comment=two "words' in local_slurm.state()
     wait_for(points)
-    local_slurm.wait(lambda: points[0].exit_status() == 0, 60, "its script does not end")
+    local_slurm.wait(lambda: points[0].exit_status() == 0, 60, "the script of the job does not end")
     expected = (finished_run / "metrics.jsonl").read_bytes()
     assert (points[0].workdir / "metrics.jsonl").read_bytes() == expected
     assert metrics(points[1]) != metrics(points[0])
@@ -83,10 +86,10 @@ def test_a_point_over_two_processes(submit, finished_run):
 
 
 def test_preemption(submit, tmp_path):
-    """Told to stop, it saves itself and asks to be started again; the end is bit for bit."""
+    """A run that receives SIGTERM saves, is requeued, and ends with the same bits."""
     changes = {"epochs": 24, "checkpoint_every_epochs": 1000}
-    undisturbed = tmp_path / "undisturbed"
-    fit(small.config(changes), undisturbed)
+    uninterrupted = tmp_path / "uninterrupted"
+    fit(small.config(changes), uninterrupted)
     [point] = submit([0], changes)
     until = time.monotonic() + 120
     while not (point.workdir / "metrics.jsonl").exists() or len(metrics(point)) < 3:
@@ -96,10 +99,10 @@ def test_preemption(submit, tmp_path):
     wait_for([point])
     log = "\n".join(point.file("log").read_text().splitlines())
     assert "received SIGTERM; saved step" in log and "resuming from step" in log
-    expected = (undisturbed / "metrics.jsonl").read_bytes()
+    expected = (uninterrupted / "metrics.jsonl").read_bytes()
     assert (point.workdir / "metrics.jsonl").read_bytes() == expected
     states = []
-    for folder in (undisturbed, point.workdir):
+    for folder in (uninterrupted, point.workdir):
         with Checkpoints(folder / "checkpoints") as checkpoints:
             states.append(checkpoints.restore(like=Trainer(small.config(changes)).initial_state)[0])
     jax.tree.map(np.testing.assert_array_equal, *states)

@@ -1,4 +1,4 @@
-"""`python -m launch.sweep`: points, names, states, and the machine at hand."""
+"""`python -m launch.sweep`: points, names, states, local runs and rendered scripts."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Types the command; returns its status."""
+    """Runs the command; returns its exit status."""
     monkeypatch.setenv("PYTHONPATH", str(small.ROOT))
 
     def start(spec, *flags):
@@ -47,7 +47,7 @@ def start(tmp_path, monkeypatch):
     return start
 
 
-def test_words():
+def test_hyper_functions():
     a, b = hyper.sweep("config.a", [1, 2]), hyper.sweep("config.b", "xy")
     assert hyper.product([a, b]) == [
         {"config.a": 1, "config.b": "x"},
@@ -60,13 +60,13 @@ def test_words():
         {"config.a": 2, "config.b": "y"},
     ]
     assert hyper.chainit([a, b]) == [*a, *b]
-    with pytest.raises(InputError, match=r"one length, not of \[2, 1\]"):
+    with pytest.raises(InputError, match=r"same length, not \[2, 1\]"):
         hyper.zipit([a, b[:1]])
     with pytest.raises(InputError, match=r"config\.a twice"):
         hyper.product([a, a])
 
 
-def test_names_tell_what_differs(write, tmp_path):
+def test_names_hold_the_settings_that_differ(write, tmp_path):
     points = """hyper.product([
         hyper.sweep("config.model.growth_rate", [4, 8]),
         hyper.sweep("config.model.block_config", [(1,), (1, 2)]),
@@ -87,9 +87,9 @@ def test_names_tell_what_differs(write, tmp_path):
             "point growthrate=4: .*did you mean 'model.growth_rate'",
         ),
         ('hyper.sweep("config.model.compression", [0.5, 0])', "point compression=0: compression"),
-        ('hyper.sweep("config.seed", [1, 1])', "2 points of the sweep are called seed=1"),
+        ('hyper.sweep("config.seed", [1, 1])', "2 points of the sweep are named seed=1"),
         ('hyper.sweep("seed", [1])', "keys of a config begin with 'config.'"),
-        ("[]", "gives no points"),
+        ("[]", "defines no points"),
     ],
 )
 def test_bad_sweeps_are_refused_before_anything_starts(
@@ -103,7 +103,7 @@ def test_bad_sweeps_are_refused_before_anything_starts(
 
 
 def test_settings_for_all_points(write, start, capsys):
-    """What of the command line is no flag of the sweep is for every point, or a mistake."""
+    """Other flags set config keys for every point, or are errors."""
     spec = write(SEEDS)
     assert start(spec, "--dry_run", "--config.epochs=7") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -118,7 +118,7 @@ def test_settings_for_all_points(write, start, capsys):
 
 def test_a_file_without_points(start, capsys):
     assert start(str(small.QUICKSTART)) == 2
-    assert "is no sweep: it defines no get_hyper(hyper)" in capsys.readouterr().err
+    assert "is not a sweep: it defines no get_hyper(hyper)" in capsys.readouterr().err
 
 
 def states(spec, folder):
@@ -137,8 +137,7 @@ def test_a_stopped_sweep_stops_its_points(write, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75
     assert errors == (
-        "received SIGTERM, and told 1 running point to save and stop. "
-        "Run the same command again to resume\n"
+        "received SIGTERM; stopped 1 running point. Run the same command again to resume\n"
     )
     expected = {"seed=0": "interrupted", "seed=1": "waiting", "seed=2": "waiting"}
     assert states(spec, tmp_path) == expected
@@ -146,7 +145,7 @@ def test_a_stopped_sweep_stops_its_points(write, tmp_path):
 
 
 def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
-    """One point is killed, and completed by the next call, which leaves the others alone."""
+    """One point is killed. The next call finishes it and does not touch the other points."""
     spec = write(SEEDS, epochs=30)
     victim = load_points(spec, tmp_path / "sweep")[1]
 
@@ -179,8 +178,8 @@ def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
     alone = write('hyper.sweep("config.seed", [1])', epochs=30)
     argv = ["--sweep", alone, "--workdir", str(tmp_path / "alone")]
     assert command.run(sweep.main, argv) == 0
-    undisturbed = (tmp_path / "alone" / "seed=1" / "metrics.jsonl").read_bytes()
-    assert (victim.workdir / "metrics.jsonl").read_bytes() == undisturbed
+    uninterrupted = (tmp_path / "alone" / "seed=1" / "metrics.jsonl").read_bytes()
+    assert (victim.workdir / "metrics.jsonl").read_bytes() == uninterrupted
     spec = write(SEEDS, epochs=30)
     capsys.readouterr()
 
@@ -196,7 +195,7 @@ def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
     ]
 
 
-def test_failures_are_told_and_tried_again_only_if_asked(write, start, tmp_path, capsys):
+def test_failed_points_are_reported_and_rerun_only_with_retry(write, start, tmp_path, capsys):
     spec = write('hyper.sweep("config.learning_rate", [0.1, 1e30])')
     assert start(spec) == 4
     error = capsys.readouterr().err
@@ -224,7 +223,7 @@ ENGINES = {
 
 @pytest.fixture
 def rendered(write, start, capsys):
-    """What would be submitted, of two points with characters that shells and YAML treat."""
+    """Renders two points whose settings have special characters of shells and YAML."""
     spec = write(f"""hyper.product([hyper.sweep("config.model.block_config", [(1,), (1, 2)]),
         hyper.sweep("config.data.directory", [{ODD!r}])])""")
 
@@ -238,21 +237,21 @@ def rendered(write, start, capsys):
 
 @pytest.fixture
 def arguments(tmp_path):
-    """Runs shell text in which `python`, `srun` and so on only tell their arguments."""
+    """Runs shell text in which tools such as `python` and `srun` only record their arguments."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    teller = '#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >> "$TOLD"; printf "\\n\\0" >> "$TOLD"\n'
+    recorder = '#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >> "$OUT"; printf "\\n\\0" >> "$OUT"\n'
     for name in ("python", "python3", "srun", "pip", "gcloud", "cd"):
-        (tools / name).write_text(teller)
+        (tools / name).write_text(recorder)
         (tools / name).chmod(0o755)
 
     def run(text, **environment):
-        told = tmp_path / "told"
-        told.unlink(missing_ok=True)
+        record = tmp_path / "record"
+        record.unlink(missing_ok=True)
         path = f"{tools}:{os.environ['PATH']}"
-        env = {"PATH": path, "TOLD": str(told), "HOME": "/nowhere", **environment}
+        env = {"PATH": path, "OUT": str(record), "HOME": "/nowhere", **environment}
         subprocess.run(["bash", "-c", text], env=env, check=False, timeout=60, cwd=tmp_path)
-        calls = told.read_text().split("\n\0")[:-1]
+        calls = record.read_text().split("\n\0")[:-1]
         return [call.split("\0")[:-1] for call in calls]
 
     return run
@@ -303,7 +302,7 @@ def test_tpu_vm_script(rendered, arguments):
 
 
 def test_job_sets(rendered, arguments):
-    """The shape that JobSet v1alpha2 asks for; hosts and chips as GKE has them."""
+    """Manifests follow JobSet v1alpha2, and use topologies that GKE has."""
     found = list(yaml.safe_load_all(rendered("gke")))
     assert_labels([one["metadata"]["name"] for one in found])
     for one, block_config in zip(found, [(1,), (1, 2)], strict=True):
@@ -326,7 +325,7 @@ def test_job_sets(rendered, arguments):
         assert_arguments(call, block_config)
 
 
-def test_job_sets_of_gpus_are_told_where_the_first_is(rendered, arguments):
+def test_job_sets_of_gpus_have_the_address_of_the_first_host(rendered, arguments):
     text = rendered("gke", "--accelerator=h100-8", "--nodes=2")
     one = next(iter(yaml.safe_load_all(text)))
     [container] = one["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
@@ -352,11 +351,11 @@ def test_skypilot_tasks(rendered, arguments):
                 SKYPILOT_NODE_RANK="1",
             )
             assert_arguments(call, block_config)
-            told = [item.split("=")[1] for item in call if item.startswith(("--coord", "--proc"))]
-            assert told == hosts
+            given = [item.split("=")[1] for item in call if item.startswith(("--coord", "--proc"))]
+            assert given == hosts
 
 
-def test_skypilot_itself_reads_them(rendered):
+def test_skypilot_accepts_the_tasks(rendered):
     sky = pytest.importorskip("sky")
     for one in yaml.safe_load_all(rendered("skypilot")):
         sky.Task.from_yaml_config(one)
@@ -371,19 +370,19 @@ def test_skypilot_itself_reads_them(rendered):
         (["--on=skypilot"], "--on skypilot needs --bucket and --accelerator"),
     ],
 )
-def test_missing_facts_of_an_engine(write, start, tmp_path, capsys, flags, message):
+def test_missing_flags_of_an_engine(write, start, tmp_path, capsys, flags, message):
     assert start(write(SEEDS), *flags) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize("flag", ["--parallel=-1", "--nodes=0", "--tasks_per_node=0"])
-def test_impossible_numbers(write, start, capsys, flag):
+def test_numbers_below_their_minimum(write, start, capsys, flag):
     assert start(write(SEEDS), flag) == 2
     assert "it must be at least" in capsys.readouterr().err
 
 
-def test_engines_that_are_not_here(write, start, capsys, monkeypatch):
+def test_tools_that_are_not_installed(write, start, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     for engine in ("slurm", "tpu-vm", "gke", "skypilot"):
         assert start(write(SEEDS), "--on", engine, *ENGINES[engine]) == 2

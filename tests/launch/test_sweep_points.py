@@ -1,9 +1,10 @@
-"""The points of a sweep, whatever its file gives, and wherever its points are started."""
+"""The points of a sweep, for any sweep file and from any directory."""
 
 import os
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 import small
@@ -30,7 +31,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def dry_run(tmp_path, capsys):
-    """Types a dry run; returns its output."""
+    """Starts a dry run; returns its output."""
 
     def dry_run(path, *flags, status=0):
         argv = ["--sweep", str(path), "--workdir", str(tmp_path / "w"), "--dry_run", *flags]
@@ -43,7 +44,7 @@ def dry_run(tmp_path, capsys):
     return dry_run
 
 
-def test_numbers_of_numpy_are_numbers(write, tmp_path):
+def test_numpy_numbers_become_python_numbers(write, tmp_path):
     path = write(
         """return hyper.product([
         hyper.sweep("config.learning_rate", np.array([0.1, 0.01])),
@@ -71,9 +72,9 @@ def test_a_generator_gives_points(write, tmp_path):
     ("body", "message"),
     [
         ('hyper.sweep("config.seed", [1])', r"get_hyper\(\) in FILE returns nothing: end it with"),
-        ("return [1, 2]", "gives an object of type int as a point, not a dict"),
-        ('return {"config.seed": 1}', "gives an object of type str as a point, not a dict"),
-        ("return 3", "gives an object of type int as a point, not a dict"),
+        ("return [1, 2]", "returns an object of type int as a point, not a dict"),
+        ('return {"config.seed": 1}', "returns an object of type str as a point, not a dict"),
+        ("return 3", "returns an object of type int as a point, not a dict"),
         ("return [{1: 2}]", r"the sweep sets 1: keys of a config begin with 'config\.'"),
         ('return [{"config.seed": {}}]', r"sets config\.seed to an object of type dict: use None"),
         ('return [{"config.epochs": None}]', "point epochs=None: epochs is None: give it a value"),
@@ -97,7 +98,7 @@ def test_long_names_are_shortened(write, tmp_path):
     assert first.state() == "submitted"
 
 
-def test_relative_paths_are_those_of_where_the_sweep_is_typed(
+def test_relative_paths_start_at_the_directory_of_the_command(
     write, dry_run, tmp_path, monkeypatch
 ):
     write('return hyper.sweep("config.init_from", ["a.pth", "../b.pth", "~/c", "hf:d/e", None])')
@@ -108,7 +109,7 @@ def test_relative_paths_are_those_of_where_the_sweep_is_typed(
     expected = [
         str(tmp_path / "here" / "a.pth"), str(tmp_path / "b.pth"), "/home/me/c", "hf:d/e", None
     ]  # fmt: skip
-    points = load_points("../sweep_file.py", "w", flags)
+    points = load_points("../sweep_file.py", Path("w"), flags)
     assert [point.config.init_from for point in points] == expected
     assert points[0].workdir == tmp_path / "here" / "w" / "init_from=a.pth"
     monkeypatch.chdir("/")
@@ -124,8 +125,8 @@ def test_relative_paths_are_those_of_where_the_sweep_is_typed(
         assert f"--config.data.directory={tmp_path}/data" in output
 
 
-def test_copies_of_the_project_are_elsewhere(tmp_path, monkeypatch):
-    """There, files of the project are found from the working directory."""
+def test_arguments_in_a_copy_of_the_project(tmp_path, monkeypatch):
+    """Files of the project are relative to the working directory."""
     monkeypatch.chdir(ROOT / "experiments")
     spec = "sweeps/growth_rate_x_compression_quick.py"
     given = ["--config.init_from=../weights/a.pth", "--config.data.directory=../../data"]
@@ -139,7 +140,7 @@ def test_copies_of_the_project_are_elsewhere(tmp_path, monkeypatch):
 
 
 def test_labels(write, tmp_path):
-    """They are names for Kubernetes, differ between sweeps, and stay the same between calls."""
+    """Labels are valid in Kubernetes, differ between sweeps, and do not change between calls."""
     path = str(write('return hyper.sweep("config.seed", [0, 1])'))
     labels = []
     for name in ("a/sweep", "b/sweep", "Sweep_" + "x" * 100, "1", "ü", "ü" * 30 + "/a"):
@@ -175,12 +176,12 @@ def test_control_characters_are_refused(write, dry_run, capsys, text):
         for engine, added in ENGINES.items():
             given = [f"--on={engine}", *added, f"--{flag}=x{text}"]
             error = dry_run(path, *given, status=2)
-            assert repr(f"x{text}")[1:-1] in error and "leave out the control characters" in error
+            assert repr(f"x{text}")[1:-1] in error and "contains control characters" in error
     error = dry_run(path, "--on=slurm", f"--sbatch=--comment='{text}'", status=2)
-    assert "--sbatch is" in error
+    assert "--sbatch " in error
     with pytest.raises(SystemExit, match="2"):
         dry_run(path, f"--workdir=x{text}")
-    assert f"--workdir: it is {f'x{text}'!r}: leave out the control" in capsys.readouterr().err
+    assert f"--workdir: {f'x{text}'!r} contains control characters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -232,10 +233,10 @@ def test_quotes_in_options_of_sbatch(write, dry_run):
     directives = [shlex.split(line)[1:] for line in lines if line.startswith("#SBATCH")]
     assert directives[-3:] == [['--comment=two "words'], ["--time", "4:00:00"], ["-p", "gpu"]]
     error = dry_run(path, "--on=slurm", "--sbatch=--comment='two", status=2)
-    assert '--sbatch is "--comment=\'two": its quotes are not balanced' in error
+    assert '--sbatch is "--comment=\'two", which has unbalanced quotes' in error
 
 
-def test_a_file_name_that_is_no_text(write, dry_run, tmp_path):
+def test_a_file_name_that_is_not_utf8(write, dry_run, tmp_path):
     path = write('return hyper.sweep("config.seed", [0])')
     odd = path.rename(tmp_path / os.fsdecode(b"caf\xe9.py"))
     assert "caf" in dry_run(odd, "--on=slurm")

@@ -1,4 +1,4 @@
-"""A command runs where its packages are only on the path: nothing is installed."""
+"""A command runs with packages that are on the path but not installed."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import small
 
 
 def test_training_from_a_source_tree_without_metadata(tmp_path):
-    """Python finds all packages, but neither our metadata nor NumPy's."""
+    """Python finds all packages, but no metadata of this project and of NumPy."""
     ours = [small.ROOT / name for name in ("densenet_jax", "experiments", "launch")]
     others = [
         path

@@ -51,7 +51,7 @@ def test_a_process_that_is_lost_ends_the_other(start, tmp_path, lost, how):
     processes[lost].send_signal(how)
     error = error_of(processes[1 - lost])
     assert time.monotonic() - began < (TIMEOUT_SECONDS + 30 if how == signal.SIGSTOP else 30)
-    end = "ended without a message" if how == signal.SIGKILL else "has not answered for 6 s"
+    end = "died" if how == signal.SIGKILL else "has not answered for 6 s"
     assert f"process {lost} of 2 {end}" in error
     if how == signal.SIGSTOP:  # Awake again, it ends as well.
         processes[lost].send_signal(signal.SIGCONT)
@@ -65,7 +65,7 @@ def test_processes_that_do_not_come(start, tmp_path):
     assert f"process 0 at {address} within 6 s (Connect call failed" in error
     lonely = [start(i, 3, address) for i in (0, 1)]
     for process in lonely:
-        assert "did not come" in (error := error_of(process)) or "could not start" in error
+        assert "did not connect" in (error := error_of(process)) or "could not start" in error
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""Reads run directories when there are many of them: each file once, and no config objects."""
+"""Reads the files of many run directories fast: each file once, and without config objects."""
 
 import functools
 import os
@@ -10,37 +10,37 @@ from densenet_jax.files import open_regular, parse_object, read_object
 from densenet_jax.train.config import all_keys, check_none, defaults, flatten
 from densenet_jax.train.record import RunDirectory, is_sound, with_tuples
 
-_BLOCK_BYTES = 2**16  # Of a metrics file, read at a time.
+_BLOCK_BYTES = 2**16  # Larger reads a metrics file in fewer calls and uses more memory.
 
 
-def find_files(folder: Path, name: str) -> Iterator[Path]:
-    """Yields the files called `name` anywhere in `folder`, but in no checkpoints of a run."""
-    for path, directories, files in os.walk(folder):
+def find_files(directory: Path, name: str) -> Iterator[Path]:
+    """Yields the files called `name` anywhere in `directory`, except in checkpoints of runs."""
+    for path, directories, files in os.walk(directory):
         if "environment.json" in files and "checkpoints" in directories:
-            directories.remove("checkpoints")  # Thousands of files.
+            directories.remove("checkpoints")  # They may hold thousands of files.
         if name in files:
             yield Path(path) / name
 
 
-def flat_config(folder: Path) -> dict | None:
-    """Returns `flatten(RunDirectory(folder).config())`; None if there is no config.json.
+def flat_config(directory: Path) -> dict | None:
+    """Returns `flatten(RunDirectory(directory).config())`; None if there is no config.json.
 
     Raises InputError if the file is damaged.
     """
-    if (values := read_object(folder / "config.json")) is None:
+    if (values := read_object(directory / "config.json")) is None:
         return None
     flat = _flat(values)
     types = _types()
     if flat.keys() <= types.keys() and all(type(flat[key]) in types[key] for key in flat):
-        return defaults() | flat
-    # ConfigDict converts values, such as a whole number to a float, or refuses them.
-    flat = flatten(RunDirectory(folder).config())
+        return {**defaults(), **flat}
+    # ConfigDict converts values, such as an integer to a float, or refuses them.
+    flat = flatten(RunDirectory(directory).config())
     check_none(flat)
     return flat
 
 
 def _flat(values: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{prefix}{key}.")
@@ -58,12 +58,12 @@ def _types() -> Mapping[str, tuple[type, ...]]:
     }
 
 
-def metrics_backwards(folder: Path) -> Iterator[dict]:
-    """Yields the lines of `RunDirectory(folder).metrics()`, the last one first.
+def metrics_backwards(directory: Path) -> Iterator[dict]:
+    """Yields the lines of `RunDirectory(directory).metrics()`, the last one first.
 
     Reads the file block by block from its end. Raises InputError if a line is damaged.
     """
-    path = folder / "metrics.jsonl"
+    path = directory / "metrics.jsonl"
     try:
         file = open_regular(path)
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def metrics_backwards(folder: Path) -> Iterator[dict]:
             start -= size
             file.seek(start)
             rest, *lines = (file.read(size) + rest).split(b"\n")
-            # What follows the last newline was cut short when the run was stopped.
+            # Text after the last newline is a line that was being written when the run stopped.
             for text in reversed(lines if is_whole else lines[:-1]):
                 yield _metrics_line(text, path)
             is_whole = is_whole or bool(lines)
@@ -94,5 +94,5 @@ def _metrics_line(text: bytes, path: Path) -> dict:
             if not is_sound(name, line.get(name, 0)):
                 raise ValueError(f"{name} is {line[name]!r:.50}")
     except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}): restore or remove it") from error
+        raise InputError(f"{path} is damaged ({error}): restore or remove the file") from error
     return line
