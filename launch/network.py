@@ -21,8 +21,8 @@ from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.predict import (
     TORCHVISION,
     Preprocessing,
-    preprocessing_of,
-    preprocessing_of_run,
+    preprocessing_for_run,
+    preprocessing_for_weights,
 )
 from densenet_jax.train import trained
 from densenet_jax.weight_files import HUB
@@ -122,7 +122,7 @@ def _of_run(args: argparse.Namespace) -> Network:
         if getattr(args, flag) is not None:
             raise InputError(f"{args.weights} is a run directory, which knows its --{flag}.")
     model, description = trained.load(args.weights)
-    preprocessing = preprocessing_of_run(description)
+    preprocessing = preprocessing_for_run(description)
     channels = model.config.in_channels
     return Network(model, _with_flags(preprocessing, args, channels), description["classes"])
 
@@ -133,7 +133,7 @@ def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing
     If it is not known, flags must give the crop; the log names what is assumed beside.
     """
     try:
-        return preprocessing_of(args.weights, config)
+        return preprocessing_for_weights(args.weights, config)
     except InputError:
         if not (args.resize and args.crop):
             raise

@@ -16,7 +16,7 @@ import densenet_jax as dj
 from densenet_jax import weight_files
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.models.catalog import model_config
-from densenet_jax.predict import Preprocessing, preprocessing_of
+from densenet_jax.predict import Preprocessing, preprocessing_for_weights
 from densenet_jax.train import trained
 from launch import command
 from launch import predict as launch_predict
@@ -118,7 +118,7 @@ def test_class_names_are_imagenets(network, photographs):
     ],
 )
 def test_published_weights_come_with_their_preprocessing(source, name, crop):
-    assert preprocessing_of(source, model_config(name)) == Preprocessing(crop)
+    assert preprocessing_for_weights(source, model_config(name)) == Preprocessing(crop)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_published_weights_come_with_their_preprocessing(source, name, crop):
 )
 def test_unknown_preprocessing_is_an_error(source, name):
     with pytest.raises(dj.InputError, match="is not known: give --resize and --crop, and --interp"):
-        preprocessing_of(source, model_config(name))
+        preprocessing_for_weights(source, model_config(name))
 
 
 def test_mean_and_deviation_are_flags(capsys, weights, photographs, network, caplog):

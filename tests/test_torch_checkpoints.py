@@ -270,8 +270,8 @@ REFUSED = {
         lambda t: {"epoch": 1, "model": torch.nn.DataParallel(Network())},
         "a whole module, DataParallel, not a state dict",
     ),
-    "a list": (lambda t: list(t.values()), "it holds a list, no dict of tensors"),
-    "one tensor": (lambda t: torch.ones(3), "it holds a Tensor, no dict of tensors"),
+    "a list": (lambda t: list(t.values()), "it holds a list, not a dict of tensors"),
+    "one tensor": (lambda t: torch.ones(3), "it holds a Tensor, not a dict of tensors"),
     "an optimizer": (
         lambda t: optimizer().state_dict(),
         "no dict of tensors; its entries: 'state', 'param_groups'",

@@ -142,7 +142,7 @@ def test_files_that_pytorch_wrote(tmp_path):
     expected = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float32)}
     assert_equal(weight_files.read(tmp_path / "a.pth"), expected)
     torch.save([torch.ones(3)], tmp_path / "list.pth")
-    with pytest.raises(dj.InputError, match="no dict of tensors"):
+    with pytest.raises(dj.InputError, match="not a dict of tensors"):
         weight_files.read(tmp_path / "list.pth")
 
 
@@ -280,7 +280,9 @@ def test_the_hubs_cache_is_used(tmp_path, monkeypatch):
 def test_a_hub_that_cannot_be_reached(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:1")
-    with pytest.raises(dj.InputError, match=r"hf:a/b is not in the local cache, and 127\.0\.0\.1"):
+    with pytest.raises(
+        dj.InputError, match=r"hf:a/b is not in the local cache .* from 127\.0\.0\.1"
+    ):
         weight_files.read("hf:a/b")
     with pytest.raises(dj.InputError, match="hf:a b names no repository"):
         weight_files.read("hf:a b")

@@ -167,7 +167,7 @@ def test_parameters_that_are_no_floats(model, dtype):
     [
         ({7: np.ones(1)}, "these weights have a key of type int: name arrays by strings"),
         ({None: np.ones(1)}, "these weights have a key of type NoneType"),
-        ({CONV: [[1], [2, 3]]}, f"these weights have no array as {CONV}"),
+        ({CONV: [[1], [2, 3]]}, f"in these weights, {CONV} is not an array"),
         (
             {CONV: np.full((8, 3, 3, 3), np.nan)},
             f"NaN or infinite values in 1 of 32 arrays, {CONV}",
