@@ -1,4 +1,4 @@
-"""One rule for the pixels of a picture, whichever way it reaches a network."""
+"""A picture gives the same pixels whether it comes as a path, a PIL picture or an array."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from launch import predict as launch_predict
 
 SIDE = 16
 ENDINGS = [".jpg", ".png", ".webp", ".tif"]
-CLASSES = ["across", "upright"]  # Which way the stripes of the decoded pixels run.
+CLASSES = ["across", "upright"]  # Directions of the stripes in the decoded pixels.
 RUN = {
     **{"epochs": 3, "batch_size": 8, "eval_batch_size": 8, "learning_rate": 0.1},
     **{"model.growth_rate": 8, "model.dropout_rate": 0.0},
@@ -30,14 +30,14 @@ RUN = {
 
 
 def striped(name, random):
-    """Noisy stripes across, or upright."""
+    """Returns noisy stripes, across or upright."""
     stripes = np.where(np.arange(SIDE) // 2 % 2, 40, 200)
     pixels = stripes[:, None] + random.integers(-30, 31, (SIDE, SIDE))
     return np.repeat((pixels if name == "across" else pixels.T)[..., None], 3, 2).astype(np.uint8)
 
 
 def save(pixels, path, orientation):
-    """Saves a picture that Pillow decodes to `pixels`: it turns TIFFs by their orientation."""
+    """Saves a picture that Pillow decodes to `pixels`; Pillow turns TIFFs by their orientation."""
     picture = Image.fromarray(pixels)
     if path.suffix == ".tif" and orientation >= 5:
         picture = picture.transpose(Image.Transpose.TRANSPOSE)
@@ -49,7 +49,7 @@ def save(pixels, path, orientation):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """To train on, pictures of every orientation and format; to test on, others."""
+    """Returns a directory of pictures of every orientation and format, for training and testing."""
     random, folder = np.random.default_rng(0), tmp_path_factory.mktemp("stripes")
     for part in ("train", "val"):
         for name in CLASSES:
@@ -67,7 +67,7 @@ def run(folder, tmp_path_factory):
     return workdir
 
 
-def test_evaluation_is_the_same_through_both_doors(run, folder, capsys):
+def test_both_forms_of_evaluation_agree(run, folder, capsys):
     assert command.run(evaluate.main, ["--workdir", str(run), "--compile_cache=off"]) == 0
     assert json.loads(capsys.readouterr().out)["test_error"] == 0
     argv = ["--weights", str(run), "--pictures", str(folder), "--json", "--compile_cache=off"]
@@ -97,7 +97,7 @@ def opened(paths):
 
 
 def files():
-    """Pictures of every mode and depth: the ending of the file, what is saved, and options."""
+    """Yields file endings, pictures and options of saving, for every mode and depth."""
     y, x = np.mgrid[:48, :48].astype(np.uint8)
     color = Image.fromarray(np.stack([5 * x, 5 * y, 2 * x + 2 * y], axis=-1))
     grey, transparent = color.convert("L"), color.copy()
@@ -146,14 +146,14 @@ def test_files_of_every_mode_are_read_alike_as_paths_pictures_and_arrays(tmp_pat
         (Image.fromarray(np.zeros((40, 40), np.float32)), "picture 0 has floating-point pixels"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_a_sentence(network, picture, words):
+def test_other_objects_than_pictures_are_refused(network, picture, words):
     with pytest.raises(dj.InputError) as caught:
         list(dj.predict(network, [picture]))
     assert str(caught.value).startswith("picture 0 ") and words in str(caught.value)
 
 
 def test_frames_of_one_picture_are_different_pictures(network, tmp_path):
-    """PIL's iterator gives one object again and again, with other pixels."""
+    """PIL's iterator yields one object repeatedly, with other pixels."""
     frames = [Image.new("RGB", (40, 40), color) for color in ("red", "green", "blue", "white")]
     frames[0].save(tmp_path / "frames.tif", save_all=True, append_images=frames[1:])
     look = dict(preprocessing=Preprocessing(CentralCrop(32, 32)))
@@ -178,7 +178,7 @@ def test_other_mistakes_in_calls(network, pictures, options, words):
 
 
 def test_other_classes_than_the_runs_are_refused(run, folder, tmp_path, capsys):
-    """Labels of another folder would mean other classes; and its names would replace the run's."""
+    """Other class directories would change the labels and replace the names of the run."""
     for part, name in itertools.product(("train", "val"), CLASSES):
         shutil.copytree(folder / part / name, tmp_path / "data" / part / name[::-1])
     directory = str(tmp_path / "data")
