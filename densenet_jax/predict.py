@@ -124,8 +124,8 @@ def predict(
 
     Args:
       model: a network of `create_model`.
-      pictures: paths, PIL pictures, or uint8 arrays `[height, width]`, `[height, width, 1]`,
-        `[height, width, 3]` or `[height, width, 4]`. An iterable is read one batch ahead.
+      pictures: paths, PIL pictures, or arrays of uint8 (0 to 255) or uint16 of shape `[H, W]`,
+        `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`. An iterable is read one batch ahead.
       top: number of classes for each picture, at most the number of classes of the network.
       classes: names of the classes, in the order of the logits. The default is ImageNet's names for
         1000 classes, and numbers otherwise.

@@ -69,7 +69,7 @@ COLUMNS = ("c10", "c10+", "c100", "c100+", "svhn")
 
 
 def _row(method, depth, params, counted, errors, rerun=()) -> Row:
-    """Builds a row from `errors` in the order of `COLUMNS`; None where the table has no number."""
+    """Builds a row from `errors` in the order of `COLUMNS`; None stands for an empty cell."""
     cells = zip(COLUMNS, errors, strict=True)
     present = {column: error for column, error in cells if error is not None}
     return Row(method, depth, params, counted, present, rerun)

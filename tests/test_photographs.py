@@ -25,8 +25,8 @@ def photographs(tmp_path_factory):
     else:
         names = ("astronaut", "camera", "chelsea", "coffee", "rocket")
         arrays |= {name: getattr(skimage.data, name)() for name in names}
-    folder = tmp_path_factory.mktemp("photographs")
-    paths = [folder / f"{name}.{('jpg', 'png')[i % 2]}" for i, name in enumerate(arrays)]
+    directory = tmp_path_factory.mktemp("photographs")
+    paths = [directory / f"{name}.{('jpg', 'png')[i % 2]}" for i, name in enumerate(arrays)]
     for path, pixels in zip(paths, arrays.values(), strict=True):
         Image.fromarray(pixels).save(path)
     return paths

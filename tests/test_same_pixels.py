@@ -48,37 +48,37 @@ def save(pixels, path, orientation):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def stripes(tmp_path_factory):
     """Returns a directory of pictures of every orientation and format, for training and testing."""
-    random, folder = np.random.default_rng(0), tmp_path_factory.mktemp("stripes")
+    random, stripes = np.random.default_rng(0), tmp_path_factory.mktemp("stripes")
     for part in ("train", "val"):
         for name in CLASSES:
             for orientation in range(1, 9):
                 for ending in ENDINGS:
-                    path = folder / part / name / f"{orientation}{ending}"
+                    path = stripes / part / name / f"{orientation}{ending}"
                     save(striped(name, random), path, orientation)
-    return folder
+    return stripes
 
 
 @pytest.fixture(scope="module")
-def run(folder, tmp_path_factory):
+def run(stripes, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    fit(small.config(RUN | {"data.directory": str(folder)}), workdir)
+    fit(small.config(RUN | {"data.directory": str(stripes)}), workdir)
     return workdir
 
 
-def test_both_forms_of_evaluation_agree(run, folder, capsys):
+def test_both_forms_of_evaluation_agree(run, stripes, capsys):
     assert command.run(evaluate.main, ["--workdir", str(run), "--compile_cache=off"]) == 0
     assert json.loads(capsys.readouterr().out)["test_error"] == 0
-    argv = ["--weights", str(run), "--pictures", str(folder), "--json", "--compile_cache=off"]
+    argv = ["--weights", str(run), "--pictures", str(stripes), "--json", "--compile_cache=off"]
     assert command.run(evaluate.main, argv) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["pictures"], report["broken"], report["top1_error"]) == (64, 0, 0)
 
 
-def test_predictions_of_paths_pictures_and_arrays_are_the_classes(run, folder, capsys):
-    paths = sorted((folder / "val").rglob("*.*"))
-    argv = [str(folder / "val"), "--weights", str(run), "--json", "--compile_cache=off"]
+def test_predictions_of_paths_pictures_and_arrays_are_the_classes(run, stripes, capsys):
+    paths = sorted((stripes / "val").rglob("*.*"))
+    argv = [str(stripes / "val"), "--weights", str(run), "--json", "--compile_cache=off"]
     assert command.run(launch_predict.main, argv) == 0
     found = [entry["predictions"] for entry in json.loads(capsys.readouterr().out)]
     assert [predictions[0]["name"] for predictions in found] == [path.parent.name for path in paths]
@@ -177,10 +177,10 @@ def test_other_mistakes_in_calls(network, pictures, options, words):
         list(dj.predict(network, pictures, **options))
 
 
-def test_other_classes_than_the_runs_are_refused(run, folder, tmp_path, capsys):
+def test_other_classes_than_the_runs_are_refused(run, stripes, tmp_path, capsys):
     """Other class directories would change the labels and replace the names of the run."""
     for part, name in itertools.product(("train", "val"), CLASSES):
-        shutil.copytree(folder / part / name, tmp_path / "data" / part / name[::-1])
+        shutil.copytree(stripes / part / name, tmp_path / "data" / part / name[::-1])
     directory = str(tmp_path / "data")
     argv = ["--workdir", str(run), f"--data_directory={directory}", "--compile_cache=off"]
     assert command.run(evaluate.main, argv) == 2

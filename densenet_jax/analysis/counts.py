@@ -92,14 +92,12 @@ def activation_bytes(config: NetworkConfig, height: int, width: int, batch_size:
 
         return jax.tree.leaves(jax.vjp(logits, params)[1])
 
-    program = jax.make_jaxpr(kept)(params, rest, images).jaxpr
+    closed, shapes = jax.make_jaxpr(kept, return_shape=True)(params, rest, images)
+    program = closed.jaxpr
     given = set(map(id, [*program.invars, *program.constvars]))
-    arrays = {
-        id(v): jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
-        for v in program.outvars
-        if id(v) not in given
-    }
-    return sum(array.size * array.dtype.itemsize for array in arrays.values())
+    # An array may be kept for several operations, as one variable.
+    arrays = dict(zip(map(id, program.outvars), shapes, strict=True))
+    return sum(a.size * a.dtype.itemsize for v, a in arrays.items() if v not in given)
 
 
 @functools.cache

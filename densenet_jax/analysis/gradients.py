@@ -20,8 +20,8 @@ def gradient_norms(model: nnx.Module, images: jax.Array, labels: jax.Array) -> d
       images: `[N, H, W, C]`, normalised.
       labels: `[N]`.
     """
-    graphdef, params, *rest = nnx.split(model, nnx.Param, ...)
-    params = nnx.to_pure_dict(params)
+    graphdef, state, *rest = nnx.split(model, nnx.Param, ...)
+    params = nnx.to_pure_dict(state)
 
     def loss(params):
         merged = nnx.merge(graphdef, params, *rest, copy=True)

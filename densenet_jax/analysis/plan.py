@@ -53,7 +53,8 @@ def plan(config: ConfigDict, target: Target) -> dict:
     network, examples = trainer.model_config, len(_official(config).train)
     height, width = trainer.data.image_shape[:2]
     macs = count_macs(network, height, width)
-    memory, costs, text, estimated = None, {}, "", None
+    costs: dict[str, float] = {}
+    memory, text, estimated = None, "", None
     if compiled:
         memory, text = memory_bytes(compiled), compiled.as_text() or ""
         costs = compiled.cost_analysis() or {}

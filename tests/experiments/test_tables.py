@@ -167,14 +167,14 @@ def most_images(config, name) -> str:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def sets(tmp_path_factory):
     """Returns the root of tiny copies of each set, in the format of its authors."""
     root = tmp_path_factory.mktemp("sets")
     for name, classes in (("cifar10", 10), ("cifar100", 100)):
         parts = published_sets.make_parts({"train": 100, "test": 20}, num_classes=classes)
         files = published_sets.cifar_files(name, "binary", parts)
-        folder = "cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary"
-        published_sets.write_folder(root / name / folder, files)
+        directory = "cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary"
+        published_sets.write_folder(root / name / directory, files)
     parts = published_sets.make_parts({"train": 60, "extra": 60, "test": 20})
     published_sets.write_svhn(root / "svhn", parts)
     random = np.random.default_rng(0)
@@ -188,12 +188,12 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def read(folders):
+def read(sets):
     """Returns a cached function that reads and preprocesses a set, because whitening is slow."""
 
     @functools.cache
     def read(name, holdout, kind):
-        return preprocess(sources.load(name, str(folders / name), holdout), kind)
+        return preprocess(sources.load(name, str(sets / name), holdout), kind)
 
     return read
 
