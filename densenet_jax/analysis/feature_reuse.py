@@ -32,7 +32,7 @@ def heat_maps(model: nnx.Module) -> list[np.ndarray]:
                 continue
             is_layer = i < len(block)
             read = sources(model.config, i + 1) if is_layer else range(len(kernels))
-            # The mean over positions and outputs, for each input channel in the order of `read`.
+            # Of each channel: over positions and outputs. The order of inputs is that of sources.
             weights = np.abs(np.asarray(kernel)).mean((0, 1, 3) if kernel.ndim == 4 else 1)
             ends = np.cumsum([k if s else inputs for s in read])[:-1]
             raw[list(read), i] = [part.mean() for part in np.split(weights, ends)]
