@@ -1,4 +1,4 @@
-"""The exceptions whose message is for the user, and what messages are made with."""
+"""Exceptions whose messages address the user, and helpers that word the messages."""
 
 import difflib
 import re
@@ -6,35 +6,44 @@ from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """A wrong argument, config, file or folder, told in one sentence: what was wrong, what to do.
+    """A wrong argument, config, file or directory.
 
-    Commands print the sentence without a stack trace and exit with status 2.
+    The message is one line: the problem, the value and a remedy. Commands print the message without
+    a stack trace and exit with status 2.
+
+    >>> from flax import nnx
+    >>> import densenet_jax as dj
+    >>> dj.create_model("densnet121", rngs=nnx.Rngs(0))
+    Traceback (most recent call last):
+        ...
+    densenet_jax.errors.InputError: there is no model 'densnet121': did you mean 'densenet121'?
     """
 
 
 class UnsupportedFile(ValueError):
-    """A sound file of a kind that is not read.
+    """An intact file of a kind that cannot be read.
 
-    Its message completes a sentence that begins with the name of the file.
+    The message completes a sentence that begins with the name of the file.
     """
 
 
 class RunError(RuntimeError):
-    """A run that failed and would fail again, in one sentence: a NaN loss, too little memory.
+    """A failure that would recur on a retry, such as a NaN loss or too little memory.
 
-    Commands exit with FAILED_STATUS.
+    The message is one sentence. Commands exit with FAILED_STATUS.
     """
 
 
 class Interrupted(RunError):
-    """A run that its machine cut off, in one sentence: a lost process, a full disk.
+    """A failure of the machine, such as a lost process or a full disk.
 
-    Once the cause is gone, the same command resumes the run. Commands exit with INTERRUPTED_STATUS.
+    The message is one sentence. After the cause is removed, the same command resumes the run.
+    Commands exit with INTERRUPTED_STATUS.
     """
 
 
 class Preempted(RuntimeError):
-    """A run that received a signal and saved itself. Commands exit with PREEMPTED_STATUS."""
+    """A signal that stopped a run after a checkpoint. Commands exit with PREEMPTED_STATUS."""
 
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -52,13 +61,13 @@ def counted(number: int, noun: str) -> str:
 def printable(text: object) -> str:
     """Returns the text with escapes for characters that control a terminal.
 
-    Files choose names and messages. Line ends are escaped as well, and characters that reverse the
-    order of others.
+    Names and messages that come from files may hold such characters. Line ends and characters that
+    reverse the reading direction are escaped too.
     """
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", str(text))
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """Ends a sentence about an unknown `word`: with the closest known one, or with all of them."""
+    """Returns the remedy for an unknown `word`: the closest known word, or else all known words."""
     close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}."
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"

@@ -1,6 +1,6 @@
 """Reads regular files only, and writes files durably.
 
-A crash or a power loss leaves the old content or the new, never a part.
+After a crash or a power loss a file has its old content or its new content, never a part of it.
 """
 
 import json
@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from densenet_jax.errors import InputError, UnsupportedFile
 
-MAX_JSON_BYTES = 2**24  # Of one JSON file or line; 1000 classes of 100 characters take 0.1 MB.
-MAX_JSON_DEPTH = 100  # Of objects and lists in one another; those of a run are 4 deep.
-# What a path can name beside a regular file; reading most of these would wait for ever.
+MAX_JSON_BYTES = 2**24  # Largest JSON file or line; 1000 classes of 100 characters take 0.1 MB.
+MAX_JSON_DEPTH = 100  # Deepest nesting of objects and lists; the files of a run are 4 deep.
+# Kinds of paths that are not regular files. Reading from most of them would block for ever.
 _OTHER_KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a named pipe",
@@ -27,7 +27,7 @@ _OTHER_KINDS = {
 def open_regular(path: Path) -> BinaryIO:
     """Opens a regular file to read.
 
-    Raises InputError for a directory, a named pipe, a socket or a device, without opening it, and
+    Raises InputError for a directory, a named pipe, a socket or a device, before opening it. Raises
     OSError as `open` does.
     """
     check_regular(path)
@@ -42,9 +42,9 @@ def check_regular(path: Path) -> None:
 
 
 def read_regular(path: Path, max_bytes: int, offset: int = 0, length: int = -1) -> bytes:
-    """Returns `length` bytes of a regular file from `offset` on; -1: up to its end.
+    """Returns `length` bytes of a regular file from `offset` on; -1 reads to the end of the file.
 
-    Raises UnsupportedFile for more than `max_bytes` bytes, and what `open_regular` raises.
+    Raises UnsupportedFile for more than `max_bytes` bytes, and the errors of `open_regular`.
     """
     with open_regular(path) as file:
         if length < 0:
@@ -79,7 +79,7 @@ def unfinished_name(name: str) -> str:
 
 
 def sync(path: Path) -> None:
-    """Puts the content of a file, or the names in a directory, on disk."""
+    """Flushes the content of a file, or the entries of a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -88,7 +88,7 @@ def sync(path: Path) -> None:
 
 
 def parse_object(text: str | bytes) -> dict:
-    """Returns the object in a JSON document. Raises ValueError for anything else."""
+    """Returns the object in a JSON document; raises ValueError for any other document."""
     if len(text) > MAX_JSON_BYTES:
         raise ValueError(f"it is longer than {MAX_JSON_BYTES:,} bytes")
     try:
@@ -101,9 +101,9 @@ def parse_object(text: str | bytes) -> dict:
 
 
 def read_object(path: Path) -> dict | None:
-    """Returns the object in a JSON file; None if there is no such file.
+    """Returns the object in a JSON file, or None if the file does not exist.
 
-    Raises InputError if the file holds anything else, or cannot be read.
+    Raises InputError if the file cannot be read or holds no JSON object.
     """
     try:
         found = parse_object(read_regular(path, MAX_JSON_BYTES))
@@ -122,8 +122,8 @@ def read_object(path: Path) -> dict | None:
 
 
 def _check_depth(values: dict) -> None:
-    """Raises ValueError if values are nested so deeply that code which walks along them fails."""
-    level = [values]
+    """Raises ValueError if values are nested too deeply for recursive code."""
+    level: list[dict | list] = [values]
     for _ in range(MAX_JSON_DEPTH):
         inner = [value for values in level for value in _inside(values)]
         level = [value for value in inner if isinstance(value, dict | list)]

@@ -1,26 +1,29 @@
-"""Checks pickles before they are read: their opcodes alone tell how much memory and time they take.
+"""Checks the opcodes of a pickle for excessive memory and time before the pickle is loaded.
 
-A file of 100 bytes can ask for gigabytes, by an object under a huge number, or for years, by tuples
-that hold one another twice. Deeply nested tuples end the process when they are hashed.
+A pickle of 100 bytes can allocate gigabytes by storing an object under a huge index. Nested tuples
+that each hold the next one twice take years to hash. Deeply nested tuples crash the process that
+hashes them.
 """
 
 import pickletools
 from collections.abc import Iterator
 from typing import BinaryIO
 
-MAX_OPCODES = 2**21  # Each makes at most some 300 bytes of objects. All of CIFAR-100 has 200,000.
-MAX_DEPTH = 500  # Objects inside objects; whole PyTorch modules reach about 100.
-MAX_OBJECTS = 2**24  # Inside one object, counting an object that is shared each time.
+MAX_OPCODES = 2**21  # Each builds at most about 300 bytes of objects. All of CIFAR-100 has 200,000.
+MAX_DEPTH = 500  # Levels of nested objects; whole PyTorch modules reach about 100.
+MAX_OBJECTS = 2**24  # Inside one object; a shared object counts at each use.
+
+_Size = tuple[int, int]  # Depth of an object, and the number of objects in it.
 
 _CONTAINERS_GROW = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
 _TOO_LARGE = "it asks for too much memory"
-_ATOM = 0, 1  # Depth and objects of a number or a string.
+_ATOM: _Size = 0, 1  # A number or a string.
 
 
 def check(file: BinaryIO) -> None:
-    """Raises ValueError if the pickle at the position of `file` is damaged or asks for too much.
+    """Raises ValueError if the pickle at the position of `file` is damaged or needs too much.
 
-    Raises EOFError if it is cut off. Leaves the position of `file` as it is.
+    Raises EOFError if the pickle is cut off. Restores the position of `file`.
     """
     start = file.tell()
     try:
@@ -32,15 +35,17 @@ def check(file: BinaryIO) -> None:
 
 
 def _check(file: BinaryIO) -> None:
-    """Follows the opcodes with depths and numbers of objects in place of objects."""
-    stack, marks, memo = [], [], {}  # `marks` are lengths of the stack.
+    """Follows the opcodes with the sizes of objects in place of the objects."""
+    stack: list[_Size] = []
+    marks: list[int] = []  # Lengths of the stack.
+    memo: dict[int, _Size] = {}
     for count, (opcode, argument, _) in enumerate(_opcodes(file)):
         name = opcode.name
         if count >= MAX_OPCODES:
             raise ValueError(_TOO_LARGE)
         if name == "MEMOIZE" or name.endswith("PUT"):
             index = len(memo) if name == "MEMOIZE" else argument
-            if index > MAX_OPCODES:  # Unpickling makes room for all lower numbers.
+            if index > MAX_OPCODES:  # Unpickling allocates a memo of this length.
                 raise ValueError(_TOO_LARGE)
             memo[index] = stack[-1]
         elif name.endswith("GET"):
@@ -71,8 +76,11 @@ def _opcodes(file: BinaryIO) -> Iterator[tuple]:
         raise
 
 
-def _take(stack: list, marks: list[int], before: list) -> list:
-    """Removes from `stack`, and returns, what an opcode takes: `before`, by pickletools."""
+def _take(stack: list[_Size], marks: list[int], before: list) -> list[_Size]:
+    """Removes the operands of an opcode from `stack` and returns them.
+
+    `before` describes the operands as `pickletools` does.
+    """
     if not before:
         return []
     if pickletools.markobject in before:
@@ -86,8 +94,8 @@ def _take(stack: list, marks: list[int], before: list) -> list:
     return taken
 
 
-def _combine(name: str, taken: list[tuple[int, int]]) -> tuple[int, int]:
-    """Returns the depth and the objects of what the opcode makes of what it takes."""
+def _combine(name: str, taken: list[_Size]) -> _Size:
+    """Returns the size of the object that an opcode builds from its operands."""
     depth = 1 + max(depth for depth, _ in taken)
     if name in _CONTAINERS_GROW:
         (depth, _), *items = taken

@@ -1,4 +1,4 @@
-"""Classify pictures with a trained network."""
+"""Classifies pictures with a trained network."""
 
 import dataclasses
 import functools
@@ -26,17 +26,18 @@ from densenet_jax.models.resnet import ResNetConfig
 from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.weight_files import HUB
 
-# A file, an open picture, or an array as `data.pictures.from_array` takes it.
+# A path, an open picture, or an array that `data.pictures.from_array` accepts.
 Picture = str | Path | Image.Image | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Prepares a picture for a network. The default is torchvision's for ImageNet.
+    """The crop and the normalisation of pictures. The default is torchvision's for ImageNet.
 
     Attributes:
-      crop: cuts the image out of the picture.
-      mean, std: of each channel, on a scale of 0 to 255: subtracted, and divided by.
+      crop: function that cuts the image out of the picture.
+      mean, std: one value for each channel, on a scale of 0 to 255. The mean is subtracted, and the
+        difference is divided by std.
     """
 
     crop: CentralCrop = dataclasses.field(default_factory=CentralCrop)
@@ -45,8 +46,8 @@ class Preprocessing:
 
 
 TORCHVISION = Preprocessing()
-# Crops of published weights, by family and by the recipe in their name; None: torchvision's files,
-# and those of RDNet's authors.
+# Crops of published weights, by family and by the recipe in the name of the weights. None stands
+# for files without a recipe: torchvision's files, and those of RDNet's authors.
 _CROPS = {
     DenseNetConfig: {
         None: CentralCrop(),
@@ -60,22 +61,26 @@ _CROPS = {
         "nv_in1k_ft_in1k_384": CentralCrop(384, 384, "bicubic"),
     },
 }
-_RECIPE = re.compile(r"\.(\w*in1k\w*)")  # As in densenet121.tv_in1k, timm's way of naming.
+_RECIPE = re.compile(r"\.(\w*in1k\w*)")  # As in densenet121.tv_in1k, a name of timm's.
 
 
-def preprocessing_of(source: str, config: NetworkConfig) -> Preprocessing:
-    """Returns the preprocessing of published weights, by family and by the name of the recipe.
+def preprocessing_for_weights(source: str, config: NetworkConfig) -> Preprocessing:
+    """Returns the preprocessing of published weights.
+
+    The family of the network and the recipe in the name of the weights decide the preprocessing.
 
     Args:
-      source: a file of weights, or `hf:REPOSITORY`.
-      config: of the network.
+      source: a weights file, or `hf:REPOSITORY`.
+      config: the config of the network.
 
-    Raises InputError if it is not known.
+    Raises:
+      InputError: the preprocessing is not known.
     """
     found = _RECIPE.search(source.rpartition("/")[2])
     recipe = found and found[1]
     crops = _CROPS.get(type(config), {})
-    # Repositories without a recipe are by others; a network for small images is not published.
+    # Hub repositories without a recipe in their name are not timm's. Networks for small images have
+    # no published weights.
     known = recipe in crops and (recipe or not source.startswith(HUB))
     if not known or getattr(config, "stem", "imagenet") != "imagenet":
         raise InputError(
@@ -85,22 +90,22 @@ def preprocessing_of(source: str, config: NetworkConfig) -> Preprocessing:
     return Preprocessing(crops[recipe])
 
 
-def preprocessing_of_run(description: dict) -> Preprocessing:
-    """Returns the preprocessing of a run, by its model.json.
+def preprocessing_for_run(description: dict) -> Preprocessing:
+    """Returns the preprocessing of a run, given the content of its model.json.
 
-    Raises InputError if it depends on the whole training set, as whitening does.
+    Raises InputError if the preprocessing depends on the whole training set, as whitening does.
     """
     if description["preprocessing"] != "standardize":
         raise InputError(
             f"this network was trained with data.preprocessing {description['preprocessing']!r}, "
-            "which cannot be applied to single pictures"
+            "which cannot be applied to single pictures: use launch.evaluate --workdir instead"
         )
     crop = CentralCrop(**description["crop"])
     return Preprocessing(crop, tuple(description["mean"]), tuple(description["std"]))
 
 
 class Prediction(NamedTuple):
-    """A class, by its number and its name, and its probability."""
+    """A predicted class: its index, its name and its probability."""
 
     label: int
     name: str
@@ -118,13 +123,36 @@ def predict(
     """Yields the `top` most probable classes of each picture, the most probable first.
 
     Args:
-      classes: their names; None: ImageNet's, if there are 1000, or else numbers.
-      **options: see `logits`.
+      model: a network of `create_model`.
+      pictures: paths, PIL pictures, or arrays of uint8 (0 to 255) or uint16 of shape `[H, W]`,
+        `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`. An iterable is read one batch ahead.
+      top: number of classes for each picture, at most the number of classes of the network.
+      classes: names of the classes, in the order of the logits. The default is ImageNet's names for
+        1000 classes, and numbers otherwise.
+      **options: `preprocessing`, `crops`, `batch_size`, `on_error` and `max_pixels`, see `logits`.
+
+    Yields:
+      A list of `Prediction` tuples: `label`, `name` and `probability` (0 to 1). None stands for a
+      picture that cannot be read, if `on_error` is given.
+
+    Raises:
+      InputError: `pictures` is a single picture, a picture cannot be read, or an option is wrong.
+
+    >>> import numpy as np
+    >>> from flax import nnx
+    >>> import densenet_jax as dj
+    >>> model = dj.create_model("densenet_bc_k4_d10", num_classes=3, rngs=nnx.Rngs(0))
+    >>> picture = np.zeros((300, 400, 3), np.uint8)
+    >>> names = ["bird", "cat", "dog"]
+    >>> [found] = dj.predict(model, [picture], top=2, classes=names, batch_size=1)
+    >>> len(found), found[0].name in names, found[0].probability >= found[1].probability
+    (2, True, True)
     """
     classes = classes or _class_names(model.config.num_classes)
     if len(classes) < model.config.num_classes:
         raise InputError(
-            f"{len(classes)} names are too few for the {model.config.num_classes} classes"
+            f"{len(classes)} names are too few for the {model.config.num_classes} classes: "
+            "name each class"
         )
     top = min(top, model.config.num_classes)
     for values in logits(model, pictures, **options):
@@ -141,19 +169,22 @@ def logits(
     on_error: Callable[[int, InputError], None] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[np.ndarray | None]:
-    """Yields the logits `[classes]` of each picture.
+    """Yields the logits `[num_classes]` of each picture.
 
-    Threads read pictures while the network works on those before them.
+    Threads read the next batch of pictures while the network computes the current batch.
 
     Args:
-      crops: 1, the centre; or 10, the mean over it, the corners and their mirror images.
-      batch_size: pictures that the network sees at a time.
-      on_error: called with the number of a picture that cannot be read, for which None is yielded;
-        None: raise the error.
-      max_pixels: pixels of the largest file that is decoded.
+      model, pictures: see `predict`.
+      preprocessing: the crop and the normalisation of pictures.
+      crops: 1 for the central crop. 10 averages the logits of the centre, of the corners, and of
+        their mirror images.
+      batch_size: pictures in one forward pass; larger uses more memory and less time.
+      on_error: receives the index of a picture that cannot be read, and the error. None is yielded
+        for such a picture. By default the error is raised.
+      max_pixels: size of the largest file that is decoded.
     """
     if crops not in (1, 10):
-        raise InputError(f"crops is {crops}: 1 or 10.")
+        raise InputError(f"crops is {crops}: use 1 or 10")
     for name, value in (("batch_size", batch_size), ("max_pixels", max_pixels)):
         if value < 1:
             raise InputError(f"{name} is {value}: it must be at least 1")
@@ -169,7 +200,7 @@ def logits(
         todo = enumerate(iter(pictures))
         submitted = _submit(pool, read, todo, batch_size)
         while submitted:
-            # The next ones are read while the network works.
+            # Threads read the next batch while the network computes this one.
             reading, submitted = submitted, _submit(pool, read, todo, batch_size)
             found = {}
             for number, future in reading:
@@ -180,7 +211,7 @@ def logits(
                         raise
                     on_error(number, error)
             images = list(found.values())
-            images += images[:1] * (batch_size - len(images))  # One shape is one program.
+            images += images[:1] * (batch_size - len(images))  # Pad: each shape would be compiled.
             values = _forward(graphdef, state, np.stack(images), mean, std) if found else []
             by_number = dict(zip(found, np.asarray(values), strict=False))
             yield from (by_number.get(number) for number, _ in reading)
@@ -192,7 +223,7 @@ def _submit(pool, read, todo, count: int) -> list[tuple[int, Future]]:
         future = pool.submit(read, number, picture)
         submitted.append((number, future))
         if isinstance(picture, Image.Image):
-            wait([future])  # The next one may be the same object with other pixels.
+            wait([future])  # PIL may reuse the object for the next frame.
     return submitted
 
 
@@ -214,7 +245,7 @@ def _read(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(graphdef, state, images, mean, std):
-    """Returns logits of uint8 `[N, H, W, C]`, or their means of `[N, crops, H, W, C]`."""
+    """Returns the logits of uint8 images `[N, H, W, C]`, or the mean over `[N, crops, H, W, C]`."""
     normalized = (images.reshape(-1, *images.shape[-3:]) - mean) / std
     values = nnx.merge(graphdef, state)(normalized, train=False)
     return values.reshape(len(images), -1, values.shape[-1]).mean(1)

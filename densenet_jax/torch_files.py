@@ -1,8 +1,8 @@
 """Reads the files of `torch.save` without PyTorch and without running code from a file.
 
-Such a file holds a pickle and, beside it, the numbers of all tensors in blocks called storages. A
-pickle names the functions and classes that build its objects. This module never looks up those
-names: it builds dicts and tensors itself, and an inert stand-in replaces every other object.
+Such a file holds a pickle, and the numbers of all tensors in blocks called storages. A pickle names
+the functions and classes that build its objects. This module never looks up those names: it builds
+dicts and tensors itself, and replaces every other object with an inert stand-in.
 """
 
 import functools
@@ -15,7 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -23,21 +23,23 @@ import numpy as np
 from densenet_jax import pickles
 from densenet_jax.files import open_regular
 
-# Unpacked bytes of a zip archive for each of its own. torch.save compresses nothing, and other
-# programs cannot compress trained weights by more than 2.
+# Largest ratio of unpacked to packed bytes of a zip archive. torch.save compresses nothing, and
+# other programs compress trained weights by at most a factor of 2.
 MAX_INFLATION = 10
-MAX_PICKLE_BYTES = 2**26  # Of the pickle beside the numbers; that of 10,000 tensors takes 2 MB.
-MAX_NAMES = 1000  # Of classes and functions in a pickle: each takes 1 kB.
+MAX_PICKLE_BYTES = 2**26  # Largest pickle beside the storages; 10,000 tensors take 2 MB.
+MAX_NAMES = 1000  # Most classes and functions named in a pickle; each takes 1 kB.
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # The first pickle in a file of torch.save before 1.6.
 _SAVE_STATE_DICT = "save model.state_dict() with torch.save instead"
 _BIG_ENDIAN = ("its numbers are big-endian", "save it on a little-endian machine")
-# Where training scripts put a state dict, the preferred one first: averaged weights come last.
-_PLACES = (
+# Keys under which training scripts store a state dict, in order of preference: averaged weights
+# come last.
+_STATE_DICT_KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module"),
     *("state_dict_ema", "model_ema", "ema"),
 )
-# What pickles of data call by name: these build tensors, arrays and Python's own containers.
+# Functions and classes that pickles of data call. They build tensors, arrays and Python's own
+# containers.
 _BUILDERS = re.compile(
     r"torch\.(device|dtype|Size|Generator|ByteTensor|_utils\._rebuild\w*|_tensor\._rebuild\w*"
     r"|serialization\._get_layout|storage\._load_from_bytes|nn\.parameter\.\w+)"
@@ -49,7 +51,7 @@ _BUILDERS = re.compile(
     r"|(copyreg|copy_reg)\.(_reconstructor|__newobj__|__newobj_ex__)"
     r"|functools\.partial|argparse\.Namespace|_codecs\.encode"
 )
-_DEEPEST = 3  # Levels of dicts in which a state dict is searched for.
+_MAX_NESTING = 3  # Levels of dicts that are searched for a state dict.
 _DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -68,10 +70,10 @@ _DTYPES = {
 
 
 class Unreadable(Exception):
-    """A file without readable weights; its message is the reason.
+    """The error for a file without readable weights. The message is the reason.
 
     Attributes:
-      remedy: what the user can do.
+      remedy: advice to the user, in the imperative.
     """
 
     def __init__(self, reason: str, remedy: str = "download it again"):
@@ -80,15 +82,15 @@ class Unreadable(Exception):
 
 
 class TooLarge(Unreadable):
-    """A file with more bytes of tensors than the network needs."""
+    """The error for a file with more bytes of tensors than the limit."""
 
     def __init__(self, found: int, max_bytes: int):
         reason = f"its tensors take {found:,} bytes, more than the limit of {max_bytes:,}"
-        super().__init__(reason, "name the model that they are of")
+        super().__init__(reason, "name the model that has these weights")
 
 
 class _Storage(NamedTuple):
-    """A block of numbers in the file; `start` counts numbers."""
+    """A block of numbers in the file; `start` counts numbers, not bytes."""
 
     key: str
     dtype: np.dtype
@@ -105,17 +107,18 @@ class _Tensor(NamedTuple):
 
 
 class _StandIn(dict):
-    """A replacement for an object of any class, and for the result of any function.
+    """An inert replacement for an object of any class, or for the result of any function.
 
-    It keeps its items, because the original may be a dict, and its state, and does nothing.
+    A stand-in keeps its state and, because the original may be a dict, its items.
 
     Attributes:
-      origin: the name that it replaces.
-      calls: receives the name if the file calls it.
+      origin: full name of the replaced class or function.
+      calls: receives `origin` as a key when the file calls the class or function.
     """
 
-    origin, calls, state = "", {}, None
-    __hash__ = object.__hash__
+    origin: ClassVar[str] = ""
+    calls: ClassVar[dict[str, None]] = {}
+    state: object = None
 
     def __new__(cls, *arguments, **keywords):
         return super().__new__(cls)
@@ -140,26 +143,27 @@ class _Unpickler(pickle.Unpickler):
     """Builds dicts, tensors and stand-ins.
 
     Attributes:
-      item_sizes: bytes of a number in each storage, by the storage's key.
+      item_sizes: bytes of one number, by the key of the storage.
     """
 
     def __init__(self, file: BinaryIO):
         pickles.check(file)
         super().__init__(file, encoding="latin1")  # Decodes all strings that Python 2 wrote.
-        self.item_sizes = {}
-        self._stand_ins, self._calls = {}, {}
+        self.item_sizes: dict[str, int] = {}
+        self._stand_ins: dict[str, type[_StandIn]] = {}
+        self._calls: dict[str, None] = {}
 
-    def code(self) -> str:
-        """Names the functions that the file calls and that build no data; "" if there are none."""
+    def called_code(self) -> str:
+        """Returns the names of called functions that build no data, or "" if there are none."""
         names = [name for name in self._calls if not _BUILDERS.fullmatch(name)]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return ", ".join(names[:3]) + more
 
     def find_class(self, module: str, name: str) -> Callable | str:
-        """Returns what builds the objects that `module.name` builds.
+        """Returns the builder of the objects that `module.name` would build.
 
-        A file can set attributes of what it gets. Functions and classes are therefore new for each
-        file, so that it cannot change how the next one is read.
+        A file can set attributes of the builder. Each file therefore gets new functions and
+        classes, so that it cannot affect how the next file is read.
         """
         origin = f"{module}.{name}"
         match origin:
@@ -176,13 +180,14 @@ class _Unpickler(pickle.Unpickler):
         if origin not in self._stand_ins:
             if len(self._stand_ins) == MAX_NAMES:
                 raise Unreadable(f"it names more than {MAX_NAMES:,} classes", _SAVE_STATE_DICT)
-            described = {"origin": origin, "calls": self._calls}
-            self._stand_ins[origin] = type(name, (_StandIn,), described)
+            # Dicts have no hash, but the original may be a key of a dict.
+            members = {"origin": origin, "calls": self._calls, "__hash__": object.__hash__}
+            self._stand_ins[origin] = type(name, (_StandIn,), members)
         return self._stand_ins[origin]
 
     def persistent_load(self, description: tuple) -> object:
         """Returns the storage that `description` names."""
-        if description[0] == "module":  # A class and its source code, beside a whole module.
+        if description[0] == "module":  # The class of a whole module, and its source.
             return description[1]
         _, kind, key, _, _, *view = description
         if kind not in _DTYPES:
@@ -197,8 +202,8 @@ class _Unpickler(pickle.Unpickler):
 def read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     """Returns the arrays of the state dict in a file of `torch.save` since PyTorch 1.6, by name.
 
-    Raises Unreadable if there is no state dict, or one of more than `max_bytes` bytes. bfloat16
-    becomes float32.
+    bfloat16 is converted to float32. Raises Unreadable if there is no state dict, or if its tensors
+    take more than `max_bytes` bytes.
     """
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         _check_archive(archive, path.stat().st_size)
@@ -211,7 +216,7 @@ def read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
             raise Unreadable(f"its pickle has {size:,} bytes", _SAVE_STATE_DICT)
         unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
         found = unpickler.load()
-        state_dict = _state_dict(path, found, unpickler.code())
+        state_dict = _state_dict(path, found, unpickler.called_code())
         _check_size(
             state_dict, max_bytes, lambda key: archive.getinfo(f"{root}data/{key}").file_size
         )
@@ -223,7 +228,7 @@ def read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
 def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
     """Raises Unreadable if an archive of `size` bytes unpacks to far more."""
     entries = archive.infolist()
-    # Of other compressions, zipfile unpacks a piece before it looks at the length.
+    # With other compressions zipfile unpacks a whole piece before it checks the length.
     if any(e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for e in entries):
         raise Unreadable("it is compressed in a way that torch.save does not use", _SAVE_STATE_DICT)
     unpacked = sum(entry.file_size for entry in entries)
@@ -235,16 +240,16 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
 
 
 def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
-    """Does the same as `read_zip` for a file of `torch.save` before PyTorch 1.6.
+    """Returns the same as `read_zip` for a file of `torch.save` before PyTorch 1.6.
 
-    Such a file is a row of pickles, then the storages: the number of their items and the items.
+    Such a file holds several pickles, then each storage: the number of its items and the items.
     """
     size = path.stat().st_size
     with open_regular(path) as file:
         unpickler = _Unpickler(file)
         if unpickler.load() != _LEGACY_MAGIC:
             reason = "it is a pickle that torch.save did not write"
-            if code := unpickler.code():
+            if code := unpickler.called_code():
                 reason += f" and that holds code, calls of {code}, which was not run"
             raise Unreadable(reason, _SAVE_STATE_DICT)
         _version, machine = _Unpickler(file).load(), _Unpickler(file).load()
@@ -252,11 +257,11 @@ def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
             raise Unreadable(*_BIG_ENDIAN)
         unpickler = _Unpickler(file)
         found = unpickler.load()
-        state_dict = _state_dict(path, found, unpickler.code())
+        state_dict = _state_dict(path, found, unpickler.called_code())
         places = {}
         for key in _Unpickler(file).load():
             length = int.from_bytes(file.read(8), "little") * unpickler.item_sizes[key]
-            # A file that is cut off has less than it claims.
+            # A truncated file has fewer bytes than it claims.
             places[key] = file.tell(), max(min(length, size - file.tell()), 0)
             file.seek(length, io.SEEK_CUR)
         _check_size(state_dict, max_bytes, lambda key: places[key][1])
@@ -271,13 +276,13 @@ def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
 
 
 def _state_dict(path: Path, found: object, code: str) -> dict[str, _Tensor]:
-    """Returns the tensors of the preferred state dict in `found`; logs what is not read."""
+    """Returns the tensors of the preferred state dict in `found`, and logs ignored entries."""
     if not isinstance(found, dict):
         kind = type(found).__name__.lstrip("_")
-        raise Unreadable(f"it holds a {kind}, no dict of tensors", _SAVE_STATE_DICT)
+        raise Unreadable(f"it holds a {kind}, not a dict of tensors", _SAVE_STATE_DICT)
     state_dicts = dict(_state_dicts(found))
     if not state_dicts:
-        raise _without_state_dict(found, code)
+        raise _missing_state_dict(found, code)
     place, *others = state_dicts
     if code:
         _warn("%s: holds code, calls of %s, which was not run", path, code)
@@ -298,7 +303,7 @@ def _warn(message: str, *arguments: object) -> None:
 
 
 def _name(key: object) -> str:
-    """Describes the key of a dict. Only of these types is it certain to be short."""
+    """Describes the key of a dict. Keys of other types may be long."""
     return str(key) if isinstance(key, str | int | float) else f"a {type(key).__name__}"
 
 
@@ -307,7 +312,7 @@ def _check_size(
 ) -> None:
     """Raises Unreadable if the storages of `tensors` take more than `max_bytes` bytes.
 
-    Also if a tensor reaches beyond its storage, or has more numbers than that.
+    Raises Unreadable also if a tensor reaches beyond its storage, or has more numbers than it.
     """
     sizes = {key: stored_bytes(key) for key in {t.storage.key for t in tensors.values()}}
     if sum(sizes.values()) > max_bytes:
@@ -329,14 +334,14 @@ def _check_size(
 
 
 def _state_dicts(found: dict, place: str = "", depth: int = 1) -> Iterator[tuple[str, dict]]:
-    """Yields the state dicts in `found` and where they are, the preferred one first."""
+    """Yields each state dict in `found` after its place, in order of preference."""
     inner = [
         state_dict
-        for name in _PLACES
-        if isinstance(found.get(name), dict) and depth < _DEEPEST
+        for name in _STATE_DICT_KEYS
+        if isinstance(found.get(name), dict) and depth < _MAX_NESTING
         for state_dict in _state_dicts(found[name], f"{place}.{name}".lstrip("."), depth + 1)
     ]
-    # A checkpoint may have a tensor of its own beside the state dict: the best accuracy.
+    # A checkpoint may hold one tensor beside the state dict, such as the best accuracy.
     if not inner and any(_is_named_tensor(name, value) for name, value in found.items()):
         inner = [(place, found)]
     yield from inner
@@ -346,8 +351,9 @@ def _is_named_tensor(name: object, value: object) -> bool:
     return isinstance(name, str) and isinstance(value, _Tensor)
 
 
-def _without_state_dict(found: dict, code: str) -> Unreadable:
-    for value in (found, *map(found.get, _PLACES)):
+def _missing_state_dict(found: dict, code: str) -> Unreadable:
+    """Returns the error for a file without a state dict."""
+    for value in (found, *map(found.get, _STATE_DICT_KEYS)):
         state = getattr(value, "state", None)
         if isinstance(state, dict) and "_modules" in state:
             reason = f"it holds a whole module, {type(value).__name__}, not a state dict"

@@ -1,7 +1,7 @@
-"""Translates between the names of parameters here and in PyTorch's libraries.
+"""Translates the names of parameters in this library and in others to PyTorch names.
 
-Names here are translated to torchvision's, which are timm's too, and an RDNet's to timm's. Names of
-other libraries are translated to torchvision's or timm's as well.
+PyTorch names are torchvision's, which timm shares; for RDNet they are timm's. Paths in this library
+and the names of other libraries both translate to PyTorch names.
 """
 
 import re
@@ -16,41 +16,42 @@ from densenet_jax.errors import InputError
 from densenet_jax.models.rdnet import RDNet
 from densenet_jax.models.resnet import ResNet
 
-# How the names of a classifier begin in various libraries.
+# Prefixes of the names of a classifier in various libraries.
 HEADS = ("classifier.", "fc.", "head.", "last_linear.")
 
 
-class Naming(NamedTuple):
-    """The naming of a family's parameters.
+class TorchNames(NamedTuple):
+    """The PyTorch names of a family's parameters.
 
     Attributes:
-      of_ours: returns the name for a path here, `stages.0.first.norm.weight`, and for the number of
-        the block in its stage, if it has one.
-      of_others: returns the name for another library's name.
-      head: the beginning of the classifier's names.
+      from_path: returns the PyTorch name for a path in this library, such as
+        `stages.0.first.norm.weight`, and the index of the block in its stage.
+      from_library: returns the PyTorch name for a name of another library.
+      head: prefix of the classifier's PyTorch names.
     """
 
-    of_ours: Callable[[str, int], str]
-    of_others: Callable[[str], str]
+    from_path: Callable[[str, int], str]
+    from_library: Callable[[str], str]
     head: str
 
-    def translate(self, names: Collection[str], wanted: Collection[str]) -> dict[str, str]:
-        """Returns the translation of each of a file's `names`.
+    def translate(self, names: Collection[str], expected: Collection[str]) -> dict[str, str]:
+        """Returns the PyTorch name for each of the `names` in a file.
 
-        Wrappers put a prefix before all names, such as `module.`, or before those of the backbone.
-        The prefix that leaves most of the `wanted` names is dropped, wherever it or a parent of it
-        stands. Raises InputError if two names have the same translation.
+        Wrappers put a prefix such as `module.` before all names, or before those of the backbone.
+        The prefix that gives most of the `expected` names is dropped from all names. A name that
+        begins with only a part of the prefix loses that part. Raises InputError if two names have
+        the same translation.
         """
         votes = Counter(
             prefix
             for name in names
             for prefix in _prefixes(name)
-            if self.of_others(name.removeprefix(prefix)) in wanted
+            if self.from_library(name.removeprefix(prefix)) in expected
         )
         prefix = max(votes, key=lambda prefix: (votes[prefix], -len(prefix)), default="")
         longest_first = list(_prefixes(prefix))[::-1]
         translations = {
-            name: self.of_others(name.removeprefix(next(filter(name.startswith, longest_first))))
+            name: self.from_library(name.removeprefix(next(filter(name.startswith, longest_first))))
             for name in names
         }
         originals = {translation: name for name, translation in translations.items()}
@@ -63,15 +64,18 @@ class Naming(NamedTuple):
         return translations
 
 
-def naming(model: nnx.Module) -> Naming:
-    """Returns the naming for `model`; raises InputError if its family has no PyTorch names."""
-    # Recognised by its parts, because other implementations of DenseNet are compared with ours.
+def names_for(model: nnx.Module) -> TorchNames:
+    """Returns the PyTorch names for `model`.
+
+    Raises InputError if the family of the network has no PyTorch names.
+    """
+    # An attribute identifies DenseNets, because other implementations are compared with this one.
     if getattr(model, "norm5", None):
-        return Naming(_densenet, _densenet_of_others, "classifier.")
+        return TorchNames(_densenet_from_path, _densenet_from_library, "classifier.")
     if isinstance(model, ResNet) and not model.config.pre_activation:
-        return Naming(_resnet, _resnet_of_others, "fc.")
+        return TorchNames(_resnet_from_path, _resnet_from_library, "fc.")
     if isinstance(model, RDNet):
-        return Naming(_rdnet, _rdnet_of_others, "head.fc.")
+        return TorchNames(_rdnet_from_path, _rdnet_from_library, "head.fc.")
     raise InputError(
         f"this {type(model).__name__} has no PyTorch names: use a DenseNet, an RDNet or a ResNet "
         "without pre-activation"
@@ -79,7 +83,7 @@ def naming(model: nnx.Module) -> Naming:
 
 
 def _prefixes(name: str) -> Iterator[str]:
-    """Returns "", "a." and "a.b." for "a.b.c"."""
+    """Yields "", "a." and "a.b." for "a.b.c"."""
     *parents, _ = name.split(".")
     return accumulate(parents, "{}{}.".format, initial="")
 
@@ -90,11 +94,12 @@ def _substitute(name: str, rules: list[tuple[str, str | Callable]]) -> str:
     return name
 
 
-def _counted_from_one(template: str):
+def _counted_from_one(template: str) -> Callable[[re.Match[str]], str]:
+    """Returns a replacement that fills `template` with the matched indices plus one."""
     return lambda match: template.format(*(int(index) + 1 for index in match.groups()))
 
 
-def _densenet(name: str, block: int) -> str:
+def _densenet_from_path(name: str, block: int) -> str:
     name = _substitute(
         name,
         [
@@ -105,7 +110,7 @@ def _densenet(name: str, block: int) -> str:
     return name if name.startswith("classifier") else f"features.{name}"
 
 
-def _densenet_of_others(name: str) -> str:
+def _densenet_from_library(name: str) -> str:
     return _substitute(
         name,
         [
@@ -127,7 +132,7 @@ def _densenet_of_others(name: str) -> str:
     )
 
 
-def _resnet(name: str, block: int) -> str:
+def _resnet_from_path(name: str, block: int) -> str:
     return _substitute(
         name,
         [
@@ -143,11 +148,11 @@ def _resnet(name: str, block: int) -> str:
     )
 
 
-def _resnet_of_others(name: str) -> str:
+def _resnet_from_library(name: str) -> str:
     return _substitute(name, [(r"^head\.fc\.", "fc.")])
 
 
-def _rdnet(name: str, block: int) -> str:
+def _rdnet_from_path(name: str, block: int) -> str:
     return _substitute(
         name,
         [
@@ -170,6 +175,6 @@ def _rdnet(name: str, block: int) -> str:
     )
 
 
-def _rdnet_of_others(name: str) -> str:
-    # Files of RDNet's authors.
+def _rdnet_from_library(name: str) -> str:
+    # The files of RDNet's authors.
     return _substitute(name, [(r"^stem\.stem\.", "stem.")])

@@ -1,4 +1,4 @@
-"""Reads and writes files of weights. Code in a file never runs."""
+"""Reads and writes weights files. Code in a file never runs."""
 
 import importlib.util
 import re
@@ -17,13 +17,13 @@ from densenet_jax.files import open_regular, write_durably
 from densenet_jax.torch_files import TooLarge, Unreadable
 
 HUB = "hf:"
-# Of the tensors in a file; those of the largest network of the catalogue take 0.75 GB in float32.
+# Most bytes of tensors in a file; the largest network of the catalogue has 0.75 GB in float32.
 MAX_BYTES = 2**33
-MAX_HEADER_BYTES = 2**24  # Of a safetensors file; 10,000 tensors take 1 MB.
-_HUB_TIMEOUT_SECONDS = 5  # For the hub's first answer.
-_LONGEST_REASON = 200  # Characters of a reason in a message; the rest is cut off.
+MAX_HEADER_BYTES = 2**24  # Largest header of a safetensors file; 10,000 tensors take 1 MB.
+_HUB_TIMEOUT_SECONDS = 5  # Longest wait for a connection to the hub.
+_MAX_REASON_CHARACTERS = 200  # Longer reasons are shortened in messages.
 _USE = "use a .safetensors file or a state dict from torch.save"
-# How other files begin, what they are, and what the user can do.
+# First bytes of other kinds of files, with the reason and the remedy that a message gives.
 _OTHER_FILES = {
     b"version https://git-lfs": ("it is a Git LFS pointer", "run `git lfs pull`"),
     b"<": ("it is a web page", "download the file itself"),
@@ -33,7 +33,7 @@ _OTHER_FILES = {
     b"BZh": ("it is compressed", "unpack it"),
     b"\xfd7zXZ": ("it is compressed", "unpack it"),
 }
-# A part of the names in other zip archives.
+# Endings of names in other kinds of zip archives, with the reason and the remedy.
 _OTHER_ARCHIVES = {
     "/constants.pkl": (
         "it is a TorchScript archive",
@@ -44,19 +44,21 @@ _OTHER_ARCHIVES = {
 
 
 def read(source: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]:
-    """Returns the arrays in a file, by name.
+    """Returns the arrays in a weights file, by name.
 
-    The content of the file decides how it is read, not its name. See `torch_files` for why code in
-    a file does not run. Entries that are not tensors are ignored with a logged warning.
+    The content of a file decides how the file is read, not its name. Code in a file does not run,
+    see `torch_files`. Entries that are not tensors are ignored with a logged warning.
 
     Args:
-      source: a safetensors file; a file of `torch.save` that holds a state dict, alone or in a
-        training checkpoint; or `hf:REPOSITORY` for `model.safetensors` of that repository of the
-        Hugging Face hub, from the local cache or else downloaded.
-      max_bytes: of the tensors; more are refused before they are read.
+      source: one of
+        a safetensors file;
+        a file of `torch.save` that holds a state dict, alone or in a training checkpoint;
+        `hf:REPOSITORY` for `model.safetensors` of a repository of the Hugging Face hub, which is
+        downloaded unless it is in the local cache.
+      max_bytes: limit on the bytes of all tensors; larger files are refused unread.
 
     Raises:
-      InputError: there is no such file, it holds no weights that can be read, the hub cannot be
+      InputError: the file does not exist or holds no weights that can be read, the hub cannot be
         reached, or the library that reads the file is not installed.
     """
     path = _from_hub(str(source)) if str(source).startswith(HUB) else Path(source).expanduser()
@@ -77,16 +79,16 @@ def read(source: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file durably; see `files.write_durably`."""
-    _need("safetensors", path)
+    _require("safetensors", path)
     from safetensors.numpy import save
 
-    # safetensors ignores strides, so arrays must be contiguous. Files that it opens itself are
-    # readable for their owner only, so this function writes the bytes.
+    # safetensors ignores strides, so arrays must be contiguous. Files that safetensors opens are
+    # readable by their owner only, so this function writes the bytes.
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     write_durably(path, content)
 
 
-def _need(library: str, what: object) -> None:
+def _require(library: str, what: object) -> None:
     if importlib.util.find_spec(library) is None:
         raise InputError(f"{what} needs {library}: `pip install {library}`")
 
@@ -94,11 +96,13 @@ def _need(library: str, what: object) -> None:
 def _reason(error: Exception) -> str:
     """Returns the message of `error` as a part of a sentence, without control characters."""
     text = re.sub(r"\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f]", "", str(error))
-    return textwrap.shorten(text or type(error).__name__, _LONGEST_REASON, placeholder=" ...")
+    return textwrap.shorten(
+        text or type(error).__name__, _MAX_REASON_CHARACTERS, placeholder=" ..."
+    )
 
 
 def _from_hub(source: str) -> Path:
-    _need("huggingface_hub", source)
+    _require("huggingface_hub", source)
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -116,7 +120,7 @@ def _from_hub(source: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repository, name))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"{source} is not in the local cache, and {hub.hostname} does not give it "
+            f"{source} is not in the local cache and cannot be downloaded from {hub.hostname} "
             f"({_reason(error)}): download its model.safetensors elsewhere and name the file"
         ) from error
 
@@ -145,7 +149,7 @@ def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path, header_bytes: int, max_bytes: int) -> dict[str, np.ndarray]:
-    _need("safetensors", path)
+    _require("safetensors", path)
     from safetensors.numpy import load_file
 
     size = path.stat().st_size
@@ -156,7 +160,7 @@ def _read_safetensors(path: Path, header_bytes: int, max_bytes: int) -> dict[str
         raise TooLarge(size - header_bytes - 8, max_bytes)
     try:
         return load_file(path)
-    except AttributeError as error:  # It looks for the type in NumPy.
+    except AttributeError as error:  # safetensors looks up the type in NumPy.
         raise Unreadable(
             "its numbers have a type that NumPy lacks", "convert them to float32"
         ) from error

@@ -12,7 +12,7 @@ from flax import nnx
 
 from densenet_jax import weight_files
 from densenet_jax.errors import InputError
-from densenet_jax.torch_names import HEADS, naming
+from densenet_jax.torch_names import HEADS, names_for
 
 _LEAVES = {
     "kernel": "weight",
@@ -23,10 +23,11 @@ _LEAVES = {
 }
 # PyTorch counts batches beside each BatchNorm. No network here needs the count.
 _IGNORED = "num_batches_tracked"
-# A file may hold so many times the bytes of the network: wider types, or a larger classifier.
-_MOST_NETWORKS = 16
-_LEAST_MAX_BYTES = 2**28  # Of the tensors in a file for a network however small.
-_SHOWN = 3  # Names of each kind in an error message; the others are counted.
+# Limit on the bytes of tensors in a file, as a multiple of the network's: a file may have wider
+# types or a larger classifier.
+_MAX_BYTES_RATIO = 16
+_LEAST_MAX_BYTES = 2**28  # The limit for small networks.
+_SHOWN = 3  # Names of each kind in an error message; the rest are counted.
 
 
 def load_torch(
@@ -35,62 +36,76 @@ def load_torch(
     """Sets all parameters and running statistics of `model` from `source`.
 
     Arrays whose names have no dot belong to no layer, such as the `op_threshs` of torchxrayvision.
-    They are ignored with a logged warning.
+    Such arrays are ignored with a logged warning.
 
     Args:
-      model: a DenseNet, an RDNet, or a ResNet without pre-activation; changed in place, and not
-        changed at all after an error.
-      source: PyTorch name to array in PyTorch's layout (convolutions OIHW, linear out x in); or a
-        file of them, or `hf:REPOSITORY`, see `weight_files.read`. Names are those of torchvision,
-        old and new, of timm, of mmpretrain, or of the memory-efficient PyTorch DenseNet, after any
-        common prefix such as `module.`.
-      head: whether to set the classifier. False: the classifier of `source` may have any shape.
-        None: sets it if `source` has all of its arrays in the right shapes, and otherwise logs a
-        warning with the reason.
+      model: a DenseNet, an RDNet, or a ResNet without pre-activation. It is changed in place, and
+        stays unchanged after an error.
+      source: a mapping from PyTorch names to arrays in PyTorch's layouts (convolutions `[out, in,
+        height, width]`, linear layers `[out, in]`), or a file of such arrays, or `hf:REPOSITORY`;
+        see `weight_files.read`. Names may be those of torchvision (old or new), of timm, of
+        mmpretrain, or of the memory-efficient PyTorch DenseNet. A prefix such as `module.` may
+        precede all names.
+      head: whether to set the classifier. With False the classifier of `source` may have any shape.
+        With None the classifier is set if `source` has all of its arrays in the right shapes;
+        otherwise a warning with the reason is logged.
 
     Raises:
-      InputError: names are missing or unexpected, shapes differ, or values are not floats, NaN or
-        infinite; the message lists them. Or the file cannot be read, or has far more bytes of
+      InputError: names are missing or unexpected, shapes differ, or values are not finite floats;
+        the message lists the names. Or the file cannot be read, the file has far more bytes of
         tensors than the network, or the network has no PyTorch names.
+
+    >>> from flax import nnx
+    >>> import densenet_jax as dj
+    >>> ours = dj.create_model("densenet_bc_k4_d10", num_classes=10, rngs=nnx.Rngs(0))
+    >>> theirs = dj.create_model("densenet_bc_k4_d10", num_classes=7, rngs=nnx.Rngs(1))
+    >>> arrays = dj.weights.to_torch(theirs)
+    >>> dj.weights.load_torch(ours, arrays, head=False)
+    >>> bool((ours.conv0.kernel[...] == theirs.conv0.kernel[...]).all())
+    True
     """
-    of = "these weights" if isinstance(source, Mapping) else f"the weights in {source}"
-    names, ours = naming(model), to_torch(model)
-    expected = {name: array.shape for name, array in ours.items()}
+    subject = "these weights" if isinstance(source, Mapping) else f"the weights in {source}"
+    names, present = names_for(model), to_torch(model)
+    expected = {name: array.shape for name, array in present.items()}
     if isinstance(source, Mapping):
         arrays = source
     else:
-        needed = sum(array.nbytes for array in ours.values())
-        arrays = weight_files.read(source, max(_LEAST_MAX_BYTES, _MOST_NETWORKS * needed))
+        needed = sum(array.nbytes for array in present.values())
+        arrays = weight_files.read(source, max(_LEAST_MAX_BYTES, _MAX_BYTES_RATIO * needed))
     if unnamed := [name for name in arrays if not isinstance(name, str)]:
         raise InputError(
-            f"{of} have a key of type {type(unnamed[0]).__name__}: name arrays by strings"
+            f"{subject} have a key of type {type(unnamed[0]).__name__}: name arrays by strings"
         )
     translations = names.translate(
         [name for name in arrays if not name.endswith(_IGNORED)], expected
     )
-    given = {name: _as_array(of, theirs, arrays[theirs]) for theirs, name in translations.items()}
+    given = {
+        name: _as_array(subject, original, arrays[original])
+        for original, name in translations.items()
+    }
     if without_layer := [name for name in given if "." not in name and name not in expected]:
         given = {name: array for name, array in given.items() if name not in without_layer}
-        _warn("%s: ignored %s, which belong to no layer", of, _few(without_layer))
+        _warn("%s: ignored %s, which belong to no layer", subject, _few(without_layer))
     if head is None:
         of_head = {n: shape for n, shape in expected.items() if n.startswith(names.head)}
         given_head = {n: array for n, array in given.items() if n in of_head}
         problems = _problems(given_head, of_head, {})
         head = not problems
         if problems:
-            _warn("%s: the classifier stays new: %s", of, problems)
+            _warn("%s: the classifier stays new: %s", subject, problems)
     if not head:
         expected = {n: shape for n, shape in expected.items() if not n.startswith(names.head)}
         given = {n: a for n, a in given.items() if n in expected or not n.startswith(HEADS)}
-    originals = {ours: theirs for theirs, ours in translations.items()}
+    originals = {name: original for original, name in translations.items()}
     if problems := _problems(given, expected, originals):
         raise InputError(
-            f"{of} are not this network's: {problems}: choose the model and its num_classes to fit"
+            f"{subject} are not this network's: {problems}: choose the model and its num_classes "
+            "to fit"
         )
-    _refuse_not_float(of, given)
-    with np.errstate(over="ignore"):  # What becomes infinite is refused.
-        given = {name: a.astype(ours[name].dtype, copy=False) for name, a in given.items()}
-    refuse_not_finite(of, given)
+    _refuse_not_float(subject, given)
+    with np.errstate(over="ignore"):  # Values that overflow become infinite and are refused below.
+        given = {name: a.astype(present[name].dtype, copy=False) for name, a in given.items()}
+    refuse_not_finite(subject, given)
     for variable, torch_names, is_stack in _named_variables(model):
         if torch_names[0] in expected:
             layers = [_from_torch(given[name]) for name in torch_names]
@@ -99,42 +114,56 @@ def load_torch(
 
 
 def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
-    """Returns all parameters and running statistics of `model`, in PyTorch's names and layouts.
+    """Returns all parameters and running statistics of `model`, under PyTorch's names.
 
-    Works as well on a model merged from gradients. Raises InputError for a network that has no
-    PyTorch names.
+    `model` may also be a network merged from gradients.
+
+    Returns:
+      Arrays in PyTorch's layouts, in the type of the parameters: convolutions `[out, in, height,
+      width]`, linear layers `[out, in]`, and vectors `[channels]`.
+
+    Raises:
+      InputError: the family of the network has no PyTorch names.
+
+    >>> from flax import nnx
+    >>> import densenet_jax as dj
+    >>> model = dj.create_model("densenet_bc_k4_d10", num_classes=10, rngs=nnx.Rngs(0))
+    >>> arrays = dj.weights.to_torch(model)
+    >>> arrays["features.denseblock1.denselayer1.conv2.weight"].shape
+    (4, 16, 3, 3)
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for variable, names, is_stack in _named_variables(model):
         array = np.asarray(variable[...])
         arrays |= zip(names, map(_to_torch, array if is_stack else [array]), strict=True)
     return arrays
 
 
-def _as_array(of: str, name: str, value: object) -> np.ndarray:
-    """Returns `value` as an array. Raises InputError if it is none."""
+def _as_array(subject: str, name: str, value: object) -> np.ndarray:
+    """Returns `value` as an array. Raises InputError if the conversion fails."""
     try:
-        array = np.asarray(value)
-    except Exception as error:  # Of ragged lists, and of tensors on other devices.
-        raise InputError(f"{of} have no array as {name} ({error}): give NumPy arrays") from error
-    return array
+        return np.asarray(value)
+    except Exception as error:  # Libraries raise many kinds, such as for tensors on a GPU.
+        raise InputError(
+            f"in {subject}, {name} is not an array ({error}): give NumPy arrays"
+        ) from error
 
 
-def _refuse_not_float(of: str, arrays: Mapping[str, np.ndarray]) -> None:
+def _refuse_not_float(subject: str, arrays: Mapping[str, np.ndarray]) -> None:
     wrong = [
         f"{name} has dtype {array.dtype} instead of a float"
         for name, array in arrays.items()
         if not jnp.issubdtype(array.dtype, jnp.floating)
     ]
     if wrong:
-        raise InputError(f"in {of}, {_few(wrong)}: save parameters as float32")
+        raise InputError(f"in {subject}, {_few(wrong)}: save parameters as float32")
 
 
-def refuse_not_finite(of: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises InputError if an array has a NaN or infinite value; `of` begins the message."""
+def refuse_not_finite(subject: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError if an array has a NaN or infinite value; `subject` begins the message."""
     if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise InputError(
-            f"{of} have NaN or infinite values in {len(wrong)} of {len(arrays)} arrays, "
+            f"{subject} have NaN or infinite values in {len(wrong)} of {len(arrays)} arrays, "
             f"{_few(wrong)}: use an earlier checkpoint"
         )
 
@@ -144,9 +173,9 @@ def _problems(
     expected: dict[str, tuple[int, ...]],
     originals: dict[str, str],
 ) -> str:
-    """Returns how `given` differs from `expected`, or "".
+    """Returns a description of how `given` differs from `expected`, or "".
 
-    Unexpected arrays have the names in `originals`, so that the user finds them in the file.
+    Unexpected arrays appear under their names in the file, which `originals` holds.
     """
     missing = [f"{name} {shape}" for name, shape in expected.items() if name not in given]
     unexpected = [
@@ -171,7 +200,7 @@ def _warn(message: str, *arguments: str) -> None:
 
 
 class _NamedVariable(NamedTuple):
-    """A variable and its names in PyTorch: one for each block of a stack, else a single one."""
+    """A variable with its PyTorch names: one for each block of a stack, otherwise a single one."""
 
     variable: nnx.Variable
     names: list[str]
@@ -179,14 +208,14 @@ class _NamedVariable(NamedTuple):
 
 
 def _named_variables(model: nnx.Module) -> list[_NamedVariable]:
-    names, named = naming(model), []
+    names, named = names_for(model), []
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         *parents, leaf = map(str, path)
         name = ".".join([*parents, _LEAVES.get(leaf, leaf)])
         is_stack = "rest" in parents
-        # The first block of a stage is not in the stack, see `models.resnet.Stage`.
+        # The stack lacks the first block of a stage, see `models.resnet.Stage`.
         blocks = range(1, 1 + variable.shape[0]) if is_stack else [0]
-        torch_names = [names.of_ours(name, block) for block in blocks]
+        torch_names = [names.from_path(name, block) for block in blocks]
         named.append(_NamedVariable(variable, torch_names, is_stack))
     return named
 

@@ -1,1 +1,1 @@
-"""What to run: one config a row of the papers' tables."""
+"""Configs of experiments: one file for each row of the papers' tables and for each sweep."""

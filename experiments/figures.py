@@ -1,21 +1,21 @@
-"""The papers' figures of errors: what each curve shows, as published, and its small likeness.
+"""The curves of the papers' figures as published, with small networks that show the same effect.
 
-Figures have the numbers that TPAMI prints. Errors are in percent, parameters in millions, FLOPs, of
-which a multiply-add is two, in 1e9. Numbers were read out of the vector graphics of the PDF, marker
-against axis, so they are accurate to plotting precision.
+Figure numbers are those of TPAMI. Errors are in percent, parameters in millions, and FLOPs in 1e9,
+where a multiply-add is two FLOPs. All values were read from the vector graphics of the PDF, marker
+against axis, and are accurate to plotting precision.
 """
 
 from typing import NamedTuple
 
 
 class Point(NamedTuple):
-    """A marker: a network, and where it is plotted.
+    """A marker of a curve: a network and its plotted values.
 
     Attributes:
-      label: which of its curve's it is: its depth, or a letter of `DEPTHS`.
-      model, settings: the network, by its name in the catalogue, and what differs from that.
+      label: name of the marker in its curve: a depth, or a letter of `DEPTHS`.
+      model, settings: name of the network in the catalogue, and the overrides of its config.
       error: top-1 test error.
-      params, flops, memory_gb: as plotted, where the figure has such an axis.
+      params, flops, memory_gb: plotted values, or None if the figure has no such axis.
     """
 
     label: str
@@ -31,9 +31,9 @@ class Curve(NamedTuple):
     """A line of a figure.
 
     Attributes:
-      points: as published.
-      quick: networks that show the same on small images: keys of a config and their values.
-      quick_name: of these, if their settings are others.
+      points: published markers.
+      quick: config values of networks that show the same effect on small images.
+      quick_name: name of the curve of the quick networks, if their settings differ.
     """
 
     name: str
@@ -51,13 +51,13 @@ DEPTHS = {
     "E": (6, 12, 64, 48),
     "F": (6, 12, 80, 64),
 }
-# Two, four and six layers a block, k = 8: their likeness.
+# The quick networks: two, four and six layers in each block, k = 8.
 _QUICK_MODEL = "densenet_bc_k8_d22"
 _QUICK_DEPTHS = (16, 28, 40)
 
 
-def _by_depth(name: str, kind: str, params_and_errors: dict[int, tuple], quick: int) -> Curve:
-    """A curve of Figure 4, whose first `quick` networks are its quick ones."""
+def _curve_by_depth(name: str, kind: str, params_and_errors: dict[int, tuple], quick: int) -> Curve:
+    """Builds a curve of Figure 4, whose first `quick` networks are the quick networks."""
     points = tuple(
         Point(f"L={depth}", f"densenet{kind}_k12_d{depth}", {}, error, params / 1e6)
         for depth, (params, error) in params_and_errors.items()
@@ -66,7 +66,7 @@ def _by_depth(name: str, kind: str, params_and_errors: dict[int, tuple], quick: 
 
 
 def _resnet_point(params: int, error: float, name: str, *widths: int) -> Point:
-    settings = {"widths": widths} if widths else {}
+    settings: dict[str, object] = {"widths": widths} if widths else {}
     return Point(f"L={name.removeprefix('preresnet')}", name, settings, error, params / 1e6)
 
 
@@ -91,22 +91,22 @@ def _resnets() -> Curve:
 
 # Figure 4, left and middle: CIFAR-10+, k = 12.
 PARAMETER_EFFICIENCY = (
-    _by_depth("DenseNet", "", {
+    _curve_by_depth("DenseNet", "", {
         10: (37_762, 12.54), 13: (76_018, 10.14), 16: (127_594, 8.92), 19: (192_490, 7.69),
         22: (270_706, 7.09), 25: (362_242, 6.35), 28: (467_098, 6.31), 31: (585_274, 5.62),
         34: (716_770, 5.52),
     }, quick=4),
-    _by_depth("DenseNet-C", "_c", {
+    _curve_by_depth("DenseNet-C", "_c", {
         10: (23_530, 13.40), 13: (46_306, 10.52), 16: (76_810, 9.89), 22: (161_002, 7.39),
         28: (276_106, 6.66), 34: (422_122, 6.22), 40: (599_050, 5.65),
     }, quick=4),
-    _by_depth("DenseNet-B", "_b", {
+    _curve_by_depth("DenseNet-B", "_b", {
         10: (26_386, 14.71), 16: (57_418, 10.53), 22: (95_290, 8.63), 28: (140_002, 7.69),
         40: (249_946, 6.42), 52: (387_250, 5.51), 64: (551_914, 5.23), 76: (743_938, 4.99),
     }, quick=4),
-    # The first two are plotted where DenseNet-C has its first two, probably by mistake: no
-    # DenseNet-BC is as large. The nearest, which these are taken for, have 20,902 and 44,410.
-    _by_depth("DenseNet-BC", "_bc", {
+    # The first two markers are plotted at the sizes of DenseNet-C, probably by mistake. The nearest
+    # DenseNet-BCs, which are taken here, have 20,902 and 44,410 parameters.
+    _curve_by_depth("DenseNet-BC", "_bc", {
         10: (23_530, 13.71), 16: (46_306, 10.98), 28: (102_730, 8.28), 40: (176_122, 6.80),
         52: (264_586, 5.84), 64: (368_122, 5.06), 76: (486_730, 4.95), 88: (620_410, 4.89),
         100: (769_162, 4.51),
@@ -119,9 +119,9 @@ def _imagenet_point(label: str, model: str, error, params, flops, memory_gb=None
     return Point(label, model, {}, error, params, flops, memory_gb)
 
 
-# Figure 5, with the memory that training takes in batches of 64; CVPR, Figure 3, has DenseNet-161
-# and neither 264 nor 232, and no memory. ResNets are those of fb.resnet.torch: their parameters
-# are what one counts if each convolution has biases. FLOPs are up to 0.5 % above those counted.
+# Figure 5, with the memory of training in batches of 64. Figure 3 of CVPR has DenseNet-161 but not
+# 264, 232 or the memory. ResNets are those of fb.resnet.torch: the plotted parameters include
+# biases of all convolutions. Plotted FLOPs are up to 0.5 % above the counted FLOPs.
 IMAGENET = (
     Curve(
         "ResNet",
@@ -157,12 +157,12 @@ IMAGENET = (
 def _ablation(
     name: str, settings: dict, quick_name: str = "", quick: dict | None = None, **cells: tuple
 ) -> Curve:
-    """A curve of Figures 8 to 12.
+    """Builds a curve of Figures 8 to 12.
 
     Args:
-      settings: of DenseNet-121 with the blocks of `DEPTHS`.
-      quick_name, quick: of the quick networks, if others.
-      cells: (error, flops, params) by letter, params where they are plotted.
+      settings: overrides of DenseNet-121 with the blocks of `DEPTHS`.
+      quick_name, quick: name and overrides of the quick networks, if they differ.
+      cells: (error, flops, params) by letter; params only if they are plotted.
     """
     points = tuple(
         Point(letter, "densenet121", {"block_config": DEPTHS[letter]} | settings, error, params,
@@ -179,7 +179,7 @@ def _ablation(
     return Curve(name, points, networks, quick_name)
 
 
-def _default(name: str, quick_name: str = "") -> Curve:
+def _default_curve(name: str, quick_name: str = "") -> Curve:
     return _ablation(name, {}, quick_name, A=(26.42, 5.16, 5.85), B=(25.10, 5.67, 7.98),
                      C=(23.73, 6.72, 14.15), D=(22.87, 8.58, 20.01),
                      E=(22.41, 11.5, 33.34))  # fmt: skip
@@ -224,13 +224,13 @@ COMPRESSION = (
 )  # fmt: skip
 # Figure 9.
 FULL_CONNECTIVITY = (
-    _default("within blocks"),
+    _default_curve("within blocks"),
     _ablation("full", {"connectivity": "full"}, A=(26.16, 5.39, 8.49), C=(23.76, 7.33, 20.25),
               D=(23.17, 9.29, 27.44), E=(22.98, 12.5, 45.03)),
 )  # fmt: skip
-# Figure 10. Quick blocks are too short for a span of 12.
+# Figure 10. The blocks of the quick networks are too short for a span of 12.
 PARTIAL_CONNECTIVITY = (
-    _default("all earlier layers"),
+    _default_curve("all earlier layers"),
     _ablation("fixed span, 12 layers", {"connectivity": "span", "span": 12},
               "fixed span, 2 layers", {"connectivity": "span", "span": 2},
               A=(26.34, 5.06, 5.59), B=(25.67, 5.38, 7.01), C=(25.08, 5.92, 10.24),
@@ -242,19 +242,19 @@ PARTIAL_CONNECTIVITY = (
               A=(28.01, 4.11, 4.15), B=(27.61, 4.35, 5.23), C=(26.84, 4.77, 7.76),
               D=(25.67, 5.48, 9.99), E=(25.14, 6.41, 14.03), F=(25.64, 7.46, 18.55)),
 )  # fmt: skip
-# Figure 11: growth rates of 8, 16, 32 and 64. The last one's parameters, which are off the panel,
-# are counted.
+# Figure 11: growth rates of 8, 16, 32 and 64. The parameters of the last network are counted,
+# because they are outside the panel.
 EXPONENTIAL_GROWTH = (
-    _default("32", "8"),
+    _default_curve("32", "8"),
     _ablation("8, 16, 32, 64", {"growth_rate": 8, "growth_factor": 2},
               "4, 8, 16", {"growth_rate": 4, "growth_factor": 2},
               A=(28.22, 1.65, 7.11), B=(26.71, 2.24, 10.67), C=(24.90, 3.97, 24.86),
               D=(24.19, 5.79, 31.40), E=(24.08, 9.81, 57.55)),
 )  # fmt: skip
-# Figure 12, where both curves have the parameters of the first. Literally, layers of
-# Conv-BN-ReLU-Conv-BN-ReLU have 5.81, 7.92, 14.02 and 32.98 million; no FLOPs are plotted.
+# Figure 12. Both curves are plotted at the parameters of pre-activation. Layers of
+# Conv-BN-ReLU-Conv-BN-ReLU have 5.81, 7.92, 14.02 and 32.98 million. No FLOPs are plotted.
 POST_ACTIVATION = (
-    _default("pre-activation"),
+    _default_curve("pre-activation"),
     _ablation("post-activation", {"post_activation": True},
               A=(27.25, None, 5.85), B=(26.66, None, 7.98), C=(25.03, None, 14.15),
               E=(23.61, None, 33.34)),
@@ -274,13 +274,13 @@ CURVES = {
 
 
 class TrainingCurve(NamedTuple):
-    """A network of Figure 4, right, and what its curves were read to have been.
+    """A network of Figure 4, right, and the values read from its curves.
 
     Attributes:
-      model: its name in the catalogue.
-      quick: the network that stands for it on small images; of no other figure.
-      errors: test errors in percent, means over epochs, by the first and last of these.
-      last_error: after the last epoch, of 300.
+      model: name of the network in the catalogue.
+      quick: name of the quick network, which no other figure has.
+      errors: mean test error in percent by the first and last epoch of a range.
+      last_error: test error after epoch 300, the last.
     """
 
     model: str
@@ -303,8 +303,8 @@ TRAINING_CURVES = {
     ),
 }  # fmt: skip
 
-# Figure 7: GB to train DenseNet-BC, k = 12, on CIFAR-10 in batches of 64, by depth L.
-# "Naive" shares the memory of gradients already.
+# Figure 7: GB of memory for training DenseNet-BC, k = 12, on CIFAR-10 in batches of 64, by depth L.
+# The naive implementations already share the memory of gradients.
 MEMORY_BY_DEPTH = {
     "naive LuaTorch": {
         34: 0.96, 64: 1.75, 94: 2.81, 124: 4.08, 154: 5.61, 184: 7.34, 214: 9.37, 244: 11.62,
@@ -323,14 +323,14 @@ MEMORY_BY_DEPTH = {
     },
 }  # fmt: skip
 
-# Their parameters, in millions.
+# Parameters of the networks of Figure 7, in millions.
 PARAMS_BY_DEPTH = {
     34: 0.138, 64: 0.368, 94: 0.693, 124: 1.112, 154: 1.625, 184: 2.232, 214: 2.934, 244: 3.730,
     256: 4.074, 274: 4.620, 304: 5.604, 334: 6.682, 346: 7.140, 364: 7.86, 394: 9.12, 424: 10.48,
     454: 11.94, 478: 13.17,
 }  # fmt: skip
 
-# Figure 7, right: seconds a step of the network with L = 100, on a Maxwell Titan X.
+# Figure 7, right: seconds for a step of the network with L = 100, on a Maxwell Titan X.
 STEP_SECONDS = {
     "naive LuaTorch": 0.152,
     "naive PyTorch": 0.165,
@@ -338,10 +338,10 @@ STEP_SECONDS = {
     "efficient PyTorch": 0.207,
 }
 
-# Figure 6, the heat map of each block of the plain DenseNet with L = 40, k = 12: the entries that
-# could be read out, by (layer read, reader), where 0 is the block's input and reader 13 the
-# transition or the classifier. Each reader's entries are rescaled to run from 0 to 1.
-HEAT_MAPS = (
+# Figure 6: the legible entries in the heat map of each block of the plain DenseNet with L = 40,
+# k = 12, by (source, reader). Source 0 is the block's input, and reader 13 is the transition or the
+# classifier. The entries of each reader are rescaled to 0 to 1.
+HEAT_MAPS: tuple[dict[tuple[int, int], float], ...] = (
     {},
     {(0, reader): 0.0 for reader in range(2, 14)},
     {(0, reader): 0.0 for reader in range(2, 14)}

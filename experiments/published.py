@@ -1,7 +1,8 @@
-"""Numbers that others published: each lives here once, and never beside measured ones.
+"""Numbers of tables that others published, each stored once and never mixed with measured numbers.
 
-Editions: "CVPR" is the paper in the proceedings of CVPR 2017, "arXiv" version 5 of 1608.06993,
-"TPAMI" the journal paper of 2019. Errors are in percent. What their figures show is in `figures`.
+Editions: "CVPR" is the paper in the proceedings of CVPR 2017, "arXiv" is version 5 of 1608.06993,
+and "TPAMI" is the journal paper of 2019. Errors are in percent. `figures` holds the numbers of
+figures.
 """
 
 from typing import NamedTuple
@@ -11,10 +12,10 @@ class Architecture(NamedTuple):
     """A column of Table 1.
 
     Attributes:
-      growth_rate: k.
-      block_config: layers of each dense block.
-      counted: parameters with 1000 classes, as counted; the table gives none.
-      editions: where the column is printed.
+      growth_rate: k in the paper.
+      block_config: number of layers in each dense block.
+      counted: counted parameters with 1000 classes; the table prints none.
+      editions: editions that print the column.
     """
 
     growth_rate: int
@@ -27,12 +28,12 @@ class Row(NamedTuple):
     """A row of Table 2.
 
     Attributes:
-      method: as printed; rows printed below the method that they vary are told in full.
-      depth: as printed, if it is.
-      params: parameters as printed, if they are.
-      counted: parameters with 10 classes, as counted.
-      errors: test error by column, of those that the row has.
-      rerun: columns marked `*`: run again by the authors of DenseNet.
+      method: printed name, completed for rows that only print a difference from the row above.
+      depth: printed depth, or None.
+      params: printed parameters, or None.
+      counted: counted parameters with 10 classes.
+      errors: test error by column, for the columns that the row has.
+      rerun: columns marked `*`, which the authors of DenseNet ran themselves.
     """
 
     method: str
@@ -53,8 +54,8 @@ class ImageNetRow(NamedTuple):
 
 _ALL = ("CVPR", "arXiv", "TPAMI")
 
-# Table 1. Beside these: images of 224 x 224, a stem of 2k filters, bottlenecks of 4k, compression
-# 0.5. TPAMI calls the last one DenseNet-265, which is its depth.
+# Table 1. All columns have images of 224 x 224, a stem of 2k filters, bottlenecks of 4k and
+# compression 0.5. TPAMI calls the last column DenseNet-265, which is its depth.
 TABLE1 = {
     "densenet121": Architecture(32, (6, 12, 24, 16), 7_978_856, _ALL),
     "densenet169": Architecture(32, (6, 12, 32, 32), 14_149_480, _ALL),
@@ -63,18 +64,18 @@ TABLE1 = {
     "densenet264": Architecture(32, (6, 12, 64, 48), 33_337_704, ("arXiv", "TPAMI")),
 }
 
-# The columns of Table 2; `+` is with shifted and mirrored training images.
+# The columns of Table 2; `+` stands for shifted and mirrored training images.
 COLUMNS = ("c10", "c10+", "c100", "c100+", "svhn")
 
 
 def _row(method, depth, params, counted, errors, rerun=()) -> Row:
-    """A row, given `errors` in the order of `COLUMNS`, None where the table has no number."""
+    """Builds a row from `errors` in the order of `COLUMNS`; None stands for an empty cell."""
     cells = zip(COLUMNS, errors, strict=True)
     present = {column: error for column, error in cells if error is not None}
     return Row(method, depth, params, counted, present, rerun)
 
 
-# Table 2: the same numbers in CVPR and arXiv. TPAMI has not the DenseNets without BC.
+# Table 2. CVPR and arXiv print the same numbers. TPAMI leaves out the DenseNets without BC.
 TABLE2 = {
     "nin": _row(
         "Network in Network", None, None, 966_986, (10.41, 8.81, 35.68, None, 2.35)),
@@ -129,25 +130,25 @@ TABLE2 = {
 _FRACTALNET = "The network that its authors' code builds has 33.7M; nothing tried gives 38.6M."
 _WHITENED = "An early result of its authors, on ZCA-whitened images"
 
-# Cells of Table 2, by row and by "params" or column, that do not agree with counting or with their
-# own source, and how. The sources: the authors' repositories.
+# Cells of Table 2, by row and by "params" or column, that disagree with the count or with the
+# repository of their authors, with the difference.
 SUSPICIOUS = {
     ("fractalnet21", "params"): _FRACTALNET,
     ("fractalnet21_dropout", "params"): _FRACTALNET,
     ("stochastic_depth1202", "params"): (
-        "A ResNet-1202 has 19.4M; 10.2M is probably that of the pre-activation ResNet-1001."
+        "A ResNet-1202 has 19.4M; 10.2M is probably the pre-activation ResNet-1001."
     ),
     ("wrn16_8", "c10+"): f"{_WHITENED}.",
     ("wrn16_8", "c100+"): f"{_WHITENED}.",
     ("wrn28_10", "c10+"): f"{_WHITENED}; without whitening they report 4.00.",
     ("wrn28_10", "c100+"): f"{_WHITENED}; without whitening they report 19.25.",
     ("wrn16_4_dropout", "svhn"): (
-        "Of a WRN-16-4, as its parameters tell; WRN-16-8 with dropout has 1.54."
+        "The parameters are those of a WRN-16-4; a WRN-16-8 with dropout has 1.54."
     ),
     ("preresnet1001", "params"): "The count rounds to 10.3M.",
     ("preresnet1001", "c10+"): (
-        "The median of its authors in batches of 64, with a mean of 4.69 ± 0.20; in batches of 128 "
-        "it is 4.92."
+        "The median that its authors report for batches of 64; the mean is 4.69 ± 0.20. Batches of "
+        "128 give 4.92."
     ),
 }
 
@@ -156,7 +157,7 @@ TABLE3_COLUMNS = ("top1", "top1_10crop", "top5", "top5_10crop")
 
 
 def _imagenet_row(method: str, *errors: float, editions: tuple[str, ...] = _ALL) -> ImageNetRow:
-    """A row, given `errors` in the order of `TABLE3_COLUMNS`."""
+    """Builds a row from `errors` in the order of `TABLE3_COLUMNS`."""
     return ImageNetRow(method, dict(zip(TABLE3_COLUMNS, errors, strict=True)), editions)
 
 
@@ -170,9 +171,9 @@ TABLE3 = {
     ),
 }
 
-# What others published of these networks on the same set, one crop: accuracies in %, top-1 and
-# top-5. The weights of torchvision are the authors', those of mmpretrain and timm's `tv_in1k` are
-# torchvision's, each with its own preprocessing; `ra_in1k` is trained by timm.
+# Accuracies in % (top-1, top-5) on the same set with one crop, as other libraries publish them.
+# torchvision's weights are the authors'. The weights of mmpretrain and timm's `tv_in1k` are
+# torchvision's with another preprocessing. timm trained `ra_in1k`.
 PRETRAINED = {
     "densenet121": {
         "torchvision": (74.434, 91.972),
@@ -201,9 +202,9 @@ PRETRAINED = {
     "rdnet_large": {"timm": (84.794, 97.156)},
 }
 
-# README of the authors' repository, of the networks in their technical report (arXiv 1707.06990):
-# single-crop top-1 errors. "cosine" is the schedule of the learning rate; the report's abstract has
-# 20.26 for the last.
+# Single-crop top-1 errors of the networks in the technical report (arXiv 1707.06990), from the
+# README of the authors' repository. "cosine" is the schedule of the learning rate. The abstract of
+# the report prints 20.26 for the last network.
 TECHNICAL_REPORT = {
     "densenet264": 22.1,
     "densenet232": 21.2,
@@ -211,14 +212,14 @@ TECHNICAL_REPORT = {
     "densenet_cosine264:k48": 20.4,
 }
 
-# README of efficient_densenet_pytorch: DenseNet-BC, L = 100, k = 12, on CIFAR-10 in batches of 64,
-# on a Pascal Titan X.
+# From the README of efficient_densenet_pytorch: DenseNet-BC, L = 100, k = 12, on CIFAR-10 in
+# batches of 64, on a Pascal Titan X.
 EFFICIENT_DENSENET_PYTORCH = {
     "naive": {"memory_gb": 2.863, "step_seconds": 0.165},
     "efficient": {"memory_gb": 1.605, "step_seconds": 0.207},
 }
 
-# The benchmark in the README of Fashion-MNIST: accuracies with mean and deviation, crops and flips.
+# Accuracies in the README of Fashion-MNIST, with standardised images, crops and flips.
 FASHION_MNIST = {
     "densenet_bc_k12_d100": 0.954,
     "wrn28_10": 0.959,

@@ -1,6 +1,8 @@
-"""Any network of the catalogue on images made up on the spot, to time it or to plan for it.
+"""Any network of the catalogue on synthetic images, for timing and planning.
 
 python -m launch.plan --config experiments/synthetic.py:densenet121 --target h100
+
+Cost: `launch.plan` compiles one training step and runs nothing. The error has no meaning.
 """
 
 from densenet_jax.models.catalog import model_config

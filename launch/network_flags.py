@@ -21,8 +21,8 @@ from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.predict import (
     TORCHVISION,
     Preprocessing,
-    preprocessing_of,
-    preprocessing_of_run,
+    preprocessing_for_run,
+    preprocessing_for_weights,
 )
 from densenet_jax.train import saved_network
 from densenet_jax.weight_files import HUB
@@ -147,7 +147,7 @@ def _read_run(args: argparse.Namespace) -> ChosenNetwork:
                 f"{args.weights} is a run directory, which records its {flag}: remove --{flag}"
             )
     model, description = saved_network.load_network(args.weights)
-    preprocessing = preprocessing_of_run(description)
+    preprocessing = preprocessing_for_run(description)
     channels = model.config.in_channels
     return ChosenNetwork(model, _with_flags(preprocessing, args, channels), description["classes"])
 
@@ -158,7 +158,7 @@ def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing
     If the preprocessing is unknown, flags must set the crop, and a warning lists assumed values.
     """
     try:
-        return preprocessing_of(args.weights, config)
+        return preprocessing_for_weights(args.weights, config)
     except InputError:
         if not (args.resize and args.crop):
             raise

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.target == targets.ANALYTIC:
         _write(analyse(config), _analytic_table, args)
         return
-    target = targets.target(args.target)
+    target = targets.find_target(args.target)
     if not _ready(target):
         _run_elsewhere(target, args.compiler, argv)
         return

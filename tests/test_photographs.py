@@ -1,4 +1,4 @@
-"""Weights in the formats of others, on real photographs: the same as PyTorch says of them."""
+"""Weights in the formats of other libraries give PyTorch's results on real photographs."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import densenet_jax as dj
-from densenet_jax.predict import logits, preprocessing_of
+from densenet_jax.predict import logits, preprocessing_for_weights
 
 pytestmark = pytest.mark.slow
 TORCHVISION = ["densenet121", "densenet169", "densenet201", "densenet161"]
@@ -16,7 +16,7 @@ TORCHVISION = ["densenet121", "densenet169", "densenet201", "densenet161"]
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Two of scikit-learn's and, if it is installed, five of scikit-image's."""
+    """Returns two photographs of scikit-learn and, if installed, five of scikit-image."""
     arrays = dict(zip(("china", "flower"), load_sample_images().images, strict=True))
     try:
         import skimage.data
@@ -25,8 +25,8 @@ def photographs(tmp_path_factory):
     else:
         names = ("astronaut", "camera", "chelsea", "coffee", "rocket")
         arrays |= {name: getattr(skimage.data, name)() for name in names}
-    folder = tmp_path_factory.mktemp("photographs")
-    paths = [folder / f"{name}.{('jpg', 'png')[i % 2]}" for i, name in enumerate(arrays)]
+    directory = tmp_path_factory.mktemp("photographs")
+    paths = [directory / f"{name}.{('jpg', 'png')[i % 2]}" for i, name in enumerate(arrays)]
     for path, pixels in zip(paths, arrays.values(), strict=True):
         Image.fromarray(pixels).save(path)
     return paths
@@ -44,11 +44,12 @@ def theirs_of(torch, network, transform, photographs):
 
 
 def assert_the_same(name, weights, photographs, expected):
-    """Logits within 1e-4 of the largest, and the same five best; with random weights here."""
+    """Asserts logits within 1e-4 of the largest, and the same five best classes."""
     ours = dj.create_model(name, num_classes=1000, rngs=nnx.Rngs(0))
     dj.weights.load_torch(ours, weights)
     options = dict(
-        preprocessing=preprocessing_of(str(weights), ours.config), batch_size=len(photographs)
+        preprocessing=preprocessing_for_weights(str(weights), ours.config),
+        batch_size=len(photographs),
     )
     found = np.stack(list(logits(ours, photographs, **options)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
@@ -101,7 +102,7 @@ def test_files_under_other_names(tmp_path, torch, photographs, rename, wrap):
     "name", ["densenet121.tv_in1k", "densenet121.ra_in1k", "densenet161.tv_in1k"]
 )
 def test_timms_files(tmp_path, torch, photographs, name):
-    """With its own preprocessing, which differs from one file to another."""
+    """Each file has separate preprocessing."""
     timm = pytest.importorskip("timm")
     from safetensors.torch import save_file
 
@@ -115,9 +116,9 @@ def test_timms_files(tmp_path, torch, photographs, name):
 
 
 def test_gradients_are_torchs(torch, photographs, float64):
-    """Of a training step on the photographs, in float64: of every parameter.
+    """Compares the gradients of every parameter for a training step in float64.
 
-    Those of the stem nearly cancel, as what follows is normalised again: 1e-8 is seen there.
+    Gradients of the stem nearly cancel, because the next layer normalises: errors reach 1e-8 there.
     """
     import jax
     import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Pickles that would take too much memory or time, and sound ones at each limit."""
+"""Pickles that need too much memory or time, and sound pickles at each limit."""
 
 import io
 import pickle
@@ -43,11 +43,11 @@ def test_depth():
     refuse(NESTED % (b"\x85" * (pickles.MAX_DEPTH + 1)), "nested more than 500 deep")
     lists = b"\x80\x02" + b"](" * 600 + b"N" + b"e" * 600 + b"."
     refuse(lists, "nested more than 500 deep")
-    # A long list is made in pieces, and is not deep.
+    # A long list is built in pieces and is not deep.
     check(b"\x80\x02]" + b"(NNe" * 1000 + b".")
 
 
-def test_tuples_whose_hash_would_end_the_process():
+def test_tuples_whose_hash_would_crash_the_process():
     refuse(b"\x80\x02})" + b"\x85" * 10**6 + b"Ns.", "nested more than 500 deep")
 
 

@@ -1,4 +1,4 @@
-"""Pictures in, classes out: from Python and from the command line."""
+"""Prediction from Python and from the command line."""
 
 import json
 import re
@@ -16,7 +16,7 @@ import densenet_jax as dj
 from densenet_jax import weight_files
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.models.catalog import model_config
-from densenet_jax.predict import Preprocessing, preprocessing_of
+from densenet_jax.predict import Preprocessing, preprocessing_for_weights
 from densenet_jax.train import saved_network
 from launch import command
 from launch import predict as launch_predict
@@ -27,7 +27,7 @@ SMALL = Preprocessing(CentralCrop(40, 32))
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Two real ones, of 640 x 427 pixels."""
+    """Returns two real photographs of 640 x 427 pixels."""
     paths = [tmp_path / "china.jpg", tmp_path / "deeper" / "flower.png"]
     paths[1].parent.mkdir()
     for path, pixels in zip(paths, load_sample_images().images, strict=True):
@@ -35,7 +35,7 @@ def photographs(tmp_path):
     return paths
 
 
-def test_probabilities_are_the_networks(network, photographs):
+def test_probabilities_are_those_of_the_network(network, photographs):
     (found,) = dj.predict(network, photographs[:1], preprocessing=SMALL)
     picture = Image.open(photographs[0]).resize(
         (int(40 * 640 / 427), 40), Image.Resampling.BILINEAR
@@ -72,15 +72,18 @@ def test_a_picture_that_cannot_be_read(network, photographs, tmp_path):
     broken.write_bytes(photographs[0].read_bytes()[:5000])
     with pytest.raises(dj.InputError, match=f"{broken} is damaged"):
         list(dj.predict(network, [broken], preprocessing=SMALL))
-    told = []
+    reported = []
     pictures = [photographs[0], broken, photographs[1]]
     found = list(
         dj.predict(
-            network, pictures, preprocessing=SMALL, on_error=lambda i, e: told.append((i, str(e)))
+            network,
+            pictures,
+            preprocessing=SMALL,
+            on_error=lambda i, e: reported.append((i, str(e))),
         )
     )
     assert found[1] is None and found[0] and found[2]
-    assert [number for number, _ in told] == [1] and str(broken) in told[0][1]
+    assert [number for number, _ in reported] == [1] and str(broken) in reported[0][1]
 
 
 def test_grey_networks_see_grey_pictures(photographs):
@@ -118,7 +121,7 @@ def test_class_names_are_imagenets(network, photographs):
     ],
 )
 def test_published_weights_come_with_their_preprocessing(source, name, crop):
-    assert preprocessing_of(source, model_config(name)) == Preprocessing(crop)
+    assert preprocessing_for_weights(source, model_config(name)) == Preprocessing(crop)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_published_weights_come_with_their_preprocessing(source, name, crop):
 )
 def test_unknown_preprocessing_is_an_error(source, name):
     with pytest.raises(dj.InputError, match="is not known: give --resize and --crop, and --interp"):
-        preprocessing_of(source, model_config(name))
+        preprocessing_for_weights(source, model_config(name))
 
 
 def test_mean_and_deviation_are_flags(capsys, weights, photographs, network, caplog):
@@ -187,7 +190,7 @@ def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, network, ca
     status, output, _ = run(capsys, tmp_path / "*" / "*.png", "--top=1", weights=weights)
     assert status == 0
     assert re.fullmatch(rf"{photographs[1]}\n +\d\.\d\d%  [\w ]+\n", output)
-    # A pattern may match a folder.
+    # A pattern may match a directory.
     status, output, _ = run(capsys, tmp_path / "deep*", "--top=1", weights=weights)
     assert status == 0 and output.startswith(f"{photographs[1]}\n")
 
@@ -224,7 +227,7 @@ def test_the_plot_is_a_picture(capsys, weights, photographs, tmp_path):
 
 
 def test_a_run_knows_its_network(capsys, finished_run, tmp_path):
-    """Handwritten digits, in files and in colour."""
+    """The pictures are handwritten digits in colour files."""
     digits = load_digits()
     paths = []
     for i, image in enumerate(digits.images[::5][:20]):
@@ -239,7 +242,7 @@ def test_a_run_knows_its_network(capsys, finished_run, tmp_path):
     scores = np.asarray(jax.nn.softmax(model(images.astype(np.float32))))
     for entry, expected in zip(found, scores, strict=True):
         for prediction in entry["predictions"]:
-            # 16 greys are not quite whole numbers of 255.
+            # Rounding 16 greys to 255 changes the pixels slightly.
             assert prediction["probability"] == pytest.approx(
                 expected[prediction["label"]], rel=0.05
             )
@@ -296,7 +299,7 @@ def test_mistakes(capsys, weights, photographs, arguments, words):
     assert words in capsys.readouterr().err
 
 
-def test_a_folder_without_pictures(capsys, weights, tmp_path):
+def test_a_directory_without_pictures(capsys, weights, tmp_path):
     (tmp_path / "empty").mkdir()
     status, _, errors = run(capsys, tmp_path / "empty", weights=weights)
     assert status == 2 and "contains no pictures" in errors

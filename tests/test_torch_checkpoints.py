@@ -1,4 +1,4 @@
-"""Files that people's PyTorch scripts write: each is loaded exactly, or refused in a sentence."""
+"""Files of PyTorch scripts are loaded exactly, or refused with a one-line error."""
 
 import argparse
 import collections
@@ -11,6 +11,7 @@ import os
 import pathlib
 import pickle
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import densenet_jax as dj
 
 torch = pytest.importorskip("torch")
 
+Module: Any = torch.nn.Module
 FORMATS = {"zip": {}, "legacy": {"_use_new_zipfile_serialization": False}}
 
 
@@ -35,7 +37,7 @@ class Recipe:
 
 
 class AttributeDict(dict):
-    """The type of Lightning's hyper_parameters."""
+    """A dict like the hyper_parameters of Lightning."""
 
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
@@ -43,7 +45,7 @@ class AttributeDict(dict):
 
 
 class Trap:
-    """Unpickling it makes a directory."""
+    """An object whose unpickling makes a directory."""
 
     def __init__(self, path):
         self.path = path
@@ -52,7 +54,7 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-class Network(torch.nn.Module):
+class Network(Module):
     def __init__(self):
         super().__init__()
         self.features = torch.nn.Conv2d(3, 4, 3)
@@ -176,7 +178,7 @@ def beside(value):
 LOADED = {
     "a state dict": dict,
     "an OrderedDict with metadata": with_metadata,
-    "a dict of a class of its own": AttributeDict,
+    "a dict of another class": AttributeDict,
     "parameters": lambda t: {name: torch.nn.Parameter(tensor) for name, tensor in t.items()},
     "parameters with attributes": with_parameter_attributes,
     "tensors with attributes": with_attributes,
@@ -241,7 +243,7 @@ def test_a_file_is_loaded(case, format, network, arrays, tensors, tmp_path):
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "int64", "uint8", "bool", "complex64"])
-def test_numbers_of_every_kind(kind, format, tmp_path):
+def test_numbers_of_every_type(kind, format, tmp_path):
     tensor = torch.tensor([[0, 1, 2]]).to(getattr(torch, kind))
     torch.save({"a": tensor}, tmp_path / "file", **FORMATS[format])
     expected = (tensor.float() if kind == "bfloat16" else tensor).numpy()
@@ -270,8 +272,8 @@ REFUSED = {
         lambda t: {"epoch": 1, "model": torch.nn.DataParallel(Network())},
         "a whole module, DataParallel, not a state dict",
     ),
-    "a list": (lambda t: list(t.values()), "it holds a list, no dict of tensors"),
-    "one tensor": (lambda t: torch.ones(3), "it holds a Tensor, no dict of tensors"),
+    "a list": (lambda t: list(t.values()), "it holds a list, not a dict of tensors"),
+    "one tensor": (lambda t: torch.ones(3), "it holds a Tensor, not a dict of tensors"),
     "an optimizer": (
         lambda t: optimizer().state_dict(),
         "no dict of tensors; its entries: 'state', 'param_groups'",
@@ -310,7 +312,7 @@ def test_code_in_a_file_is_not_run(place, format, tensors, arrays, tmp_path):
             stack.enter_context(pytest.raises(dj.InputError, match="no dict of tensors"))
         assert dj.weight_files.read(tmp_path / "file").keys() == arrays.keys()
     assert not (tmp_path / "sprung").exists()
-    # The trap works where it is not avoided.
+    # The trap works if code in pickles runs.
     pickle.loads(pickle.dumps(trap))
     assert (tmp_path / "sprung").exists()
 
@@ -336,7 +338,7 @@ def test_a_damaged_file(tensors, tmp_path):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_types_that_numpy_does_not_have(format, tmp_path):
+def test_types_that_numpy_lacks(format, tmp_path):
     with warnings.catch_warnings(action="ignore"):
         tensor = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
         torch.save({"a": tensor}, tmp_path / "file", **FORMATS[format])

@@ -1,4 +1,4 @@
-"""Limits of files of weights: what is at the edge is read, one beyond is refused unread."""
+"""Limits of weights files: a file at the limit is read, a file beyond it is refused unread."""
 
 import os
 import struct
@@ -21,7 +21,7 @@ def refuse(path, message, **options):
 
 
 def compressed(path, kind=zipfile.ZIP_DEFLATED, numbers=None):
-    """Compresses a file of PyTorch, and makes its storage `numbers`."""
+    """Compresses a file of PyTorch with the storage `numbers` and returns the ratio."""
     with zipfile.ZipFile(torch_file(path)) as whole:
         content = {name: whole.read(name) for name in whole.namelist()}
     if numbers is not None:
@@ -45,7 +45,7 @@ def test_inflation_of_a_zip_archive(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_compressions(tmp_path, kind):
-    """zipfile would unpack all of a piece of these, whatever length the archive claims."""
+    """zipfile would unpack a whole piece of these, regardless of the length in the archive."""
     compressed(tmp_path / "a.pth", kind)
     refuse(tmp_path / "a.pth", "compressed in a way that torch.save does not use")
 
@@ -126,7 +126,7 @@ def test_header_of_safetensors(tmp_path, monkeypatch, claimed):
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-def test_what_is_no_regular_file(tmp_path, name):
+def test_paths_that_are_no_regular_files(tmp_path, name):
     os.mkfifo(tmp_path / name)
     refuse(tmp_path / name, f"{name} is a named pipe, not a regular file")
     (tmp_path / "directory").mkdir()
@@ -167,7 +167,7 @@ def test_parameters_that_are_no_floats(model, dtype):
     [
         ({7: np.ones(1)}, "these weights have a key of type int: name arrays by strings"),
         ({None: np.ones(1)}, "these weights have a key of type NoneType"),
-        ({CONV: [[1], [2, 3]]}, f"these weights have no array as {CONV}"),
+        ({CONV: [[1], [2, 3]]}, f"in these weights, {CONV} is not an array"),
         (
             {CONV: np.full((8, 3, 3, 3), np.nan)},
             f"NaN or infinite values in 1 of 32 arrays, {CONV}",

@@ -93,7 +93,7 @@ def test_names_of_other_libraries(rename, prefix):
 
 @pytest.mark.parametrize("name, overrides, head", FAMILIES.values(), ids=FAMILIES)
 def test_all_but_the_head(name, overrides, head):
-    """For other classes: the head stays as it was."""
+    """With other classes the head stays unchanged."""
     source = dj.create_model(name, num_classes=7, rngs=nnx.Rngs(0), **overrides)
     target = dj.create_model(name, num_classes=3, rngs=nnx.Rngs(1), **overrides)
     before, given = dj.weights.to_torch(target), dj.weights.to_torch(source)
@@ -138,7 +138,7 @@ def test_a_resnet_of_mmpretrain():
         np.testing.assert_array_equal(array, arrays[key])
 
 
-def test_names_in_a_file_and_names_wanted_are_shown():
+def test_names_in_a_file_and_expected_names_are_shown():
     network = model()
     arrays = dj.weights.to_torch(network)
     strange = {f"blocks.{key[::-1]}": array for key, array in arrays.items()}
@@ -172,7 +172,7 @@ def test_two_arrays_for_one_parameter():
 
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_arrays_of_no_layer_are_ignored(prefix, caplog):
-    """torchxrayvision's thresholds, of which some are NaN, and a counter of averages."""
+    """The arrays are torchxrayvision's thresholds, some of which are NaN, and a counter."""
     network = model()
     arrays = {prefix + key: array for key, array in dj.weights.to_torch(network).items()}
     arrays |= {f"{prefix}op_threshs": np.array([0.5, np.nan]), "n_averaged": np.array(3)}
@@ -186,7 +186,7 @@ def test_arrays_of_no_layer_are_ignored(prefix, caplog):
     "kind", ["absent", "no bias", "other classes", "Sequential", "other library"]
 )
 def test_a_new_head(family, kind, caplog):
-    """The head of a file is loaded whole or not at all, if the caller leaves that open."""
+    """With head=None the head of a file is loaded whole or not at all."""
     name, overrides, head = FAMILIES[family]
     target = dj.create_model(name, num_classes=3, rngs=nnx.Rngs(1), **overrides)
     before = dj.weights.to_torch(target)
@@ -278,7 +278,7 @@ def test_timms_networks_give_the_same(name, float64):
     torch.manual_seed(0)
     theirs = timm.create_model(name, pretrained=False).double().eval()
     for array in theirs.state_dict().values():
-        if array.dtype == torch.float64 and array.ndim == 1:  # Of norms and biases, far from 0.
+        if array.dtype == torch.float64 and array.ndim == 1:  # Norms and biases, far from 0.
             array.uniform_(0.5, 1.5)
     x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
     with torch.no_grad():
@@ -292,7 +292,7 @@ def test_timms_networks_give_the_same(name, float64):
 
 
 def test_arrays_are_written_by_safetensors_as_they_are(tmp_path):
-    """It ignores strides, so that a transposed view would be written in another order."""
+    """safetensors ignores strides and would write a transposed view in another order."""
     arrays = dj.weights.to_torch(model(0))
     save_file(arrays, tmp_path / "weights.safetensors")
     for name, array in load_file(tmp_path / "weights.safetensors").items():

@@ -1,1 +1,1 @@
-"""What can be said about a network and its runs."""
+"""Analyses of networks and runs: size, cost on a target, feature reuse, figures."""

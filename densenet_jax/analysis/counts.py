@@ -1,10 +1,9 @@
-"""How large a network is: counted on abstract shapes, nothing is computed."""
+"""Counts the size and the work of a network from abstract shapes, without computing anything."""
 
 import dataclasses
 import functools
 import math
 import types
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,59 +15,62 @@ from densenet_jax.models.settings import NetworkConfig
 
 
 def count_params(config: NetworkConfig) -> int:
-    """Parameters, scale and shift of BatchNorm included, running statistics not."""
+    """Counts the parameters, including scales and shifts of BatchNorm but no running statistics."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(_abstract(config), nnx.Param)))
 
 
 def count_macs(config: NetworkConfig, height: int, width: int) -> int:
-    """Multiply-adds for one image's logits, of convolutions and linear layers.
+    """Counts the multiply-adds of convolutions and linear layers for one image's logits.
 
-    Counted as the papers do, who have a transition's convolution before its pooling.
+    The count follows the papers, whose transitions convolve before pooling.
     """
     return _count(config, height, width).macs
 
 
-def count_touched(config: NetworkConfig, height: int, width: int) -> int:
-    """Numbers that convolutions and linear layers read and write for one image's logits.
+def count_layer_io(config: NetworkConfig, height: int, width: int) -> int:
+    """Counts the numbers that convolutions and linear layers read and write for one image's logits.
 
-    Their weights apart, which a batch shares.
+    Weights are not counted, because a batch shares them.
     """
     counts = _count(config, height, width)
     return counts.inputs + counts.outputs
 
 
-def count_fused(config: NetworkConfig, height: int, width: int) -> int:
-    """Counts the numbers that a training step must move in memory for one image.
+def count_fused_step_io(config: NetworkConfig, height: int, width: int) -> int:
+    """Counts the numbers that a fully fused training step reads and writes for one image.
 
-    Everything between two convolutions is fused with them, and a step keeps no more on chip than
-    one convolution needs. Then each convolution and linear layer
-      * reads its input and writes its output, forward,
-      * reads its input and the gradient of its output, and adds to the gradient of its input by
-        reading and writing it, backward: in one kernel for both gradients.
-    So inputs are moved four times and outputs twice. A batch shares the weights, which are left
-    out.
+    Everything between two convolutions is assumed to be fused with them, and the chip to hold no
+    more than one convolution needs. Each convolution and linear layer then
+      * reads its input and writes its output in the forward pass,
+      * reads its input and the gradient of its output in the backward pass, and adds to the
+        gradient of its input by reading and writing it; one kernel computes both gradients.
+    Inputs are therefore moved four times and outputs twice. Weights are not counted, because a
+    batch shares them.
     """
     counts = _count(config, height, width, as_published=False)
     return 4 * counts.inputs + 2 * counts.outputs
 
 
-class _Counts(NamedTuple):
+@dataclasses.dataclass(frozen=True, order=True)
+class _Counts:
     """Multiply-adds, and the numbers that convolutions and linear layers read and write."""
 
-    macs: int
-    inputs: int
-    outputs: int
+    macs: int = 0
+    inputs: int = 0
+    outputs: int = 0
 
     def __add__(self, other: "_Counts") -> "_Counts":
-        return _Counts(*map(sum, zip(self, other, strict=True)))
+        return _Counts(
+            self.macs + other.macs, self.inputs + other.inputs, self.outputs + other.outputs
+        )
 
     def __mul__(self, times: int) -> "_Counts":
-        return _Counts(*(times * count for count in self))
+        return _Counts(times * self.macs, times * self.inputs, times * self.outputs)
 
 
 def _count(config: NetworkConfig, height: int, width: int, *, as_published: bool = True) -> _Counts:
     if as_published and isinstance(config, DenseNetConfig):
-        # Without dropout between them, ours convolves after pooling.
+        # Without dropout, transitions here pool before they convolve, which saves work.
         config = dataclasses.replace(config, dropout_rate=0.5)
     graphdef, state = nnx.split(_abstract(config))
     images = jax.ShapeDtypeStruct((1, height, width, config.in_channels), jnp.float32)
@@ -77,29 +79,31 @@ def _count(config: NetworkConfig, height: int, width: int, *, as_published: bool
 
 
 def activation_bytes(config: NetworkConfig, height: int, width: int, batch_size: int) -> int:
-    """What a training step keeps between its forward and its backward pass, parameters apart.
+    """Counts the bytes that a training step keeps for its backward pass, without parameters.
 
-    Of the arrays that differentiation asks for, whatever a compiler makes of them.
+    The count includes every array that differentiation saves, whether or not a compiler removes it.
     """
-    graphdef, params, rest = nnx.split(_abstract(config), nnx.Param, ...)
+    graphdef, params, *rest = nnx.split(_abstract(config), nnx.Param, ...)
     images = jax.ShapeDtypeStruct((batch_size, height, width, config.in_channels), jnp.float32)
 
     def kept(params, rest, images):
         def logits(params):
-            return nnx.merge(graphdef, params, rest, copy=True)(images, train=True)
+            return nnx.merge(graphdef, params, *rest, copy=True)(images, train=True)
 
         return jax.tree.leaves(jax.vjp(logits, params)[1])
 
-    program = jax.make_jaxpr(kept)(params, rest, images).jaxpr
+    closed, shapes = jax.make_jaxpr(kept, return_shape=True)(params, rest, images)
+    program = closed.jaxpr
     given = set(map(id, [*program.invars, *program.constvars]))
-    arrays = {id(v): v.aval for v in program.outvars if id(v) not in given}
-    return sum(aval.size * aval.dtype.itemsize for aval in arrays.values())
+    # An array may be kept for several operations, as one variable.
+    arrays = dict(zip(map(id, program.outvars), shapes, strict=True))
+    return sum(a.size * a.dtype.itemsize for v, a in arrays.items() if v not in given)
 
 
 @functools.cache
 def _abstract(config: NetworkConfig) -> nnx.Module:
     def build():
-        # One key for all: nnx.Rngs counts, and while tracing its count costs more each time.
+        # One key for all parameters: under tracing, each key of nnx.Rngs costs more than the last.
         key = jax.random.key(0)
         one_key = types.SimpleNamespace(params=lambda: key, dropout=lambda: key)
         return FAMILIES[type(config)](config, rngs=one_key)
@@ -112,8 +116,8 @@ def _is_jaxpr(value) -> bool:
 
 
 def _count_program(jaxpr) -> _Counts:
-    """Of a program, its loops and calls included; of alternatives, one for each backend, one."""
-    total = _Counts(0, 0, 0)
+    """Counts a program with its loops and calls; of the branches of a `cond`, only the largest."""
+    total = _Counts()
     for equation in jaxpr.eqns:
         inner = [
             _count_program(getattr(leaf, "jaxpr", leaf))
@@ -134,5 +138,5 @@ def _count_program(jaxpr) -> _Counts:
         elif name == "cond":
             total += max(inner)
         else:
-            total += sum(inner, _Counts(0, 0, 0)) * params.get("length", 1)
+            total += sum(inner, _Counts()) * params.get("length", 1)
     return total

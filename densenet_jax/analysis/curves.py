@@ -1,4 +1,4 @@
-"""Learning curves."""
+"""Draws learning curves."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from densenet_jax.train.record import RunDirectory
 
 @styled
 def plot_learning_curve(run: RunDirectory, path: Path) -> None:
-    """Draws training loss and errors against epochs of a run to `path` (any matplotlib format)."""
+    """Draws the losses and errors of a run against epochs to `path`, in any matplotlib format."""
     lines, config = run.metrics(), run.config()
     figure = Figure(figsize=(9, 3.5))
     loss_axis, error_axis = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""What layers of a trained DenseNet make of the maps they read (CVPR section 5, Figure 5)."""
+"""Measures how a trained DenseNet reuses feature maps (CVPR section 5, Figure 5)."""
 
 import numpy as np
 from flax import nnx
@@ -8,16 +8,16 @@ from densenet_jax.models.densenet import DenseNet, sources
 
 
 def heat_maps(model: nnx.Module) -> list[np.ndarray]:
-    """How much each layer weighs what it reads: an array `[n + 1, n + 1]` for each block.
+    """Returns a heat map `[n + 1, n + 1]` of absolute weights for each block of n layers.
 
-    Entry [s, l - 1] is the mean absolute weight with which layer l reads the maps of layer s; s = 0
-    is the block's input, and l = n + 1 the transition or the classifier. NaN: it does not read
-    them, or, as transitions of "full" connectivity, has no weights.
+    Entry [s, l - 1] is the mean absolute weight with which layer l reads the maps of layer s. The
+    block's input is s = 0, and the transition or the classifier is l = n + 1. NaN stands for maps
+    that a layer does not read, and for a transition of "full" connectivity, which has no weights.
 
-    Raises InputError for a network that is no DenseNet.
+    Raises InputError if the network is not a DenseNet.
     """
     if not isinstance(model, DenseNet):
-        raise InputError(f"a {type(model).__name__} has no dense blocks: no heat map.")
+        raise InputError(f"a {type(model).__name__} has no dense blocks: heat maps need a DenseNet")
     found = []
     for b, block in enumerate(model.blocks):
         k = model.config.growth_rate * model.config.growth_factor**b
@@ -41,7 +41,7 @@ def heat_maps(model: nnx.Module) -> list[np.ndarray]:
 
 
 def rescale(raw: np.ndarray) -> np.ndarray:
-    """Each column of a heat map from 0 to 1, as the papers show it; 1 where it has one entry."""
+    """Rescales each column of a heat map to 0 to 1, as the papers do; a single entry becomes 1."""
     low, high = np.nanmin(raw, 0, initial=np.inf), np.nanmax(raw, 0, initial=-np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = (raw - low) / (high - low)
@@ -49,14 +49,15 @@ def rescale(raw: np.ndarray) -> np.ndarray:
 
 
 def reuse(raw: np.ndarray) -> np.ndarray:
-    """How much each source of a heat map is used, `[n + 1]`: 1 if as much as others are.
+    """Returns the relative use `[n + 1]` of each source of a heat map; 1 is average use.
 
-    The mean over its readers of its weight over the mean weight of all they read.
+    A reader's weights are divided by their mean over all sources that it reads. The use of a source
+    is the mean over its readers.
     """
     return _mean(raw / _mean(raw, 0), 1)
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Of what is not NaN; NaN of nothing."""
+    """Returns the mean of the entries that are not NaN, or NaN if there are none."""
     with np.errstate(invalid="ignore"):
         return np.nansum(values, axis) / (~np.isnan(values)).sum(axis)

@@ -1,4 +1,4 @@
-"""Pictures with what a network takes them for."""
+"""Draws pictures with the classes that a network predicts."""
 
 import math
 import sys
@@ -12,12 +12,12 @@ from densenet_jax.predict import Prediction
 
 _COLUMNS = 4
 _INCHES = 3.0
-_ANY = sys.maxsize  # The pictures were decoded before.
+_NO_LIMIT = sys.maxsize  # The pictures have been decoded before, so their size is acceptable.
 
 
 @styled
 def plot_predictions(results: list[tuple[Path, list[Prediction]]], path: Path) -> None:
-    """Draws each picture above the bars of its classes, to `path`."""
+    """Draws each picture above bars of its class probabilities to `path`."""
     columns = min(_COLUMNS, len(results))
     rows = math.ceil(len(results) / columns)
     figure = Figure(figsize=(_INCHES * columns, 1.6 * _INCHES * rows))
@@ -27,7 +27,7 @@ def plot_predictions(results: list[tuple[Path, list[Prediction]]], path: Path) -
     for i, (source, predictions) in enumerate(results):
         row, column = divmod(i, columns)
         picture, bars = axes[2 * row][column], axes[2 * row + 1][column]
-        picture.imshow(load(source, max_pixels=_ANY))
+        picture.imshow(load(source, max_pixels=_NO_LIMIT))
         picture.set_title(source.name, fontsize=9, parse_math=False)
         bars.set_axis_on()
         places = range(len(predictions), 0, -1)

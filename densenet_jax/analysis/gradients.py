@@ -1,4 +1,4 @@
-"""How strongly each layer of a network is told to change."""
+"""Measures the size of the gradient in each layer of a network."""
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +10,26 @@ from densenet_jax.train.step import losses
 
 
 def gradient_norms(model: nnx.Module, images: jax.Array, labels: jax.Array) -> dict[str, float]:
-    """The norm of the loss's gradient for each kernel, by its path, in units of the kernel's norm.
+    """Returns the ratio of the gradient's norm to the kernel's norm, by the path of each kernel.
 
-    In training mode, which normalises by the batch's statistics; in the order in which the network
-    uses its kernels. Those that are stacked, as equal blocks of ResNets are, count one by one.
+    Kernels are in the order in which the network uses them. Each block of a stack, which holds the
+    equal blocks of a ResNet, has an entry. The loss is the cross-entropy in training mode, which
+    normalises with the statistics of the batch.
 
     Args:
       images: `[N, H, W, C]`, normalised.
       labels: `[N]`.
     """
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    params = nnx.to_pure_dict(params)
+    graphdef, state, *rest = nnx.split(model, nnx.Param, ...)
+    params = nnx.to_pure_dict(state)
 
     def loss(params):
-        merged = nnx.merge(graphdef, params, rest, copy=True)
+        merged = nnx.merge(graphdef, params, *rest, copy=True)
         return losses(merged(images, train=True), labels, "cross_entropy").mean()
 
     gradients = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
     program = jax.make_jaxpr(loss)(params).jaxpr
-    used = {}
+    used: dict[int, tuple[int, int]] = {}  # Equation and operand that first use a variable.
     for i, equation in enumerate(program.eqns):
         for j, variable in enumerate(equation.invars):
             used.setdefault(id(variable), (i, j))

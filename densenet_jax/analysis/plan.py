@@ -1,4 +1,4 @@
-"""What a training step costs on a target: found by compiling it, nothing is run."""
+"""Plans a training step on a target: compiles it and reports its cost, without running it."""
 
 import dataclasses
 import math
@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 from densenet_jax.analysis.counts import (
     activation_bytes,
-    count_fused,
+    count_fused_step_io,
+    count_layer_io,
     count_macs,
     count_params,
-    count_touched,
 )
 from densenet_jax.analysis.hlo import COLLECTIVES, instructions
 from densenet_jax.analysis.roofline import estimate
@@ -29,23 +29,22 @@ from densenet_jax.train.config import check_config, model_settings
 from densenet_jax.train.feed import STEPS_PER_DISPATCH
 from densenet_jax.train.trainer import Trainer, memory_bytes
 
-# Of a device's memory, what a step may take; the rest is the runtime's and lost to fragmentation.
-USABLE = 0.9
-# The search for the largest batch gives up after this many; memory is nearly linear in the batch,
-# so it mostly needs three.
-MOST_COMPILATIONS = 8
-# The search ends if the largest batch is known to this factor.
-_BATCH_FACTOR = 1.02
+# Share of a device's memory that a step may take; the runtime and fragmentation take the rest.
+USABLE_MEMORY_SHARE = 0.9
+# The search for the largest batch gives up after this number. Memory is nearly linear in the batch,
+# so that three mostly suffice.
+MAX_COMPILATIONS = 8
+_BATCH_FACTOR = 1.02  # The search ends when the largest batch is known to this factor.
 
 
 def plan(config: ConfigDict, target: Target) -> dict:
-    """Returns what a training step of `config` takes on one device of `target`.
+    """Returns the memory and the cost of a training step of `config` on one device of `target`.
 
-    What the compiler does not report is None. If the compiler gives up for lack of memory, so are
-    `memory` and `estimate`. For `estimate` see `roofline.estimate`.
+    Values that the compiler does not report are None. `memory` and `estimate` are None too if the
+    compiler runs out of memory for the step. For `estimate` see `roofline.estimate`.
 
     Raises:
-      InputError: a wrong config, or a batch that the devices cannot share.
+      InputError: the config is wrong, or the devices cannot share a batch.
     """
     trainer = _trainer(config, target)
     started = time.monotonic()
@@ -54,15 +53,16 @@ def plan(config: ConfigDict, target: Target) -> dict:
     network, examples = trainer.model_config, len(_official(config).train)
     height, width = trainer.data.image_shape[:2]
     macs = count_macs(network, height, width)
-    memory, costs, text, estimated = None, {}, "", None
+    costs: dict[str, float] = {}
+    memory, text, estimated = None, "", None
     if compiled:
-        memory, text = memory_bytes(compiled), compiled.as_text()
+        memory, text = memory_bytes(compiled), compiled.as_text() or ""
         costs = compiled.cost_analysis() or {}
-        floor_bytes = count_fused(network, height, width) * jnp.dtype(config.dtype).itemsize
-        # A training step has each convolution three times.
+        floor_bytes = count_fused_step_io(network, height, width) * jnp.dtype(config.dtype).itemsize
+        # A training step runs each convolution three times; a multiply-add is two operations.
         floor_operations = 3 * 2 * macs * _slower(config, target)
         estimated = estimate(text, target, config.batch_size, floor_bytes, floor_operations)
-    most = target.peak_flops and most_images_per_second(config, network, target)
+    most = most_images_per_second(config, network, target)
     images = config.epochs * examples
     cycles = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     return {
@@ -91,34 +91,37 @@ def plan(config: ConfigDict, target: Target) -> dict:
     }
 
 
-def most_images_per_second(config: ConfigDict, network: NetworkConfig, target: Target) -> float:
-    """What all chips could train on, if only convolutions took time, and ran as fast as can be.
+def most_images_per_second(
+    config: ConfigDict, network: NetworkConfig, target: Target
+) -> float | None:
+    """Returns an upper bound on the training speed of all chips, from convolutions alone.
 
-    A training step has them three times: forward, and for the gradients of inputs and of weights.
-    Each time either the arithmetic takes longer, or reading the input from memory and writing the
-    output to it, which is taken for granted: no convolution is fused with the next.
+    A training step runs each convolution three times: forward, and for the gradients of its input
+    and of its weights. A convolution takes as long as its arithmetic, or as reading its input from
+    memory and writing its output, whichever is longer. Convolutions are not fused with one another.
+    Returns None if the peak rates of the target are unknown.
     """
+    if target.peak_flops is None or target.bandwidth is None:
+        return None
     height, width, _ = sources.image_shape(config.data.name, config.data.image_size)
     operations = 2 * count_macs(network, height, width) * _slower(config, target)
     arithmetic = operations / target.peak_flops
     size = jnp.dtype(config.dtype).itemsize
-    memory = count_touched(network, height, width) * size / target.bandwidth
+    memory = count_layer_io(network, height, width) * size / target.bandwidth
     return target.chips / (3 * max(arithmetic, memory))
 
 
 def _slower(config: ConfigDict, target: Target) -> int:
-    """Returns how much longer a convolution takes than in bfloat16."""
-    # Convolutions of float32 run as TF32 on a GPU, half as fast, and in bfloat16 on a TPU.
+    """Returns the time of a convolution relative to bfloat16."""
+    # A float32 convolution runs as TF32 on a GPU, half as fast, and in bfloat16 on a TPU.
     return 2 if config.dtype != "bfloat16" and target.platform == "cuda" else 1
 
 
 def analyse(config: ConfigDict) -> dict:
-    """What can be said of a training step of `config` without compiling it, at once.
+    """Returns the part of `plan` that needs no compilation: size, work and least memory.
 
-    `memory` is what the step must hold at least: parameters, gradients and momentum, and what the
-    network keeps for its backward pass.
-
-    Raises InputError for a wrong config.
+    `memory` is a lower bound: parameters, gradients, momentum, and the activations kept for the
+    backward pass. Raises InputError if the config is wrong.
     """
     check_config(config)
     height, width, channels = sources.image_shape(config.data.name, config.data.image_size)
@@ -126,12 +129,12 @@ def analyse(config: ConfigDict) -> dict:
     settings = {"num_classes": classes, "in_channels": channels} | model_settings(config)
     network = model_config(config.model.name, **settings)
     params, batch_size = count_params(network), config.batch_size
-    of_params = params * jnp.dtype(network.param_dtype).itemsize
+    params_bytes = params * jnp.dtype(network.param_dtype).itemsize
     memory = {
         "activations_bytes": activation_bytes(network, height, width, batch_size),
-        "params_bytes": of_params,
-        "gradients_bytes": of_params,
-        "momentum_bytes": of_params,
+        "params_bytes": params_bytes,
+        "gradients_bytes": params_bytes,
+        "momentum_bytes": params_bytes,
     }
     return {
         "model": config.model.name,
@@ -147,31 +150,34 @@ def analyse(config: ConfigDict) -> dict:
 
 
 def given_settings(config: ConfigDict) -> dict:
-    """The fields of the network that `config` sets."""
+    """Returns the fields of the network config that `config` sets."""
     return {k: v for k, v in config.model.items() if k != "name" and v is not None}
 
 
 def max_batch(
-    config: ConfigDict, target: Target, say: Callable[[str], None], planned: dict | None = None
+    config: ConfigDict, target: Target, report: Callable[[str], None], planned: dict | None = None
 ) -> int:
-    """Returns the largest batch that fits `target`, to a fiftieth; 0 if no batch fits.
+    """Returns the largest batch size that fits `target`, to 2 %, or 0 if no batch fits.
 
-    Memory is nearly linear in the batch: a line through two batches gives the next one to compile.
-    After `MOST_COMPILATIONS` the largest batch found so far is returned.
+    Memory is nearly linear in the batch size, so a line through two batch sizes gives the next size
+    to compile. After `MAX_COMPILATIONS` the largest size found so far is returned.
 
     Args:
-      say: receives a line before the search, and one after each compilation.
-      planned: the result of `plan` for `config`, which saves a compilation.
+      report: receives a line before the search, and a line after each compilation.
+      planned: the result of `plan` for `config`, if known; it saves a compilation.
     """
     chips, limit = target.chips, _limit(target)
-    totals, first = {}, ""  # Bytes by batch, infinite if the compiler gave up.
+    totals: dict[
+        int, float
+    ] = {}  # Bytes by batch size, infinite if the compiler ran out of memory.
+    first = ""
     if planned:
         memory = planned["memory"]
         totals[planned["batch_size"]] = memory["total_bytes"] if memory else math.inf
         first = f"; the first took {planned['compile_seconds']:.0f} s"
-    most = f"at most {MOST_COMPILATIONS} more compilations"
-    say(f"looking for the largest batch that fits: {most}{first}")
-    for count in range(1, MOST_COMPILATIONS + 1):
+    most = f"at most {MAX_COMPILATIONS} more compilations"
+    report(f"looking for the largest batch that fits: {most}{first}")
+    for count in range(1, MAX_COMPILATIONS + 1):
         batch_size = _next_batch(totals, limit, chips)
         if not batch_size:
             break
@@ -182,16 +188,16 @@ def max_batch(
         compiled = _compile(_trainer(tried, target))
         total = memory_bytes(compiled)["total_bytes"] if compiled else math.inf
         totals[batch_size] = total
-        needs = f"{total / 1e9:.3f} GB" if compiled else "more memory than there is"
-        say(
-            f"compilation {count} of at most {MOST_COMPILATIONS}: a batch of {batch_size:,} needs "
+        needs = f"{total / 1e9:.3f} GB" if compiled else "more memory than the device has"
+        report(
+            f"compilation {count} of at most {MAX_COMPILATIONS}: a batch of {batch_size:,} needs "
             f"{needs} of {limit / 1e9:.3f} GB, compiled in {time.monotonic() - started:.0f} s"
         )
     return max((size for size, total in totals.items() if total <= limit), default=0)
 
 
 def _next_batch(totals: dict[int, float], limit: int, chips: int) -> int:
-    """Returns the batch to compile next, a multiple of `chips`; 0 if the search is done."""
+    """Returns the batch size to compile next, a multiple of `chips`, or 0 to end the search."""
     fitting = max((size for size, total in totals.items() if total <= limit), default=0)
     failing = min((size for size, total in totals.items() if total > limit), default=math.inf)
     if not totals:
@@ -202,7 +208,7 @@ def _next_batch(totals: dict[int, float], limit: int, chips: int) -> int:
     known = sorted(finite, key=lambda size: (abs(totals[size] - limit), -size))
     if known:
         size, *others = known
-        # Until there are two batches, a line from the origin, which is too steep.
+        # With one batch size the line starts at the origin, which is too steep.
         slope, least = totals[size] / size, 1.25 * size + chips
         if others:
             line = (totals[others[0]] - totals[size]) / (others[0] - size)
@@ -220,9 +226,10 @@ def _next_batch(totals: dict[int, float], limit: int, chips: int) -> int:
 
 
 def collective_bytes(program: str) -> dict[str, int]:
-    """Bytes that a compiled program's collective operations produce, loops counted once.
+    """Returns the bytes that the collective operations of a compiled program produce.
 
-    "gradients" are those of the backward pass, "statistics" all others: mostly batch statistics.
+    "gradients" are collectives of the backward pass. "statistics" are all others, mostly of batch
+    statistics. Each loop counts once.
     """
     total = {"statistics": 0, "gradients": 0}
     for i in instructions(program):
@@ -232,31 +239,32 @@ def collective_bytes(program: str) -> dict[str, int]:
 
 
 def _official(config: ConfigDict) -> sources.Dataset:
-    # A set that is smaller than the batch, as the synthetic ones may be, is taken to be as large.
+    # A synthetic set may be smaller than the batch; `least` enlarges it.
     return sources.describe(config.data.name, least=config.batch_size)
 
 
 def _trainer(config: ConfigDict, target: Target) -> Trainer:
-    """Builds the trainer whose program users run on `target`: many steps a dispatch."""
+    """Builds the trainer that runs on `target`, with the same number of steps in a dispatch."""
     data = _official(config)
     if target.platform != "cpu" and data.name.startswith("synthetic"):
-        # Labels for a whole dispatch. More images would count as memory that no run needs.
+        # Labels cover a whole dispatch. More images would count as memory that no run needs.
         least = (config.steps_per_dispatch or STEPS_PER_DISPATCH) * config.batch_size
-        labels = sources.describe(data.name, least).train.labels
-        data = dataclasses.replace(data, train=sources.Split(data.train.images, labels))
+        few, many = data.train, sources.describe(data.name, least).train
+        assert isinstance(few, sources.Split) and isinstance(many, sources.Split)
+        data = dataclasses.replace(data, train=sources.Split(few.images, many.labels))
     data = preprocess(data, config.data.preprocessing)
-    return Trainer(config, data=data, devices=target.devices(), place=_note)
+    return Trainer(config, data=data, devices=target.devices(), place=_place_abstractly)
 
 
-def _note(tree, sharding: jax.sharding.Sharding):
-    """Where arrays would lie."""
+def _place_abstractly(tree, sharding: jax.sharding.Sharding):
+    """Returns shapes, types and shardings in place of arrays."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree
     )
 
 
 def _compile(trainer: Trainer) -> jax.stages.Compiled | None:
-    """The compiled training step; None if the compiler finds that it needs too much memory."""
+    """Returns the compiled training step, or None if the compiler runs out of memory for it."""
     try:
         return trainer.lower("train").compile()
     except jax.errors.JaxRuntimeError as error:
@@ -266,4 +274,4 @@ def _compile(trainer: Trainer) -> jax.stages.Compiled | None:
 
 
 def _limit(target: Target) -> int:
-    return int(USABLE * target.memory_bytes)
+    return int(USABLE_MEMORY_SHARE * target.memory_bytes)

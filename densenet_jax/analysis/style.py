@@ -1,4 +1,4 @@
-"""How every picture of this project looks: legible in print, and to colour-blind readers."""
+"""Styles the figures of this project, for print and for colour-blind readers."""
 
 import io
 from collections.abc import Callable
@@ -9,31 +9,31 @@ from matplotlib.figure import Figure
 
 from densenet_jax.files import write_durably
 
-# Okabe and Ito's, which colour-blind people can tell apart.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 FORMATS = ("png", "svg", "pdf")
 
-_SETTINGS = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.use": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,  # Text stays text.
-    "savefig.dpi": 150,
-    "svg.hashsalt": "densenet_jax",  # The same picture is the same file.
-}
-
 
 def styled(draw: Callable) -> Callable:
-    """Decorates a function that draws: its figures get this style, and the user's stays as it is.
+    """Decorates a function that draws: its figures get this style, and the user's style is kept.
 
-    Such functions make a `matplotlib.figure.Figure` themselves. `pyplot` would choose a backend for
-    the whole process, and open windows.
+    The function must create a `matplotlib.figure.Figure` itself. `pyplot` would choose a backend
+    for the whole process and open windows.
     """
-    return matplotlib.rc_context(_SETTINGS)(draw)
+    return matplotlib.rc_context(
+        {
+            "axes.grid": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "figure.constrained_layout.use": True,
+            "grid.alpha": 0.3,
+            "legend.frameon": False,
+            "pdf.fonttype": 42,  # Keeps text as text.
+            "savefig.dpi": 150,
+            "svg.hashsalt": "densenet_jax",  # Equal figures give equal files.
+        }
+    )(draw)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hardware to compile for, at hand or not."""
+"""Describes the hardware to compile for, whether or not it is present."""
 
 import dataclasses
 import importlib.util
@@ -11,23 +11,24 @@ from densenet_jax.errors import InputError, suggest
 
 GIB = 2**30
 
-# No hardware at all: what can be counted without a compiler; see `plan.analyse`.
+# The target without hardware: only counts that need no compiler, see `plan.analyse`.
 ANALYTIC = "analytic"
 
-# What XLA wants to know of a GPU: compute capability, cores, bytes a second, bytes of L2 cache,
-# GHz, bytes of memory.
+# The description of a GPU that XLA needs: compute capability, cores, bytes of bandwidth a second,
+# bytes of L2 cache, GHz, bytes of memory.
 _GPUS = {
     "a100": ((8, 0), 108, 2_039_000_000_000, 40 * 2**20, 1.41, 84_987_740_160),
     "h100": ((9, 0), 132, 3_352_320_000_000, 50 * 2**20, 1.98, 84_929_347_584),
     "h200": ((9, 0), 132, 4_800_000_000_000, 50 * 2**20, 1.98, 150_754_820_096),
 }
-# As their makers say, the most a chip can do in bfloat16, without sparsity: operations a second.
+# Peak bfloat16 operations a second of a chip, without sparsity, from the data sheets.
 _GPU_PEAKS = {"a100": 312e12, "h100": 989e12, "h200": 989e12}
-# Memory of a chip, cores of a chip that the name counts, by chips the topology to compile for, the
-# most a chip can do in bfloat16, operations a second, and bytes a second of its memory.
-# One chip is compiled as one of four, the smallest topology there is.
+# Topology to compile for, by number of chips. One chip is compiled as one of four, because there is
+# no smaller topology.
 _FLAT = {1: "2x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _DEEP = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
+# Bytes of memory of a chip, cores of a chip that the name counts, topologies, peak bfloat16
+# operations a second of a chip, bytes of bandwidth a second.
 _TPUS = {
     "v4": (32 * GIB, 2, _DEEP, 275e12, 1_228e9),
     "v5e": (16 * GIB, 1, _FLAT, 197e12, 819e9),
@@ -35,8 +36,8 @@ _TPUS = {
     "v6e": (32 * GIB, 1, _FLAT, 918e12, 1_640e9),
 }
 
-# Environment variables that let a compiler run where its device is not, and what to install.
-_ENVIRONMENT = {
+# Environment variables with which a compiler runs without its device.
+_ENVIRONMENT: dict[str, dict[str, str]] = {
     "cpu": {},
     "cuda": {
         "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
@@ -55,12 +56,12 @@ class Target:
 
     Attributes:
       platform: cpu, cuda or tpu.
-      chips: how many.
-      memory_bytes: of one chip; of the machine for a CPU.
-      topology: what the compiler calls their arrangement.
+      chips: number of chips.
+      memory_bytes: memory of one chip, or of the machine for a CPU.
+      topology: the compiler's name for the arrangement of the chips.
       settings: options for the compiler.
-      peak_flops: the most a chip can do in bfloat16, operations a second; None: not known.
-      bandwidth: bytes a second of its memory; None: not known.
+      peak_flops: peak bfloat16 operations a second of one chip, or None if unknown.
+      bandwidth: bytes of memory traffic a second of one chip, or None if unknown.
     """
 
     name: str
@@ -74,15 +75,16 @@ class Target:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What must be set before JAX is imported."""
+        """Environment variables that must be set before JAX is imported."""
         return {"JAX_PLATFORMS": "cpu", **_ENVIRONMENT[self.platform]}
 
     def compiler_is_installed(self) -> bool:
+        """Returns whether a plugin with the target's compiler is installed."""
         plugins = _PLUGINS.get(self.platform)
         return plugins is None or any(importlib.util.find_spec(name) for name in plugins)
 
     def devices(self) -> list:
-        """The devices to lower for; none of them need exist."""
+        """Returns the devices to lower for, which need not exist."""
         if self.platform == "cpu":
             return jax.devices("cpu")[: self.chips]
         topology = topologies.get_topology_desc(
@@ -91,15 +93,16 @@ class Target:
         return topology.devices[: self.chips]
 
 
-def target(name: str) -> Target:
-    """The target called `name`. Raises InputError, with a suggestion, if there is none."""
+def find_target(name: str) -> Target:
+    """Returns the target called `name`; raises InputError with a suggestion if there is none."""
     if name == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Target(name, "cpu", 1, memory)
     kind, _, count = name.removeprefix("tpu-").partition("-")
-    chips = count or "1"
-    if kind in _GPUS and name.startswith(kind) and chips.isdecimal() and int(chips):
-        return _gpu(name, kind, int(chips))
+    if kind in _GPUS and name.startswith(kind):
+        gpus = count or "1"
+        if gpus.isdecimal() and int(gpus):
+            return _gpu(name, kind, int(gpus))
     if kind in _TPUS and name.startswith("tpu-") and count.isdigit():
         memory, cores, topology, peak, bandwidth = _TPUS[kind]
         chips = int(count) // cores

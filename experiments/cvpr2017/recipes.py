@@ -1,7 +1,7 @@
-"""How the networks of Tables 2 and 3 were trained, family by family.
+"""Training recipes of the networks of Tables 2 and 3, one function for each family.
 
-Facts come from the papers and their authors' code. Where those are silent, a comment says what was
-chosen here.
+Facts come from the papers and from their authors' code. A docstring or a comment marks the values
+chosen here because no source states them.
 """
 
 from ml_collections import ConfigDict
@@ -14,15 +14,13 @@ DATA = {"c10": "cifar10", "c100": "cifar100", "svhn": "svhn"}
 
 
 def table2(row: str, column: str, model: str) -> ConfigDict:
-    """The base config with the network called `model` and the data of a column.
+    """Returns the base config with the network called `model` and the data of a column.
 
-    Raises InputError if the table has no such cell.
+    Raises InputError if the table has no cell for the row and the column.
     """
     columns = TABLE2[row].errors
     if column not in columns:
-        raise InputError(
-            f"Table 2 has no {column!r} for {row}: choose one of {', '.join(columns)}."
-        )
+        raise InputError(f"Table 2 has no {column!r} for {row}: choose one of {', '.join(columns)}")
     config = base_config()
     config.model.name = model
     config.data.name = DATA[column.rstrip("+")]
@@ -31,19 +29,19 @@ def table2(row: str, column: str, model: str) -> ConfigDict:
 
 
 def set_step_epochs(config: ConfigDict, epochs: int, *drops: float) -> None:
-    """Trains for `epochs`, and drops the learning rate in these epochs, counted from 1."""
+    """Sets the number of epochs and the epochs, counted from 1, that drop the learning rate."""
     config.epochs = epochs
     config.learning_rate_drops = tuple(drop / epochs for drop in drops)
 
 
 def set_validation(config: ConfigDict, images: int) -> None:
-    """Reports the test error of the epoch that is best on so many training images left out."""
+    """Holds out training images and reports the test error of the best epoch on them."""
     config.data.holdout = images
     config.report = "best_validation"
 
 
 def densenet(row: str, column: str) -> ConfigDict:
-    """Section 4.2 of the CVPR paper."""
+    """Returns the config of section 4.2 of the CVPR paper."""
     config = table2(row, column, row)
     if not config.data.augment:
         config.model.dropout_rate = 0.2
@@ -54,25 +52,25 @@ def densenet(row: str, column: str) -> ConfigDict:
 
 
 def resnet(row: str, column: str) -> ConfigDict:
-    """He et al.: 64,000 steps, a tenth of the rate from 32,000 and from 48,000 on."""
+    """Returns the config of He et al.: 64,000 steps with drops at 32,000 and 48,000."""
     config = table2(row, column, "resnet110")
     config.batch_size = 128
     config.epochs = 164
     config.nesterov = False
-    # 400 steps at a tenth of the rate.
+    # The first 400 steps run at a tenth of the rate.
     config.warmup_epochs = 400 / 391
     return config
 
 
 def stochastic_depth(row: str, column: str, model: str = "resnet110") -> ConfigDict:
-    """Huang et al., ECCV 2016, with their shortcut of pooling; the survival is left to the row."""
+    """Returns the config of Huang et al., ECCV 2016. The row sets the survival probability."""
     config = table2(row, column, model)
     config.batch_size = 128
     config.epochs = 500
     config.model.shortcut = "pool"
     set_validation(config, 5_000)
     if column == "svhn":
-        # 152 layers. They validate every 200 steps, here it is every epoch.
+        # 152 layers. Huang et al. validate every 200 steps instead of every epoch.
         config.model.block_config = (25, 25, 25)
         config.epochs = 50
         config.learning_rate_drops = (0.6, 0.7)
@@ -81,7 +79,7 @@ def stochastic_depth(row: str, column: str, model: str = "resnet110") -> ConfigD
 
 
 def wide_resnet(row: str, column: str, model: str) -> ConfigDict:
-    """Zagoruyko and Komodakis: the early results that Table 2 shows are on whitened images."""
+    """Returns the config of Zagoruyko and Komodakis for their early results on whitened images."""
     config = table2(row, column, model)
     config.batch_size = 128
     config.weight_decay = 5e-4
@@ -99,10 +97,10 @@ def wide_resnet(row: str, column: str, model: str) -> ConfigDict:
 
 
 def preactivation_resnet(row: str, column: str) -> ConfigDict:
-    """He et al., ECCV 2016, through fb.resnet.torch.
+    """Returns the config of He et al., ECCV 2016, with the code of fb.resnet.torch.
 
-    The columns without + were run by the authors of DenseNet, who do not say how; here it is as
-    with it.
+    The authors of DenseNet ran the columns without +, by a recipe that they do not state. Chosen
+    here: the recipe of the columns with +.
     """
     config = table2(row, column, row)
     config.batch_size = 128
@@ -111,10 +109,10 @@ def preactivation_resnet(row: str, column: str) -> ConfigDict:
 
 
 def network_in_network(row: str, column: str) -> ConfigDict:
-    """Lin et al., from their configuration files for cuda-convnet.
+    """Returns the config of Lin et al., from their configuration files for cuda-convnet.
 
-    Chosen here: the learning rate and the batch size; for SVHN, as many steps as for CIFAR, and no
-    whitening, where they normalise contrast locally.
+    Chosen here: the learning rate and the batch size. For SVHN the number of steps is that for
+    CIFAR, and images are not whitened; Lin et al. normalise the contrast locally.
     """
     config = table2(row, column, "nin_svhn" if column == "svhn" else "nin")
     config.batch_size = 128
@@ -122,7 +120,7 @@ def network_in_network(row: str, column: str) -> ConfigDict:
     config.learning_rate_multipliers = (("bias$", 2.0), ("^convs/8/", 0.1))
     config.weight_decay = 1e-5
     config.nesterov = False
-    # 200 epochs, then 30 at a tenth of the rate and 30 at a hundredth.
+    # 200 epochs, then 30 at a tenth of the rate and 30 at a hundredth of it.
     set_step_epochs(config, 260, 201, 231)
     config.data.preprocessing = "gcn_zca"
     if column == "svhn":
@@ -132,7 +130,7 @@ def network_in_network(row: str, column: str) -> ConfigDict:
 
 
 def all_cnn(row: str, column: str) -> ConfigDict:
-    """Springenberg et al.; rate and batch size, which they searched for, are those of ports."""
+    """Returns the config of Springenberg et al., with rate and batch size of later ports."""
     config = table2(row, column, "all_cnn_c")
     config.batch_size = 256
     config.learning_rate = 0.05
@@ -144,9 +142,10 @@ def all_cnn(row: str, column: str) -> ConfigDict:
 
 
 def deeply_supervised(row: str, column: str) -> ConfigDict:
-    """Lee et al.: 50,000 steps with companions, 120,000 without, 30,000 at a rate of 1e-4.
+    """Returns the config of Lee et al.
 
-    Chosen here: for SVHN, as many steps as for CIFAR.
+    The schedule has 50,000 steps with companions, 120,000 without, and 30,000 at a rate of 1e-4.
+    Chosen here: for SVHN, the number of steps for CIFAR.
     """
     config = table2(row, column, "dsn")
     config.batch_size = 100
@@ -162,7 +161,7 @@ def deeply_supervised(row: str, column: str) -> ConfigDict:
 
 
 def highway(row: str, column: str) -> ConfigDict:
-    """Srivastava et al.: 200,000 steps."""
+    """Returns the config of Srivastava et al.: 200,000 steps."""
     config = table2(row, column, "highway19")
     config.batch_size = 100
     config.epochs = 400
@@ -175,9 +174,10 @@ def highway(row: str, column: str) -> ConfigDict:
 
 
 def fractalnet(row: str, column: str) -> ConfigDict:
-    """Larsson et al.: a tenth of the rate whenever the epochs left are halved.
+    """Returns the config of Larsson et al.
 
-    Chosen here: no weight decay, as they mention none.
+    The rate drops to a tenth when half of the remaining epochs are over.
+    Chosen here: no weight decay, because the paper mentions none.
     """
     config = table2(row, column, "fractalnet21")
     config.batch_size = 100
@@ -190,9 +190,9 @@ def fractalnet(row: str, column: str) -> ConfigDict:
 
 
 def imagenet(model: str) -> ConfigDict:
-    """Section 4.2 of the CVPR paper, through fb.resnet.torch: its crops, colours and light.
+    """Returns the config of section 4.2 of the CVPR paper, augmented as in fb.resnet.torch.
 
-    The authors trained on four GPUs, each of which normalised its part of a batch by itself.
+    The authors trained on four GPUs. Each GPU normalised its part of a batch separately.
     """
     config = base_config()
     config.model.name = model

@@ -3,8 +3,9 @@ r"""Wide ResNets on Fashion-MNIST: wrn28_10, 36,478,906 parameters; wrn40_4, 8,9
 python -m launch.train --config experiments/fashion_mnist/wide_resnet.py:wrn28_10 \
     --workdir runs/fashion_mnist_wrn28_10
 
-Published test errors in %, in the benchmark of Fashion-MNIST's README: 4.1 (accuracy 0.959) and 3.3
-(0.967), with mean and deviation, crops and flips. Trained here by their authors' recipe for CIFAR.
+Published test errors in %: wrn28_10 4.1 (accuracy 0.959), wrn40_4 3.3 (0.967), in the benchmark of
+Fashion-MNIST's README, with standardised images, crops and flips.
+Cost of training: the recipe of their authors for CIFAR, 200 epochs of 60,000 images.
 """
 
 from densenet_jax.errors import InputError
@@ -15,7 +16,9 @@ NETWORKS = ("wrn28_10", "wrn40_4")
 
 def get_config(network: str = "wrn28_10"):
     if network not in NETWORKS:
-        raise InputError(f"there is no {network!r} here: choose one of {', '.join(NETWORKS)}.")
+        raise InputError(
+            f"there is no network {network!r} here: choose one of {', '.join(NETWORKS)}"
+        )
     config = recipes.wide_resnet("wrn28_10", "c10+", network)
     config.data.name = "fashion_mnist"
     config.data.preprocessing = "standardize"

@@ -1,4 +1,4 @@
-"""The two forms of the papers' sweeps: `quick`, on a laptop, and `paper`, as published."""
+"""Base configs of the two forms of a sweep: `quick` for a laptop, and `paper` as published."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from experiments.figures import Curve
 
 
 def quick() -> ConfigDict:
-    """DenseNet-BC, L = 22, k = 8 on 10,000 images of Fashion-MNIST, 3 epochs."""
+    """Returns 3 epochs of DenseNet-BC, L = 22, k = 8 on 10,000 images of Fashion-MNIST."""
     config = base_config()
     config.epochs = 3
     config.eval_every_epochs = 3
@@ -23,7 +23,7 @@ def quick() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """300 epochs of CIFAR-10+, which is what Figure 4 shows."""
+    """Returns 300 epochs of CIFAR-10+, as in Figure 4."""
     config = base_config()
     config.model.name = "densenet_bc_k12_d100"
     config.data.name = "cifar10"
@@ -32,7 +32,7 @@ def cifar10() -> ConfigDict:
 
 
 def imagenet() -> ConfigDict:
-    """90 epochs of ImageNet, which is what the journal paper's ablations show."""
+    """Returns 90 epochs of ImageNet, as in the ablations of the journal paper."""
     return recipes.imagenet("densenet121")
 
 
@@ -41,21 +41,19 @@ def get_config(
     paper: Callable[[], ConfigDict] = imagenet,
     quick: Callable[[], ConfigDict] = quick,
 ) -> ConfigDict:
-    """The config of a form. Raises InputError for another one."""
+    """Returns the config of a form; raises InputError for an unknown form."""
     forms = {"quick": quick, "paper": paper}
     if form not in forms:
-        raise InputError(f"there is no form {form!r} of this sweep: choose one of quick, paper.")
+        raise InputError(f"there is no form {form!r} of this sweep: choose one of quick, paper")
     return forms[form]()
 
 
 def points(form: str, *groups: tuple[Curve, ...]) -> list[dict[str, object]]:
-    """The networks of a figure's curves, each once."""
-    found = []
+    """Returns the networks of the curves in `groups`, without repetitions."""
+    found: list[dict[str, object]] = []
     for curve in (curve for group in groups for curve in group):
-        if form == "quick":
-            networks = curve.quick
-        else:
-            networks = [{"model.name": p.model} | _prefixed(p.settings) for p in curve.points]
+        published = [{"model.name": p.model} | _prefixed(p.settings) for p in curve.points]
+        networks = curve.quick if form == "quick" else published
         found += [n for n in networks if n not in found]
     return [{f"config.{key}": value for key, value in network.items()} for network in found]
 

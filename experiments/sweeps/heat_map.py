@@ -1,10 +1,13 @@
-r"""TPAMI Figure 6 (CVPR Figure 5): how much each layer weighs what it reads.
+r"""TPAMI Figure 6 (CVPR Figure 5): the weights with which each layer reads earlier layers.
 
-One network, the plain DenseNet of L = 40, k = 12; the figure is drawn from its checkpoint.
+Trains the plain DenseNet of L = 40, k = 12. The figure is drawn from its checkpoint.
 
 python -m launch.sweep --sweep experiments/sweeps/heat_map.py --workdir runs/heat_map
 python -m launch.sweep --sweep experiments/sweeps/heat_map.py:paper --workdir DIR \
     --config.data.directory=DATA
+
+Quick form: 1 network, 3 epochs of 10,000 images of Fashion-MNIST.
+Paper form: 1 network, 300 epochs of CIFAR-10. Published test error in %: 5.24.
 """
 
 from experiments.sweeps import forms

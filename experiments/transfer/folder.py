@@ -1,15 +1,18 @@
-"""Trains on any folder of pictures with a folder for each class, from pretrained weights.
+"""Fine-tunes pretrained weights on any pictures in class directories.
 
 python -m launch.train --config experiments/transfer/folder.py --workdir runs/pets \\
     --config.data.directory=PICTURES --config.init_from=densenet121.safetensors
 
-PICTURES holds CLASS/picture.jpg, every fifth for testing; or train/CLASS/picture.jpg and
-val/CLASS/picture.jpg. `init_from` may also be hf:timm/densenet121.tv_in1k, or a run directory.
+PICTURES holds CLASS/picture.jpg, of which every fifth picture is for testing. It may instead hold
+train/CLASS/picture.jpg and val/CLASS/picture.jpg. `init_from` may also be
+hf:timm/densenet121.tv_in1k, or a run directory.
 
 --config.learning_rate_multipliers="(('^(conv0|norm0)/', 0.0),)" keeps the weights of the stem. The
-running statistics of its BatchNorm still follow the new pictures. Then
+running statistics of its BatchNorm still follow the new pictures.
 
 python -m launch.predict cat.jpg --weights runs/pets
+
+classifies a picture with the result. Cost of training: 20 epochs of PICTURES. No published numbers.
 """
 
 from densenet_jax.train.config import base_config

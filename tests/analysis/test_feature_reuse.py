@@ -1,4 +1,4 @@
-"""Heat maps, and how strongly layers are taught."""
+"""Heat maps and gradient norms."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def network(**settings):
 
 
 def set_weights(model):
-    """Gives every slice of a kernel its own size, and alternating signs."""
+    """Gives every slice of a kernel a different size, and alternating signs."""
     for block in model.blocks:
         for reader, layer in enumerate(block, start=1):
             kernel = layer.conv1.kernel
@@ -26,7 +26,7 @@ def set_weights(model):
             kernel[...] = jnp.asarray(signs * (100 * reader + channels), jnp.float32)
 
 
-def test_a_heat_map_tells_the_mean_absolute_weight_of_each_slice():
+def test_a_heat_map_has_the_mean_absolute_weight_of_each_slice():
     model = network()
     set_weights(model)
     first, second = heat_maps(model)
@@ -50,7 +50,7 @@ def test_a_heat_map_tells_the_mean_absolute_weight_of_each_slice():
         ({"connectivity": "span", "span": 1, "growth_factor": 2}, [2]),
     ],
 )
-def test_what_is_not_read_is_not_a_number(settings, read):
+def test_maps_that_are_not_read_are_nan(settings, read):
     [first, _] = heat_maps(network(**settings))
     assert np.flatnonzero(~np.isnan(first[:, 2])).tolist() == read
 
@@ -94,7 +94,7 @@ def test_gradient_norms(name):
         # 1 stem, 18 convolutions, 3 projections, 1 classifier.
         assert len(names) == 23
 
-    # Against one derivative: along the kernel itself, the loss's is that of its scale.
+    # The expected value comes from a separate derivative with respect to the classifier's kernel.
     def loss(scale):
         kernel = model.classifier.kernel[...]
         graphdef, state = nnx.split(model)

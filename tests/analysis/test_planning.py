@@ -1,4 +1,4 @@
-"""What is said of hardware that is not there."""
+"""Plans for hardware that is not present."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import small
 
 from densenet_jax.analysis import plan as planning
 from densenet_jax.analysis import targets
-from densenet_jax.analysis.counts import count_macs, count_touched
+from densenet_jax.analysis.counts import count_layer_io, count_macs
 from densenet_jax.analysis.plan import collective_bytes, max_batch, most_images_per_second, plan
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
@@ -17,9 +17,9 @@ PLAIN = small.PLAIN | {"data.holdout": 0}
 
 
 def test_a_step_is_planned_without_data():
-    """CIFAR is nowhere on this machine."""
+    """No CIFAR files are needed."""
     config = small.config(PLAIN | {"data.name": "cifar100"})
-    found = plan(config, targets.target("cpu"))
+    found = plan(config, targets.find_target("cpu"))
     # Stem 3x3, one plain layer, a classifier of 100 classes.
     assert found["params"] == 9 * 3 * 8 + 9 * 8 * 4 + 2 * 8 + 2 * 12 + 12 * 100 + 100
     assert found["macs"] == 32 * 32 * (9 * 3 * 8 + 9 * 8 * 4) + 12 * 100
@@ -36,8 +36,8 @@ def test_imagenet_is_planned_for_without_pictures():
     changes = {"block_config": (1,), "growth_rate": 4, "stem_features": 8, "bn_group_size": 0}
     config.update_from_flattened_dict({f"model.{k}": v for k, v in changes.items()})
     config.batch_size = 4
-    found = plan(config, targets.target("cpu"))
-    # A batch, which the set is not in memory with: 3 bytes a pixel, and float32 in the step.
+    found = plan(config, targets.find_target("cpu"))
+    # One batch of uint8 pixels, because ImageNet is not resident. The step converts to float32.
     assert 4 * 3 * 224**2 < found["memory"]["argument_bytes"] < 8 * 3 * 224**2
     assert found["most_images_per_second"] is None, "the CPU's limits are not known"
 
@@ -51,15 +51,15 @@ def test_no_more_images_than_arithmetic_or_memory_allow():
     of_arithmetic = most_images_per_second(config, network, calculating)
     assert of_arithmetic == pytest.approx(4 * 1e12 / (6 * count_macs(network, 224, 224)))
     of_memory = most_images_per_second(config, network, reading)
-    assert of_memory == pytest.approx(4 * 1e12 / (3 * 2 * count_touched(network, 224, 224)))
+    assert of_memory == pytest.approx(4 * 1e12 / (3 * 2 * count_layer_io(network, 224, 224)))
 
 
 def test_the_largest_batch_fits_and_a_somewhat_larger_one_does_not():
-    config, said = small.config(PLAIN), []
+    config, reported = small.config(PLAIN), []
     target = targets.Target("small", "cpu", 1, 200_000_000)
     planned = plan(config, target)
-    largest = max_batch(config, target, said.append, planned)
-    expected, *compilations = said
+    largest = max_batch(config, target, reported.append, planned)
+    expected, *compilations = reported
     assert "at most 8 more compilations; the first took" in expected
     assert 1 <= len(compilations) <= 3
     assert compilations[0].startswith("compilation 1 of at most 8: a batch of ")
@@ -75,7 +75,7 @@ def test_the_largest_batch_fits_and_a_somewhat_larger_one_does_not():
 @pytest.mark.parametrize(("fixed", "least"), [(0, 0), (40e6, 0), (0, 150e6), (170e6, 0)])
 @pytest.mark.parametrize("gives_up", [False, True])
 def test_the_largest_batch_is_found_from_any_batch(start, fixed, least, gives_up, monkeypatch):
-    """Memory is linear in the batch, or constant for small ones, and the compiler may give up."""
+    """Memory is linear in the batch, or constant for small ones; the compiler may run out of it."""
     target = targets.Target("made up", "cpu", 1, 200_000_000)
     limit = 180e6
 
@@ -91,15 +91,15 @@ def test_the_largest_batch_is_found_from_any_batch(start, fixed, least, gives_up
         "memory": total_bytes(start),
         "compile_seconds": 95.0,
     }
-    said = []
-    largest = max_batch(small.config(PLAIN), target, said.append, planned)
+    reported = []
+    largest = max_batch(small.config(PLAIN), target, reported.append, planned)
     assert total_bytes(largest) and total_bytes(largest)["total_bytes"] <= limit
     # Where memory is constant at first, the search may end early.
     factor = 2 if least else 1.02
     assert max(least, fixed + 1e5 * (factor * largest + 2)) > limit
-    assert len(said) <= 1 + planning.MOST_COMPILATIONS
+    assert len(reported) <= 1 + planning.MAX_COMPILATIONS
     if planned:
-        assert said[0].endswith("at most 8 more compilations; the first took 95 s")
+        assert reported[0].endswith("at most 8 more compilations; the first took 95 s")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_largest_batch_is_found_from_any_batch(start, fixed, least, gives_up
     [("h100", 0, 100), ("h100", 7, 7), ("cpu", 0, 1)],
 )
 def test_the_program_that_users_run_is_planned(name, steps_per_dispatch, rows, monkeypatch):
-    """Many steps a dispatch on an accelerator; the images that exist are all that take memory."""
+    """A dispatch has many steps on an accelerator; only the synthetic images take memory."""
     target = targets.Target(name, "cpu" if name == "cpu" else "cuda", 1, 2**40)
     monkeypatch.setattr(targets.Target, "devices", lambda self: jax.devices("cpu")[:1])
     monkeypatch.setattr(feed, "platform", lambda mesh: "cpu" if name == "cpu" else "gpu")
@@ -144,7 +144,7 @@ def test_collective_bytes_are_those_of_the_results():
 
 @pytest.mark.parametrize("name", targets.NAMES)
 def test_every_target_that_is_named_exists(name):
-    target = targets.target(name)
+    target = targets.find_target(name)
     assert target.name == name and target.chips >= 1 and target.memory_bytes > 2**30
 
 
@@ -153,14 +153,14 @@ def test_every_target_that_is_named_exists(name):
 )
 def test_unknown_targets_are_refused(name):
     with pytest.raises(InputError, match=f"there is no target '{name}'"):
-        targets.target(name)
+        targets.find_target(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["h100", "tpu-v5e-1"])
 def test_remat_saves_memory_on_accelerators(name):
-    """Needs the target's compiler, as `launch.plan` says how to install."""
-    target = targets.target(name)
+    """Needs the compiler of the target; `launch.plan` explains how to install it."""
+    target = targets.find_target(name)
     if not target.compiler_is_installed() or jax.default_backend() != "cpu":
         pytest.skip(f"no compiler for {name} here")
     temp = {

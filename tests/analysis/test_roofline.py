@@ -1,4 +1,4 @@
-"""The estimate of a step's time, from the text of a compiled program."""
+"""The estimate of the time of a step from the text of a compiled program."""
 
 from pathlib import Path
 
@@ -7,19 +7,26 @@ import pytest
 import small
 
 from densenet_jax.analysis import targets
-from densenet_jax.analysis.counts import count_fused
+from densenet_jax.analysis.counts import count_fused_step_io
 from densenet_jax.analysis.hlo import Program, moved_bytes
 from densenet_jax.analysis.plan import plan
-from densenet_jax.analysis.roofline import COPY_SHARE, PRODUCT_SHARE, estimate, kernels
+from densenet_jax.analysis.roofline import (
+    COPY_SHARE,
+    PRODUCT_SHARE,
+    estimate,
+    kernels,
+    reachable_rates,
+)
 from densenet_jax.models.catalog import model_config
 
-H100 = targets.target("h100")
+H100 = targets.find_target("h100")
+RATES = reachable_rates(H100)
 
-FOLDER = Path(__file__).parent
+DIRECTORY = Path(__file__).parent
 # A loop over steps, each with ten kernels on a GPU.
-GPU = (FOLDER / "gpu_step.hlo.txt").read_text()
+GPU = (DIRECTORY / "gpu_step.hlo.txt").read_text()
 # A convolution, and two fusions in an inner loop of three trips, on a TPU.
-TPU = (FOLDER / "tpu_step.hlo.txt").read_text()
+TPU = (DIRECTORY / "tpu_step.hlo.txt").read_text()
 POSITIONS = 64 * 32 * 32
 
 
@@ -28,7 +35,7 @@ def step():
     """The kernels of a step of `GPU` by the name of their instruction."""
     program = Program(GPU)
     names = [i.name for i, _, _ in program.step()]
-    return dict(zip(names, kernels(program, H100), strict=True))
+    return dict(zip(names, kernels(program, RATES), strict=True))
 
 
 def test_a_step_is_the_body_of_the_loop(step):
@@ -62,7 +69,7 @@ def test_kernels_are_named_after_their_origin(step):
         ("gemm", 2 * (64 * 4096 + 4096 * 16 + 64 * 16)),
         # Both parts of the tuple are written.
         ("reduced", 2 * POSITIONS * (36 + 36) + 4 * 36),
-        # Of 36 channels in bfloat16, 24 are read; 12 are written in float32.
+        # 24 of 36 channels are read in bfloat16; 12 are written in float32.
         ("sums", POSITIONS * (2 * 24 + 4 * 12)),
         # In place: ten rows are read and written, and an index is read.
         ("updated", 2 * 4 * 10 * 1000 + 4),
@@ -76,7 +83,7 @@ def test_bytes_are_those_that_move(step, name, expected):
 def test_narrow_slices_cost_whole_sectors(step):
     # Pieces of 24 bytes start at multiples of 8: two of four touch a second sector of 32 bytes.
     per_piece = 1.5 * 32
-    # They come to more than all 72 bytes of a position, which are read once.
+    # The pieces add up to more than the 72 bytes of a position, which are read once.
     assert 2 * per_piece > 72
     moved = POSITIONS * (72 + 4 * 12)
     assert step["sums"].traffic_us == pytest.approx(1e6 * moved / (COPY_SHARE * H100.bandwidth))
@@ -97,16 +104,16 @@ def test_matrix_products_take_what_their_arithmetic_takes(step):
     as_float32 = GPU.replace("bf16[64,4096]", "f32[64,4096]").replace(
         "bf16[4096,16]", "f32[4096,16]"
     )
-    (slower,) = (k for k in kernels(Program(as_float32), H100) if k.family == "product")
+    (slower,) = (k for k in kernels(Program(as_float32), RATES) if k.family == "product")
     assert slower.product_us == pytest.approx(2 * step["gemm"].product_us)
 
 
 def test_estimate_of_a_gpu(step):
     found = estimate(GPU, H100, 64, floor_bytes=1e6, floor_operations=0)
     assert found["kernels"] == 10 and found["collectives"] == 1 and found["cycles"] is None
-    # One alone, a convolution, five as a graph, a convolution, a collective, one alone.
+    # One kernel, a convolution, a graph of five, a convolution, a collective, one kernel.
     assert found["launches"] == 1 + 1 + 1 + 1 + 1 + 1
-    # Eight as a graph, a collective, one alone.
+    # A graph of eight, a collective, one kernel.
     assert found["launches_all_captured"] == 1 + 1 + 1
     assert found["mb_an_image"] == pytest.approx(sum(k.bytes for k in step.values()) / 64e6)
     assert found["floor_us"] == pytest.approx(1e6 * 64e6 / (COPY_SHARE * H100.bandwidth))
@@ -130,7 +137,9 @@ def test_arithmetic_may_be_the_floor():
 
 
 def test_several_gpus_share_a_batch():
-    one, eight = (estimate(GPU, targets.target(name), 512, 1e6, 0) for name in ("h100", "h100-8"))
+    one, eight = (
+        estimate(GPU, targets.find_target(name), 512, 1e6, 0) for name in ("h100", "h100-8")
+    )
     assert eight["mb_an_image"] == pytest.approx(8 * one["mb_an_image"])
     assert eight["floor_us"] == pytest.approx(one["floor_us"] / 8)
     assert eight["times"]["captured"]["images_per_second"] == pytest.approx(
@@ -139,7 +148,7 @@ def test_several_gpus_share_a_batch():
 
 
 def test_estimate_of_a_tpu():
-    found = estimate(TPU, targets.target("tpu-v5e-1"), 8, floor_bytes=1e6, floor_operations=0)
+    found = estimate(TPU, targets.find_target("tpu-v5e-1"), 8, floor_bytes=1e6, floor_operations=0)
     # The inner loop is less than half of the program, so the whole program is a step.
     assert found["cycles"] == 7000 + 10 + 3 * (100 + 50)
     # The collective has no estimate.
@@ -153,7 +162,7 @@ def test_estimate_of_a_tpu():
 
 
 def test_a_cpu_is_not_estimated():
-    assert estimate(GPU, targets.target("cpu"), 64, 1e6, 0) is None
+    assert estimate(GPU, targets.find_target("cpu"), 64, 1e6, 0) is None
 
 
 def test_the_floor_moves_inputs_four_times_and_outputs_twice():
@@ -163,14 +172,14 @@ def test_the_floor_moves_inputs_four_times_and_outputs_twice():
     # Stem of 8 maps, one layer of 4, a classifier of 12 features and 10 classes.
     inputs = 32 * 32 * (3 + 8) + 12
     outputs = 32 * 32 * (8 + 4) + 10
-    assert count_fused(network, 32, 32) == 4 * inputs + 2 * outputs
+    assert count_fused_step_io(network, 32, 32) == 4 * inputs + 2 * outputs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["h100", "tpu-v5e-4"])
 def test_the_program_of_many_steps_is_estimated(name):
-    """Needs the target's compiler, as `launch.plan` says how to install."""
-    target = targets.target(name)
+    """Needs the compiler of the target; `launch.plan` explains how to install it."""
+    target = targets.find_target(name)
     if not target.compiler_is_installed() or jax.default_backend() != "cpu":
         pytest.skip(f"no compiler for {name} here")
     config = small.config({"data.name": "synthetic", "data.holdout": 0})

@@ -1,4 +1,4 @@
-"""Every point of every figure is a network of ours, as large as it is plotted."""
+"""Every point of every figure is a network of the plotted size."""
 
 import pytest
 from flax import nnx
@@ -10,12 +10,12 @@ from experiments import figures
 
 
 def last_digit(number: float) -> float:
-    """A unit of the last printed digit, at most: plots were read to about that."""
+    """Returns one unit of the last printed digit, the precision to which plots were read."""
     return 10.0 ** -len(f"{number}".partition(".")[2])
 
 
 def points(kind: str) -> list:
-    """Each point of CIFAR-10 or of ImageNet; all but the first of each curve are slow tests."""
+    """Returns each point of CIFAR-10 or ImageNet; only the first of each curve is a fast test."""
     return [
         pytest.param(group, curve, i, id=f"{group}-{curve.name}-{point.label}",
                      marks=pytest.mark.slow if i else ())
@@ -27,13 +27,13 @@ def points(kind: str) -> list:
 
 
 def counted(point) -> tuple[int, int]:
-    """Parameters and FLOPs at 224 x 224."""
+    """Counts parameters and FLOPs at 224 x 224."""
     config = model_config(point.model, **point.settings)
     return count_params(config), 2 * count_macs(config, 224, 224) if point.flops else 0
 
 
 def shifts(model: str) -> int:
-    """How many parameters shift what BatchNorm normalises."""
+    """Counts the shifts of BatchNorm."""
     made = nnx.eval_shape(lambda: dj.create_model(model, rngs=nnx.Rngs(0)))
     flat = nnx.to_flat_state(nnx.state(made, nnx.Param))
     return sum(v.size for path, v in flat if path[-1] == "bias" and path[0] != "classifier")
@@ -44,11 +44,11 @@ def test_points_of_imagenet(group, curve, i):
     point = curve.points[i]
     params, flops = counted(point)
     if curve.name == "post-activation":
-        # Plotted at the parameters of pre-activation; a literal network has these.
+        # Plotted at the sizes of pre-activation. The literal networks have these sizes.
         literal = {"A": 5.81, "B": 7.92, "C": 14.02, "E": 32.98}[point.label]
         assert params / 1e6 == pytest.approx(literal, abs=0.005)
     elif point.params and group == "imagenet" and curve.name == "ResNet":
-        # As large as if convolutions had biases, one for each shift of the BatchNorm behind them.
+        # The plotted sizes include a bias of each convolution, one for each shift of BatchNorm.
         with_biases = (params + shifts(point.model)) / 1e6
         assert with_biases == pytest.approx(point.params, abs=last_digit(point.params) / 2)
     elif point.params:
@@ -70,7 +70,7 @@ def test_points_of_cifar(group, curve, i):
 
 
 def test_every_figure_has_all_its_points():
-    """Counted in the figures of the journal paper; Figure 9 leaves out B, and 12 D."""
+    """Counted in the journal paper, where Figure 9 lacks B and Figure 12 lacks D."""
     drawn = {name: [len(curve.points) for curve in group] for name, group in figures.CURVES.items()}
     assert drawn == {
         "parameter_efficiency": [9, 7, 8, 9, 9],

@@ -1,5 +1,7 @@
 """The sweeps of this project have the networks of the figures."""
 
+import ast
+
 import pytest
 import small
 
@@ -7,8 +9,8 @@ from densenet_jax.errors import InputError
 from launch.sweep.points import load_points
 
 SWEEPS = small.ROOT / "experiments" / "sweeps"
-# How many networks the quick form of a sweep trains, how many the paper's, and on what; a network
-# that two curves of a figure share is trained once.
+# Number of networks in the quick form and in the paper form of a sweep, and the data set of the
+# paper form. A network that two curves of a figure share counts once.
 SIZES = {
     "bottleneck": (12, 21, "imagenet"),
     "compression": (12, 20, "imagenet"),
@@ -34,6 +36,14 @@ def test_the_sweeps_of_this_project(name, tmp_path):
     assert {point.config.data.name for point in points} == {data}
     with pytest.raises(InputError, match="choose one of quick, paper"):
         load_points(f"{path}:large", tmp_path)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_heads_have_the_command_and_the_cost(name):
+    head = ast.get_docstring(ast.parse((SWEEPS / f"{name}.py").read_text()))
+    assert f"--sweep experiments/sweeps/{name}.py " in head
+    for form, size in zip(("Quick", "Paper"), SIZES[name], strict=False):
+        assert f"{form} form: {size} network{'s' if size > 1 else ''}" in head
 
 
 def test_a_sweep_that_is_only_quick(tmp_path):

@@ -1,4 +1,4 @@
-"""Every row of Tables 2 and 3 has a config that says what it does and can be trained."""
+"""Every row of Tables 2 and 3 has a documented config that can be trained."""
 
 import ast
 import functools
@@ -33,14 +33,14 @@ from launch.command import load_config
 
 TABLES = small.ROOT / "experiments" / "cvpr2017"
 CELLS = [(row, column) for row, facts in published.TABLE2.items() for column in facts.errors]
-# One column of each row, such that all columns are there.
+# One column of each row, so that every column occurs.
 SOME_CELLS = [
     (row, list(facts.errors)[i % len(facts.errors)])
     for i, (row, facts) in enumerate(published.TABLE2.items())
 ]
 ALL_BUT_SOME = [cell for cell in CELLS if cell not in SOME_CELLS]
 
-# What makes a network of each family tiny.
+# Overrides that make a network of each family tiny.
 TINY = {
     DenseNetConfig: {"growth_rate": 4, "block_config": (1, 1), "stem_features": 4},
     ResNetConfig: {"block_config": (1, 2), "widths": (4, 8), "stem_features": 4},
@@ -56,7 +56,7 @@ def cell_config(row, column):
 
 
 def network(config):
-    """The config of the network that `config` trains."""
+    """Returns the config of the network that `config` trains."""
     facts = FACTS[config.data.name]
     settings = {"num_classes": facts.num_classes} | model_settings(config)
     return model_config(config.model.name, **settings)
@@ -100,7 +100,7 @@ def test_no_two_cells_are_the_same_experiment():
 
 
 @pytest.mark.parametrize("row", published.TABLE2)
-def test_a_cell_that_the_table_has_not_is_refused(row):
+def test_a_cell_that_the_table_lacks_is_refused(row):
     there = published.TABLE2[row].errors
     for column in [*(c for c in published.COLUMNS if c not in there), "c10++"]:
         with pytest.raises(InputError, match="choose one of") as caught:
@@ -109,8 +109,8 @@ def test_a_cell_that_the_table_has_not_is_refused(row):
 
 
 @pytest.mark.parametrize("path", sorted(TABLES.glob("table?/*.py")), ids=lambda path: path.stem)
-def test_heads_tell_the_truth(path):
-    """Command, size of the network, published errors and cost."""
+def test_heads_have_the_facts(path):
+    """The facts are the command, the size of the network, the published errors and the cost."""
     row, table = path.stem, path.parent.name
     head = ast.get_docstring(ast.parse(path.read_text()))
     default = load_config(str(path))
@@ -125,7 +125,7 @@ def test_heads_tell_the_truth(path):
         )
         costs = {"": default}
         h100, tpu = (most_images(default, name) for name in ("h100", "tpu-v5e-8"))
-        assert f"at most: {h100} images/s on an H100 in bfloat16, {tpu} on a TPU v5e-8." in text
+        assert f"alone: {h100} images/s on an H100 in bfloat16, {tpu} on a TPU v5e-8." in text
     else:
         facts = published.TABLE2[row]
         counted = facts.counted
@@ -133,13 +133,13 @@ def test_heads_tell_the_truth(path):
         errors = ", ".join(f"{column} {error:.2f}" for column, error in facts.errors.items())
         assert f"by column: {errors}." in text
         if facts.params and f"{counted / 1e6:.1f}M" != facts.params:
-            assert f"The paper says {facts.params}" in text
+            assert f"The paper prints {facts.params}" in text
         costs = {
             "CIFAR" if column.startswith("c") else "SVHN": cell_config(row, column)
             for column in reversed(facts.errors)
         }
     assert f"{counted:,} parameters" in text
-    if row != "dsn":  # Which has companions besides.
+    if row != "dsn":  # dsn has companion classifiers too.
         settings = model_settings(default) | {"num_classes": 1000 if table == "table3" else 10}
         assert count_params(model_config(default.model.name, **settings)) == counted
     for where, config in costs.items():
@@ -153,7 +153,7 @@ def training_images(config) -> int:
 
 
 def training_flop(config) -> float:
-    """Two for a multiply-add, three passes for a training step."""
+    """Counts a multiply-add as two operations, and a training step as three passes."""
     side = FACTS[config.data.name].image_shape[0]
     macs = count_macs(network(config), side, side)
     return 6 * macs * config.epochs * training_images(config)
@@ -161,19 +161,20 @@ def training_flop(config) -> float:
 
 def most_images(config, name) -> str:
     config.dtype = "bfloat16"
-    most = most_images_per_second(config, network(config), targets.target(name))
+    most = most_images_per_second(config, network(config), targets.find_target(name))
+    assert most is not None
     return f"{round(most, -2):,.0f}"
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A tiny copy of each set, in the format in which its authors publish it."""
+def sets(tmp_path_factory):
+    """Returns the root of tiny copies of each set, in the format of its authors."""
     root = tmp_path_factory.mktemp("sets")
     for name, classes in (("cifar10", 10), ("cifar100", 100)):
         parts = published_sets.make_parts({"train": 100, "test": 20}, num_classes=classes)
         files = published_sets.cifar_files(name, "binary", parts)
-        folder = "cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary"
-        published_sets.write_folder(root / name / folder, files)
+        directory = "cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary"
+        published_sets.write_folder(root / name / directory, files)
     parts = published_sets.make_parts({"train": 60, "extra": 60, "test": 20})
     published_sets.write_svhn(root / "svhn", parts)
     random = np.random.default_rng(0)
@@ -187,12 +188,12 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def read(folders):
-    """Reads and preprocesses one of them; whitening takes long, so once for all tests."""
+def read(sets):
+    """Returns a cached function that reads and preprocesses a set, because whitening is slow."""
 
     @functools.cache
     def read(name, holdout, kind):
-        return preprocess(sources.load(name, str(folders / name), holdout), kind)
+        return preprocess(sources.load(name, str(sets / name), holdout), kind)
 
     return read
 
@@ -249,7 +250,7 @@ def _abstract(tree, sharding):
     ],
 )
 def test_every_cell_at_full_size(spec):
-    """The real training step is traced; nothing is compiled, and no data are read."""
+    """Traces the real training step without compiling it or reading data."""
     config = load_config(f"{TABLES}/{spec}")
     data = preprocess(sources.describe(config.data.name), config.data.preprocessing)
     trainer = Trainer(config, data=data, place=_abstract)

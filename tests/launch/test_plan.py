@@ -66,7 +66,7 @@ def test_compiles_in_another_process_if_a_variable_is_missing(monkeypatch, capfd
 @pytest.fixture
 def planned(monkeypatch):
     """Plans the small network on the CPU in place of any target."""
-    found = plan(small.config(small.PLAIN | {"data.holdout": 0}), targets.target("cpu"))
+    found = plan(small.config(small.PLAIN | {"data.holdout": 0}), targets.find_target("cpu"))
     monkeypatch.setattr(launch_plan, "_ready", lambda target: True)
     monkeypatch.setattr(launch_plan, "plan", lambda config, target: found)
     return found
@@ -113,7 +113,7 @@ def test_the_estimate_is_part_of_the_table_and_of_the_json(name, lines, planned,
     program = (
         small.ROOT / "tests" / "analysis" / f"{'gpu' if name == 'h100' else 'tpu'}_step.hlo.txt"
     )
-    planned["estimate"] = estimate(program.read_text(), targets.target(name), 64, 2e6, 0)
+    planned["estimate"] = estimate(program.read_text(), targets.find_target(name), 64, 2e6, 0)
     assert run_plan("--target", name, "--this_batch", "--json") == 0
     *table, last = capsys.readouterr().out.splitlines()
     for line in lines:
@@ -123,7 +123,7 @@ def test_the_estimate_is_part_of_the_table_and_of_the_json(name, lines, planned,
 
 @pytest.mark.parametrize(("name", "extra"), [("h100", "cuda12"), ("tpu-v5e-8", "tpu")])
 def test_names_the_package_to_install(name, extra, monkeypatch, tmp_path, capsys):
-    if targets.target(name).compiler_is_installed():
+    if targets.find_target(name).compiler_is_installed():
         pytest.skip("the compiler is installed here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert run_plan("--target", name) == 2

@@ -4,7 +4,7 @@ python -m launch.train --config experiments/cvpr2017/table2/densenet_k24_d100.py
     --workdir runs/densenet_k24_d100_c10+ --config.data.directory=DIR
 
 Published test error in %, by column: c10 5.83, c10+ 3.74, c100 23.42, c100+ 19.25, svhn 1.59.
-Training, computed: 6.2e17 FLOP on CIFAR (300 epochs of 50,000 images),
+Cost of training, computed: 6.2e17 FLOP on CIFAR (300 epochs of 50,000 images),
 9.9e17 FLOP on SVHN (40 epochs of 598,388 images).
 """
 

@@ -4,7 +4,7 @@ python -m launch.train --config experiments/cvpr2017/table2/wrn16_4_dropout.py:s
     --workdir runs/wrn16_4_dropout_svhn --config.data.directory=DIR
 
 Published test error in %, by column: svhn 1.64.
-Training, computed: 2.3e17 FLOP on SVHN (160 epochs of 604,388 images).
+Cost of training, computed: 2.3e17 FLOP on SVHN (160 epochs of 604,388 images).
 """
 
 from experiments.cvpr2017 import recipes

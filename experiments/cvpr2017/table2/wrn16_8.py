@@ -4,7 +4,7 @@ python -m launch.train --config experiments/cvpr2017/table2/wrn16_8.py:c10+ \
     --workdir runs/wrn16_8_c10+ --config.data.directory=DIR
 
 Published test error in %, by column: c10+ 4.81, c100+ 22.07.
-Training, computed: 9.3e16 FLOP on CIFAR (200 epochs of 50,000 images).
+Cost of training, computed: 9.3e16 FLOP on CIFAR (200 epochs of 50,000 images).
 """
 
 from experiments.cvpr2017 import recipes

@@ -4,7 +4,7 @@ python -m launch.train --config experiments/cvpr2017/table2/wrn28_10.py:c10+ \
     --workdir runs/wrn28_10_c10+ --config.data.directory=DIR
 
 Published test error in %, by column: c10+ 4.17, c100+ 20.50.
-Training, computed: 3.1e17 FLOP on CIFAR (200 epochs of 50,000 images).
+Cost of training, computed: 3.1e17 FLOP on CIFAR (200 epochs of 50,000 images).
 """
 
 from experiments.cvpr2017 import recipes
