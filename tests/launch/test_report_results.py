@@ -22,7 +22,7 @@ def stored():
 
 
 def test_the_readme_has_the_table_of_the_record():
-    readme = small.ROOT / "README.md"
+    readme = RECORD / "README.md"
     table = results.markdown(results.records(stored(), RECORD))
     assert results.replaced(readme.read_text(), table, readme) == readme.read_text()
 
