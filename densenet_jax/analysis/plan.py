@@ -25,7 +25,7 @@ from densenet_jax.data import sources
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.settings import NetworkConfig
-from densenet_jax.train.config import check_config, model_settings
+from densenet_jax.train.config import check_config, model_overrides, model_settings
 from densenet_jax.train.feed import STEPS_PER_DISPATCH
 from densenet_jax.train.trainer import Trainer, memory_bytes
 
@@ -67,7 +67,7 @@ def plan(config: ConfigDict, target: Target) -> dict:
     cycles = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     return {
         "model": config.model.name,
-        "settings": given_settings(config),
+        "settings": model_overrides(config),
         "target": target.name,
         "chips": target.chips,
         "batch_size": config.batch_size,
@@ -138,7 +138,7 @@ def analyse(config: ConfigDict) -> dict:
     }
     return {
         "model": config.model.name,
-        "settings": given_settings(config),
+        "settings": model_overrides(config),
         "target": ANALYTIC,
         "batch_size": batch_size,
         "dtype": config.dtype,
@@ -147,11 +147,6 @@ def analyse(config: ConfigDict) -> dict:
         "macs": count_macs(network, height, width),
         "memory": memory | {"total_bytes": sum(memory.values())},
     }
-
-
-def given_settings(config: ConfigDict) -> dict:
-    """Returns the fields of the network config that `config` sets."""
-    return {k: v for k, v in config.model.items() if k != "name" and v is not None}
 
 
 def max_batch(
