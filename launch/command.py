@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -150,7 +150,7 @@ def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argpar
     """
     started = sys.modules["__main__"].__spec__
     described = argparse.ArgumentParser(
-        prog=started and f"python -m {started.name.removesuffix('.__main__')}",
+        prog=f"python -m {started.name.removesuffix('.__main__')}" if started else None,
         description=doc,
         epilog="\n\n".join([STATUSES, *([config_help()] if with_config else [])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -186,7 +186,8 @@ def use_compile_cache(directory: str | None) -> None:
         # Small programs too, because some run before the first step.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     ours = cache_directory()
-    directory = directory or jax.config.jax_compilation_cache_dir or (ours and str(ours / "xla"))
+    default = str(ours / "xla") if ours else None
+    directory = directory or jax.config.jax_compilation_cache_dir or default
     problem = None
     if directory is None:
         problem = "there is no home directory: name a directory with --compile_cache"
@@ -203,7 +204,7 @@ def use_compile_cache(directory: str | None) -> None:
     jax.config.update("jax_compilation_cache_dir", kept)
 
 
-def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Reads the config of an experiment.
 
     Args:
@@ -220,7 +221,7 @@ def load_config(spec: str, overrides: list[str] = ()) -> ConfigDict:
     return override(config, overrides)
 
 
-def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Returns `config` with the values of `["--config.KEY=VALUE", ...]` and with `~` expanded.
 
     The VALUE None unsets an optional key.
@@ -274,12 +275,14 @@ def _part(config: ConfigDict, keys: Iterable[str]) -> _Part:
     return part
 
 
-def _without_none(overrides: list[str], keys: list[str]) -> tuple[list[str], dict[str, bool]]:
+def _without_none(overrides: Sequence[str], keys: list[str]) -> tuple[list[str], dict[str, bool]]:
     """Returns `overrides` without the values None, and for each key whether its last value is None.
 
     config_flags would read None as a string, or refuse it. Raises InputError for an unknown key.
     """
-    joined, typed, is_none = [], [], {}
+    joined: list[str] = []
+    typed: list[str] = []
+    is_none: dict[str, bool] = {}
     for argument in overrides:
         if argument == "None" and joined and re.fullmatch(r"--?config\.[^=]+", joined[-1]):
             joined[-1] += "=None"

@@ -22,6 +22,10 @@ SPLITS = ("train", "validation", "test")
 TEN_CROPS = 10  # The corners and the centre of a picture, and of its mirror image.
 
 
+# An array on the devices, or its shape for tracing.
+Leaf = jax.Array | jax.ShapeDtypeStruct
+
+
 class Dispatch(NamedTuple):
     """The input of one dispatch, which runs one step for each row of `indices`.
 
@@ -30,9 +34,9 @@ class Dispatch(NamedTuple):
       indices: `[steps, batch]`, positions of the examples in their set.
     """
 
-    images: jax.Array
-    labels: jax.Array
-    indices: jax.Array
+    images: Leaf
+    labels: Leaf
+    indices: Leaf
 
     @property
     def steps(self) -> int:
@@ -67,7 +71,7 @@ class Resident:
 
     def __init__(self, config: ConfigDict, data: Dataset, mesh: Mesh, place: Callable):
         self._config, self._mesh, self._place = config, mesh, place
-        self._arrays = {
+        self._arrays: dict[str, tuple[jax.Array, jax.Array]] = {
             split: place((part.images, part.labels), replicated(mesh))
             for split in SPLITS
             if (part := getattr(data, split)) is not None

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -92,8 +93,8 @@ def _train(
     def save() -> None:
         _check_state(state, progress)
         lock.check()
-        best_step = progress.best and progress.best["step"]
-        checkpoints.save(state, progress.to_json(clock), best=best_step)
+        best = progress.best["step"] if progress.best else None
+        checkpoints.save(state, progress.to_json(clock), best=best)
 
     try:
         with event_log(run.path / "tensorboard", progress.step) as log_event:
@@ -141,7 +142,8 @@ def _begin(
     trainer: Trainer, run: RunDirectory, checkpoints: Checkpoints, reporter: Reporter
 ) -> tuple[TrainState, Progress]:
     """Returns the train state and the progress of the newest checkpoint, or those of step 0."""
-    state, saved = trainer.initial_state, {"epoch": 0, "sums": {}, "metrics": []}
+    state = trainer.initial_state
+    saved: dict[str, Any] = {"epoch": 0, "sums": {}, "metrics": []}
     if checkpoints.steps():
         state, saved = checkpoints.restore(like=state)
         reporter.print(f"resuming from step {int(state.step)} in {run.path}")

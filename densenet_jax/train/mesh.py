@@ -75,8 +75,8 @@ def place_rows(array: np.ndarray, local: np.ndarray, rows: int, sharding: NamedS
       local: indices of these rows among all `rows`; see `local_rows`.
     """
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        wanted = np.arange(rows)[index[1]]
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        wanted = np.arange(rows)[index[1]] if index else np.arange(rows)
         start = np.searchsorted(local, wanted[0])
         return array[None, start : start + len(wanted)]
 

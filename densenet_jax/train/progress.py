@@ -21,7 +21,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.seconds: collections.Counter[str] = collections.Counter()
+        self.seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
         self._purposes: list[str] = []
         self._since = 0.0
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TextIO, cast
 
 import jax
 from rich.console import Console
@@ -23,7 +23,7 @@ class Reporter:
 
     def __init__(self, steps: int, batch_size: int):
         self._console = Console(
-            file=LossyOutput(sys.stdout),
+            file=cast(TextIO, LossyOutput(sys.stdout)),
             highlight=False,
             soft_wrap=True,
             quiet=jax.process_index() > 0,
@@ -66,16 +66,18 @@ class Reporter:
 
     def epoch(self, line: dict, epochs: int, clock: Clock) -> None:
         """Prints an epoch's metrics, and its share of time in which the devices waited for data."""
-        seconds = clock.seconds - self._seconds
+        waited, trained = (
+            clock.seconds[purpose] - self._seconds[purpose]
+            for purpose in ("input_wait", "training")
+        )
         self._seconds = clock.seconds.copy()
-        waited = seconds["input_wait"] / seconds["training"]
         text = f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}"
         for split in ("validation", "test"):
             if f"{split}_error" in line:
                 text += f"  {split} error {line[f'{split}_error']:.2f} %"
         text += f"  learning rate {line['learning_rate']:.3g}  {self._rate():,.0f} images/s"
-        if waited > 0.01:
-            text += f"  {100 * waited:.0f} % of the time waiting for data"
+        if waited > 0.01 * trained:
+            text += f"  {100 * waited / trained:.0f} % of the time waiting for data"
         if "broken_pictures" in line:
             text += f"  {counted(line['broken_pictures'], 'broken picture')}"
         left = (self._steps - line["step"]) * self._batch_size / self._rate()
