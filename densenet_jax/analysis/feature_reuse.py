@@ -1,5 +1,6 @@
 """Measures how a trained DenseNet reuses feature maps (CVPR section 5, Figure 5)."""
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -22,7 +23,7 @@ def heat_maps(model: nnx.Module) -> list[np.ndarray]:
     for b, block in enumerate(model.blocks):
         k = model.config.growth_rate * model.config.growth_factor**b
         inputs = block[0].conv1.kernel.shape[2]
-        kernels = [layer.conv1.kernel[...] for layer in block]
+        kernels: list[jax.Array | None] = [layer.conv1.kernel[...] for layer in block]
         last = b + 1 == len(model.blocks)
         reader = model.classifier if last else getattr(model.transitions[b], "conv", None)
         kernels.append(None if reader is None else reader.kernel[...])
