@@ -35,7 +35,7 @@ from densenet_jax.errors import (
     suggest,
 )
 from densenet_jax.models.catalog import FAMILIES
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train import compiler
 from densenet_jax.train.config import PATHS, base_config, check_none, flatten
 from densenet_jax.train.mesh import all_devices

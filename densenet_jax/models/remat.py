@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,33 @@ from jax import lax
 
 from densenet_jax.models.layers import FeatureMap
 
-# How many layers read the same copy of the maps before them, after which the gradients of these
-# layers are added. More layers take more memory and less time.
+# Number of layers that read the same copy of earlier maps, and whose gradients of these maps are
+# added together. More layers take more memory and less time.
 LAYERS_PER_SUM = 4
 
+Result = TypeVar("Result")
 
-def remat_if(condition: bool, function: Callable) -> Callable:
-    """`function`, keeping only its inputs for the backward pass if `condition` holds."""
+
+def remat_if(condition: bool, function: Callable[..., Result]) -> Callable[..., Result]:
+    """Returns `function`; under `condition` it keeps only its inputs for the backward pass."""
     return jax.checkpoint(function) if condition else function
+
+
+def grow(
+    maps: list[FeatureMap], layers: int, new_maps: Callable[[int, list[FeatureMap]], FeatureMap]
+) -> list[FeatureMap]:
+    """Returns `maps` followed by those of each layer: `new_maps(number, all earlier maps)`.
+
+    The backward pass adds up the gradients of earlier maps after every few layers.
+    """
+    for first in range(0, layers, LAYERS_PER_SUM):
+        numbers = range(first + 1, min(first + LAYERS_PER_SUM, layers) + 1)
+        *copies, maps = copy_for_readers(maps, len(numbers) + 1)
+        new: list[FeatureMap] = []
+        for number, earlier in zip(numbers, copies, strict=True):
+            new.append(new_maps(number, [*earlier, *new]))
+        maps = [*maps, *new]
+    return maps
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -12,13 +12,13 @@ from densenet_jax.errors import InputError, counted
 class Statistics(NamedTuple):
     """Mean and biased variance of each channel, over groups of images of equal size.
 
-    Both have shape `[groups, channels]`. `count`, `[groups, 1]`, is the number of values, 0 for a
-    group of padding alone.
+    Both have shape `[groups, channels]`. `size`, `[groups, 1]`, is the number of values that
+    count, 0 for a group of padding alone.
     """
 
     mean: jax.Array
     var: jax.Array
-    count: jax.Array
+    size: jax.Array
 
 
 def batch_statistics(

@@ -11,7 +11,7 @@ import pytest
 import small
 
 from densenet_jax.models.catalog import FAMILIES
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.config import base_config, flatten
 from launch import command, train
 
