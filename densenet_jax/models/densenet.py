@@ -31,9 +31,6 @@ from densenet_jax.models.network import Network, NetworkConfig, Stem
 from densenet_jax.models.pooling import average_pool, max_pool
 from densenet_jax.models.remat import grow, join, remat_if
 
-Remat = Literal["none", "concat", "layer"]
-Connectivity = Literal["block", "full", "span", "odd_even", "logarithmic"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseNetConfig(NetworkConfig):
@@ -66,7 +63,7 @@ class DenseNetConfig(NetworkConfig):
     block_config: tuple[int, ...] | None = None
     bottleneck: int = 4
     compression: float = 0.5
-    connectivity: Connectivity = "block"
+    connectivity: Literal["block", "full", "span", "odd_even", "logarithmic"] = "block"
     span: int = 12
     growth_factor: int = 1
     post_activation: bool = False
@@ -74,7 +71,7 @@ class DenseNetConfig(NetworkConfig):
     stem: Stem = "cifar"
     dropout_rate: float = 0.0
     se_ratio: int = 0
-    remat: Remat = "concat"
+    remat: Literal["none", "concat", "layer"] = "concat"
     bn_group_size: int = 0
 
     def __post_init__(self) -> None:
@@ -106,10 +103,6 @@ class DenseNetConfig(NetworkConfig):
             )
         return n, n, n
 
-    def block_growth_rate(self, block: int) -> int:
-        """Returns the number of feature maps that each layer of a block adds."""
-        return self.growth_rate * self.growth_factor**block
-
 
 def layers_read(config: DenseNetConfig, layer: int) -> list[int]:
     """Returns the numbers of the layers that a layer of a block reads; 0 is the block's input."""
@@ -133,6 +126,10 @@ class Reading(NamedTuple):
         """Returns ReLU(norm(concatenation)), `[N, C, H, W]`."""
         return normalize_relu(join(self.values), self.scale_shift)
 
+    def average(self) -> jax.Array:
+        """Returns the means of `active()` over positions, `[N, C]`."""
+        return global_average(self.active(), self.scale_shift[0].dtype)
+
 
 def read(maps: list[FeatureMap], norm: BatchNorm) -> Reading:
     """Returns `maps` for the reader with BatchNorm `norm`; in training updates `norm`."""
@@ -149,14 +146,13 @@ class DenseLayer(nnx.Module):
 
     def __init__(self, in_features: int, k: int, config: DenseNetConfig, *, rngs: nnx.Rngs):
         dtype = config.param_dtype
-        norm = functools.partial(BatchNorm, param_dtype=dtype)
         conv = functools.partial(Conv, param_dtype=dtype, rngs=rngs)
         self.config = config
-        self.norm1 = norm(in_features)
+        self.norm1 = BatchNorm(in_features, param_dtype=dtype)
         if config.bottleneck:
             width = config.bottleneck * k
             self.conv1 = conv(in_features, width, 1)
-            self.norm2 = norm(width)
+            self.norm2 = BatchNorm(width, param_dtype=dtype)
             self.conv2 = conv(width, k, 3)
         else:
             self.conv1 = conv(in_features, k, 3)
@@ -215,7 +211,8 @@ class Pooling(nnx.Module):
     norm = None
 
     def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
-        return mode.with_statistics(average_pool(concatenate(maps)), mode.expected_mean)
+        x = average_pool(jnp.concatenate([m.values for m in maps], axis=1))
+        return mode.with_statistics(x, mode.expected_mean)
 
 
 class DenseNet(Network):
@@ -248,7 +245,7 @@ class DenseNet(Network):
                     )
                 self.transitions.append(self.transition_type(features, kept, config, rngs=rngs))
                 features = kept
-            k = config.block_growth_rate(b)
+            k = config.growth_rate * config.growth_factor**b
             self.blocks.append(nnx.List())
             for number in range(1, layers + 1):
                 in_features = sum(k if s else features for s in layers_read(config, number))
@@ -261,8 +258,8 @@ class DenseNet(Network):
 
     def logits(self, images: jax.Array, mode: Mode) -> jax.Array:
         *_, last = self._stages(images, mode).values()
-        pool = remat_if(self.config.remat != "none", concat_normalize_pool)
-        return self.classifier(pool(self.read_last(last)))
+        average = remat_if(self.config.remat != "none", Reading.average)
+        return self.classifier(average(self.read_last(last)))
 
     def feature_maps(self, images: jax.Array, mode: Mode) -> dict[str, jax.Array]:
         """Returns `stem`, `block1`, `transition1`, `block2` and so on, and `norm5`.
@@ -270,7 +267,7 @@ class DenseNet(Network):
         `norm5` is the last block, normalised and rectified, whose averages the classifier reads.
         """
         stages = self._stages(images, mode)
-        found = {name: concatenate(maps) for name, maps in stages.items()}
+        found = {n: jnp.concatenate([m.values for m in maps], 1) for n, maps in stages.items()}
         (*_, last), (*_, x) = stages.values(), found.values()
         return found | {"norm5": normalize_relu(x, self.read_last(last).scale_shift)}
 
@@ -286,8 +283,7 @@ class DenseNet(Network):
             if b:
                 maps = [self.transitions[b - 1](maps, self.part(mode, b, 0))]
                 stages[f"transition{b}"] = maps
-            maps = self._block(b, maps, mode)
-            stages[f"block{b + 1}"] = maps
+            stages[f"block{b + 1}"] = maps = self._block(b, maps, mode)
         return stages
 
     def stem(self, images: jax.Array, mode: Mode) -> FeatureMap:
@@ -310,8 +306,8 @@ class DenseNet(Network):
     def part(self, mode: Mode, block: int, layer: int) -> Mode:
         """Returns the mode of a layer; layer 0 is the stem or the transition before the block.
 
-        Its expected mean is the running mean of the layer's first reader, which reads the layer's
-        maps last. "full" connectivity has no such reader after a block.
+        Its expected mean is the running mean of the next reader, whose last channels are the
+        layer's maps. A `Pooling`, which follows blocks in "full" connectivity, has no such mean.
         """
         mode = mode.fold(block).fold(layer)
         norm: BatchNorm | None = self.norm5
@@ -321,12 +317,8 @@ class DenseNet(Network):
             norm = self.transitions[block].norm
         if norm is None or not mode.train:
             return mode
-        channels = self.config.block_growth_rate(block) if layer else 0
-        return mode._replace(expected_mean=norm.mean[...][-channels:])  # 0 channels: all.
-
-
-def concatenate(maps: list[FeatureMap]) -> jax.Array:
-    return jnp.concatenate([m.values for m in maps], axis=1)
+        k = self.config.growth_rate * self.config.growth_factor**block
+        return mode._replace(expected_mean=norm.mean[...][-k if layer else 0 :])
 
 
 def concat_normalize_conv(reading: Reading, conv: Conv, pools_first: bool = False) -> jax.Array:
@@ -336,9 +328,3 @@ def concat_normalize_conv(reading: Reading, conv: Conv, pools_first: bool = Fals
     """
     x = reading.active()
     return conv(average_pool(x) if pools_first else x)
-
-
-def concat_normalize_pool(reading: Reading) -> jax.Array:
-    """Returns the global average of ReLU(norm(concatenation)), `[N, channels]`."""
-    scale, _ = reading.scale_shift
-    return global_average(reading.active(), scale.dtype)
