@@ -1,4 +1,4 @@
-"""Layers that the families share. Feature maps are `[batch, channels, height, width]`."""
+"""Layers that families share. Feature maps are `[batch, channels, height, width]`."""
 
 from typing import NamedTuple
 
