@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 
 from densenet_jax.models.catalog import FAMILIES
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.config import family_keys
 from densenet_jax.train.keys import KEYS, Key
 

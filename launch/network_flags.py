@@ -17,7 +17,7 @@ from densenet_jax import weights
 from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.models.catalog import create_model
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.predict import (
     TORCHVISION,
     Preprocessing,

@@ -11,7 +11,7 @@ from flax import nnx
 
 from densenet_jax.models.catalog import FAMILIES
 from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 
 
 def count_params(config: NetworkConfig) -> int:

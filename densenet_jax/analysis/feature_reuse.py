@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 
 from densenet_jax.errors import InputError
-from densenet_jax.models.densenet import DenseNet, sources
+from densenet_jax.models.densenet import DenseNet, layers_read
 
 
 def heat_maps(model: nnx.Module) -> list[np.ndarray]:
@@ -32,8 +32,8 @@ def heat_maps(model: nnx.Module) -> list[np.ndarray]:
             if kernel is None:
                 continue
             is_layer = i < len(block)
-            read = sources(model.config, i + 1) if is_layer else range(len(kernels))
-            # Of each channel: over positions and outputs. The order of inputs is that of sources.
+            read = layers_read(model.config, i + 1) if is_layer else range(len(kernels))
+            # Of each channel: over positions and outputs, in the order of layers_read.
             weights = np.abs(np.asarray(kernel)).mean((0, 1, 3) if kernel.ndim == 4 else 1)
             ends = np.cumsum([k if s else inputs for s in read])[:-1]
             raw[list(read), i] = [part.mean() for part in np.split(weights, ends)]

@@ -24,7 +24,7 @@ from densenet_jax.analysis.targets import ANALYTIC, Target
 from densenet_jax.data import sources
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.models.catalog import model_config
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.config import check_config, model_overrides, model_settings
 from densenet_jax.train.feed import STEPS_PER_DISPATCH
 from densenet_jax.train.trainer import Trainer, memory_bytes

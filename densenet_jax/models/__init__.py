@@ -1,1 +1,1 @@
-"""What a network is: one family a file, `layers` they share, `catalog` of names."""
+"""The networks: one family a file, `layers` that families share, `catalog` of names."""

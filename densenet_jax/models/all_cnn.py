@@ -9,24 +9,17 @@ import jax
 from flax import nnx
 
 from densenet_jax.models.initializers import he_normal_fan_in
-from densenet_jax.models.layers import (
-    Conv,
-    Mode,
-    channels_first,
-    check_images,
-    global_average,
-    relu,
-)
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.layers import Conv, Mode, global_average, relu
+from densenet_jax.models.network import Network, NetworkConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AllCNNConfig(NetworkConfig):
-    """What an All-CNN is. The defaults are All-CNN-C.
+    """The description of an All-CNN. The defaults are All-CNN-C.
 
     Attributes:
-      stage_widths: filters of the 3x3 convolutions of each stage; the 1x1 convolution after them
-        has as many as the last stage.
+      stage_widths: filters of the 3x3 convolutions of each stage; the 1x1 convolution after the
+        last stage has as many as that stage.
       dropout_rate: after each convolution of stride 2.
       input_dropout_rate: of the images.
     """
@@ -35,13 +28,15 @@ class AllCNNConfig(NetworkConfig):
     dropout_rate: float = 0.5
     input_dropout_rate: float = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.check_least(stage_widths=1)
 
 
-class AllCNN(nnx.Module):
-    """An All-CNN: images `[N, H, W, in_channels]` to logits `[N, num_classes]`."""
+class AllCNN(Network):
+    """An All-CNN, see `Network`."""
+
+    config: AllCNNConfig
 
     def __init__(self, config: AllCNNConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -50,9 +45,8 @@ class AllCNN(nnx.Module):
         widths = [width for width in config.stage_widths for _ in range(3)]
         widths = [config.in_channels, *widths, last, last, config.num_classes]
         sizes = [3] * (len(widths) - 3) + [1, 1]
-        self.convs = nnx.List()
-        for i, size in enumerate(sizes):
-            conv = Conv(
+        self.convs = nnx.List(
+            Conv(
                 widths[i],
                 widths[i + 1],
                 size,
@@ -62,23 +56,21 @@ class AllCNN(nnx.Module):
                 param_dtype=config.param_dtype,
                 rngs=rngs,
             )
-            self.convs.append(conv)
+            for i, size in enumerate(sizes)
+        )
         if config.dropout_rate or config.input_dropout_rate:
             self.rngs = nnx.Rngs(dropout=rngs.dropout())
 
-    def __call__(self, images: jax.Array, train: bool = False, mask: jax.Array | None = None):
-        """Logits in `param_dtype`. `mask` is for networks with batch statistics: there are none."""
+    def logits(self, images: jax.Array, mode: Mode) -> jax.Array:
         config = self.config
-        check_images(images, config.in_channels, 2 ** len(config.stage_widths))
-        mode = Mode.of(self, train)
-        x = channels_first(images, config.dtype)
+        x = self.inputs(images, 2 ** len(config.stage_widths))
         x = mode.fold(len(self.convs)).dropout(x, config.input_dropout_rate)
         for i, conv in enumerate(self.convs):
-            x = relu(conv(x))  # Also the last, whose positive averages are the logits.
+            x = relu(conv(x))  # The last one too: the averages of its positive values are logits.
             if i in self._strided():
                 x = mode.fold(i).dropout(x, config.dropout_rate)
         return global_average(x, config.param_dtype)
 
     def _strided(self) -> range:
-        """Which convolutions are of stride 2."""
+        """Returns the indices of the convolutions of stride 2."""
         return range(2, 3 * len(self.config.stage_widths), 3)

@@ -4,21 +4,24 @@ import dataclasses
 import fnmatch
 import functools
 import re
+from collections.abc import Callable
 
 from flax import nnx
 
 from densenet_jax.errors import InputError, counted, suggest
 from densenet_jax.models.all_cnn import AllCNN, AllCNNConfig
-from densenet_jax.models.densenet import DenseNet, DenseNetConfig
+from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.fractalnet import FractalNet, FractalNetConfig
 from densenet_jax.models.highway import Highway, HighwayConfig
+from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.models.nin import NIN, NINConfig
+from densenet_jax.models.post_activation import build_densenet
 from densenet_jax.models.rdnet import RDNet, RDNetConfig
 from densenet_jax.models.resnet import ResNet, ResNetConfig
-from densenet_jax.models.settings import NetworkConfig
 
-FAMILIES = {
-    DenseNetConfig: DenseNet,
+# The function that builds the network of each config.
+FAMILIES: dict[type[NetworkConfig], Callable[..., Network]] = {
+    DenseNetConfig: build_densenet,
     ResNetConfig: ResNet,
     NINConfig: NIN,
     AllCNNConfig: AllCNN,
@@ -27,8 +30,8 @@ FAMILIES = {
     RDNetConfig: RDNet,
 }
 
-# Small-image networks are named by their facts, in the papers' notation. Any other such name, for
-# example densenet_bc_k12_d22, densenet_c_k12_d40 or preresnet29, can be created too.
+# Names of networks for small images state their sizes in the papers' notation. Other sizes work
+# too, for example densenet_bc_k12_d22, densenet_c_k12_d40 or preresnet29.
 CIFAR_NAMES = (
     # Table 2 of the CVPR paper.
     "densenet_k12_d40",
@@ -52,7 +55,7 @@ CIFAR_NAMES = (
 _CIFAR_DENSENET = re.compile(r"densenet(?P<kind>_b|_c|_bc)?_k(?P<growth_rate>\d+)_d(?P<depth>\d+)")
 _CIFAR_RESNET = re.compile(r"(?P<kind>resnet|preresnet|wrn)(?P<depth>\d+)(_(?P<widening>\d+))?")
 
-# Growth rate and layers a block: Table 1 of both papers, and DenseNet-232 of the technical report.
+# Growth rate and layers of each block: Table 1 of both papers; DenseNet-232: technical report.
 IMAGENET_DENSENETS = {
     "densenet121": (32, (6, 12, 24, 16)),
     "densenet169": (32, (6, 12, 32, 32)),
@@ -101,15 +104,15 @@ OTHERS = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the papers' networks that match a shell-style `pattern`."""
+    """Returns the names of the papers' networks that match a shell-style `pattern`."""
     names = [*CIFAR_NAMES, *IMAGENET_DENSENETS, *IMAGENET_RESNETS, *OTHERS]
     return fnmatch.filter(names, pattern)
 
 
 def model_config(name: str, **overrides) -> NetworkConfig:
-    """The config of the network called `name`, with fields replaced by `overrides`.
+    """Returns the config of the network called `name`, with fields replaced by `overrides`.
 
-    Overriding `depth` drops the catalogue's `block_config`, and the other way round.
+    An override of `depth` replaces the catalogue's `block_config`, and the reverse.
     Raises InputError for an unknown name or field, or an impossible network.
     """
     config = _named(name)
@@ -124,11 +127,11 @@ def model_config(name: str, **overrides) -> NetworkConfig:
     return dataclasses.replace(config, **overrides)
 
 
-def create_model(name: str, *, rngs: nnx.Rngs, **overrides) -> nnx.Module:
+def create_model(name: str, *, rngs: nnx.Rngs, **overrides) -> Network:
     """Builds the network called `name`, freshly initialised from `rngs`.
 
     Args:
-      name: one of `list_models()`, or a small network's facts: `densenet_bc_k12_d22`, `wrn40_4`.
+      name: a name from `list_models()`, or one in their notation: `densenet_bc_k12_d22`, `wrn40_4`.
       rngs: streams `params`, and `dropout` if the network drops out; `nnx.Rngs(0)` serves both.
       **overrides: fields of the network's config, such as `growth_rate=24` or `num_classes=100`.
 
@@ -165,17 +168,17 @@ def _named(name: str) -> NetworkConfig:
             num_classes=1000,
         )
     if match := _CIFAR_DENSENET.fullmatch(name):
-        return _cifar_densenet(**match.groupdict())
+        return _cifar_densenet(match["kind"], int(match["growth_rate"]), int(match["depth"]))
     match = _CIFAR_RESNET.fullmatch(name)
     if match and (match["kind"] == "wrn") == bool(match["widening"]):
-        return _cifar_resnet(**match.groupdict())
+        return _cifar_resnet(match["kind"], int(match["depth"]), int(match["widening"] or 1))
     raise InputError(f"there is no model {name!r}: {suggest(name, list_models())}")
 
 
-def _cifar_densenet(kind: str | None, growth_rate: str, depth: str) -> DenseNetConfig:
+def _cifar_densenet(kind: str | None, growth_rate: int, depth: int) -> DenseNetConfig:
     return DenseNetConfig(
-        growth_rate=int(growth_rate),
-        depth=int(depth),
+        growth_rate=growth_rate,
+        depth=depth,
         bottleneck=4 if "b" in (kind or "") else 0,
         compression=0.5 if "c" in (kind or "") else 1.0,
         # The plain nets start with 16 filters; B, C and BC with 2k (section 3).
@@ -183,29 +186,27 @@ def _cifar_densenet(kind: str | None, growth_rate: str, depth: str) -> DenseNetC
     )
 
 
-def _cifar_resnet(kind: str, depth: str, widening: str | None) -> ResNetConfig:
-    # Convolutions in one block of each of the three stages, and those outside of blocks.
+def _cifar_resnet(kind: str, depth: int, widening: int) -> ResNetConfig:
+    # Convolutions in one block of each of the three stages, and convolutions outside blocks.
     step, rest = {"resnet": (6, 2), "preresnet": (9, 2), "wrn": (6, 4)}[kind]
-    blocks, remainder = divmod(int(depth) - rest, step)
+    blocks, remainder = divmod(depth - rest, step)
     if blocks < 1 or remainder:
         below = max(blocks, 1) * step + rest
         raise InputError(
-            f"there is no {kind} of {counted(int(depth), 'layer')}: its depth is {step} n + "
-            f"{rest}, for example {below} or {below + step}."
+            f"there is no {kind} of {counted(depth, 'layer')}: its depth is {step} n + "
+            f"{rest}, for example {below} or {below + step}"
         )
     if kind == "resnet":
         return ResNetConfig(block_config=(blocks,) * 3)
-    widths = (64, 128, 256)
-    if kind == "wrn":
-        if widening == "0":
-            raise InputError("a Wide ResNet's widening factor is at least 1.")
-        widths = tuple(width * int(widening) for width in (16, 32, 64))
+    if widening < 1:
+        raise InputError("a Wide ResNet's widening factor is at least 1")
+    wide = (16 * widening, 32 * widening, 64 * widening)
     return ResNetConfig(
         block_config=(blocks,) * 3,
-        widths=widths,
+        widths=wide if kind == "wrn" else (64, 128, 256),
         bottleneck_blocks=kind == "preresnet",
         pre_activation=True,
         shortcut="projection",
-        # As in the code of Wide ResNets; that of the others is fb.resnet.torch.
+        # "fan_in" as in the code of Wide ResNets; the other networks follow fb.resnet.torch.
         kernel_init="fan_in" if kind == "wrn" else "fan_out",
     )

@@ -1,13 +1,14 @@
-"""How a convolution is computed: feature maps `[N, C, H, W]`, kernels `[height, width, in, out]`.
+"""Convolution for each platform: feature maps `[N, C, H, W]`, kernels `[height, width, in, out]`.
 
 The compilers for GPU and TPU choose the layout of a convolution themselves. On CPU a training step
-is fastest if each convolution of stride 1 is a matrix product for each image (one for all images,
-if they have few positions), before or after shifted copies: with channels before positions all that
-surrounds it (concatenation, normalisation, statistics) runs over long contiguous rows. Without
-gradients XLA's own convolutions are faster. What was measured is in launch/benchmark/NOTES.md.
+is fastest if each convolution of stride 1 is one matrix product per image, before or after shifted
+copies. With few positions one product for all images is faster. Channels come before positions, so
+that concatenation, normalisation and statistics run over long contiguous rows. Without gradients
+XLA's own convolutions are faster. launch/benchmark/NOTES.md has the measurements.
 """
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,10 @@ from jax import lax
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """The convolution of `[N, in, H, W]` with a square kernel.
+    """Returns the convolution of `[N, in, H, W]` with a square kernel.
 
-    Padded with zeros to keep H and W, divided by `stride`, if the kernel's size is odd; not padded
-    if it is even. A kernel for fewer than `in` channels is for groups of channels.
+    An odd kernel size pads with zeros, which keeps H and W, divided by `stride`. An even size does
+    not pad. A kernel with fewer than `in` input channels makes the convolution grouped.
     """
     grouped = kernel.shape[2] < x.shape[1]
     return _direct(x, kernel, stride) if stride > 1 or grouped else _differentiable(x, kernel)
@@ -38,10 +39,10 @@ def _direct(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def _aligned(x, kernel):
-    """The convolution with channels padded by zeros to multiples of 8, if it is one of 16 bits.
+    """Convolves with channels padded by zeros to multiples of 8, if the values have 16 bits.
 
-    Tensor cores read so many at once. cuDNN would pad k = 12 channels itself, with several kernels
-    for each operand.
+    Tensor cores read 8 channels at once. cuDNN would pad k = 12 channels itself, with several
+    kernels for each operand.
     """
     if x.dtype.itemsize != 2 or len(kernel) == 1:
         return _direct(x, kernel)
@@ -52,8 +53,8 @@ def _aligned(x, kernel):
     return y[:, : y.shape[1] - outputs]
 
 
-# A derivative of its own, as that of `platform_dependent` would keep values for every backend;
-# under `jit`, so that layers of equal shapes are traced once.
+# A custom derivative, because that of `platform_dependent` would keep values for every backend.
+# Under `jit`, so that layers of equal shapes are traced once.
 @jax.custom_vjp
 @jax.jit
 def _differentiable(x, kernel):
@@ -80,7 +81,7 @@ _differentiable.defvjp(_forward, _backward)
 
 
 def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution as one matrix product, with shifted copies of whichever side is narrower."""
+    """Convolves by one matrix product, with shifted copies of the narrower side."""
     size, _, inputs, outputs = kernel.shape
     if inputs < outputs:
         return product(kernel.reshape(-1, outputs).T, unfold(x, size))
@@ -90,13 +91,13 @@ def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def product(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """`[out, in]` weights times the channels of `[N, in, H, W]`."""
+    """Returns `[out, in]` weights times the channels of `[N, in, H, W]`."""
     outputs = len(weights)
     if _few_positions(x):
         y = (weights @ _columns(x)).reshape(outputs, len(x), *x.shape[2:])
         return y.swapaxes(0, 1)
-    # A copy for each image keeps the result in place; XLA would transpose that of one product.
-    # The barrier keeps a transposition of the weights out of the copying.
+    # With a copy of the weights for each image, the result has its final layout; XLA would
+    # transpose the result of one product. The barrier transposes the weights before the copying.
     copies = jnp.broadcast_to(lax.optimization_barrier(weights), (len(x), *weights.shape))
     return (copies @ _rows(x)).reshape(len(x), outputs, *x.shape[2:])
 
@@ -118,47 +119,49 @@ product.defvjp(_product_forward, _product_backward)
 
 
 def _few_positions(x: jax.Array) -> bool:
-    """Whether one product for all images beats one for each, transpositions included."""
+    """Returns whether one product for all images beats one per image, despite transpositions."""
     return x.shape[2] * x.shape[3] <= 16
 
 
 def _rows(x: jax.Array) -> jax.Array:
-    """`[N, C, H, W]` as `[N, C, H W]`."""
+    """Reshapes `[N, C, H, W]` to `[N, C, H W]`."""
     return x.reshape(*x.shape[:2], -1)
 
 
 def _columns(x: jax.Array) -> jax.Array:
-    """`[N, C, H, W]` as `[C, N H W]`."""
+    """Transposes `[N, C, H, W]` to `[C, N H W]`."""
     return x.swapaxes(0, 1).reshape(x.shape[1], -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def unfold(x: jax.Array, size: int) -> jax.Array:
-    """The `size` x `size` neighbourhood of each position, zeros beyond the border.
+    """Returns the `size` x `size` neighbourhood of each position, zeros beyond the border.
 
-    `[N, C, H, W]` to `[N, size size C, H, W]`, channels fastest.
+    The result of `[N, C, H, W]` is `[N, size size C, H, W]`, channels fastest.
     """
     if size == 1:
         return x
     height, width = x.shape[2:]
     x = _pad(x, size // 2)
     shifted = [x[..., i : i + height, j : j + width] for i in range(size) for j in range(size)]
-    return lax.optimization_barrier(jnp.concatenate(shifted, axis=1))  # Used twice, made once.
+    # Materialised once for two consumers.
+    return lax.optimization_barrier(jnp.concatenate(shifted, axis=1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def fold(x: jax.Array, size: int) -> jax.Array:
-    """The transpose of `unfold`: adds what each position says of its neighbours."""
+    """Adds up each position's contributions to its neighbours: the transpose of `unfold`."""
     if size == 1:
         return x
     height, width = x.shape[2:]
     x = _pad(x.reshape(x.shape[0], size, size, -1, height, width), size // 2)
     far = size - 1
-    return sum(
+    shifted = [
         x[:, i, j, :, far - i : far - i + height, far - j : far - j + width]
         for i in range(size)
         for j in range(size)
-    )
+    ]
+    return functools.reduce(operator.add, shifted)
 
 
 def _pad(x: jax.Array, pad: int) -> jax.Array:

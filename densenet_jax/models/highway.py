@@ -2,32 +2,25 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 from flax import nnx
 
 from densenet_jax.errors import InputError
 from densenet_jax.models.initializers import he_normal_fan_in
-from densenet_jax.models.layers import (
-    Conv,
-    Linear,
-    Mode,
-    channels_first,
-    check_images,
-    global_average,
-    relu,
-)
+from densenet_jax.models.layers import Conv, Mode, global_average, linear, relu
+from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.models.pooling import max_pool
-from densenet_jax.models.settings import NetworkConfig
 from densenet_jax.models.stack import Stack
 
-# The gates begin nearly closed, so that each layer begins near the identity.
+# Initial bias of the gates: nearly closed, so that each layer begins near the identity.
 GATE_BIAS = -2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HighwayConfig(NetworkConfig):
-    """What a Highway Network is. The defaults are the network with 19 layers.
+    """The description of a Highway Network. The defaults are the network with 19 layers.
 
     Attributes:
       block_config: highway layers in each stage, which a plain 3x3 convolution begins.
@@ -41,22 +34,23 @@ class HighwayConfig(NetworkConfig):
     head_features: int = 100
     dropout_rate: float = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.check_least(block_config=1, widths=1, head_features=1)
         if len(self.block_config) != len(self.widths) or not self.widths:
             raise InputError(
                 f"block_config {self.block_config} and widths {self.widths} must have a number "
-                "for each stage."
+                "for each stage"
             )
 
 
 class HighwayLayer(nnx.Module):
-    """y = ReLU(H x) T + x (1 - T) with T = sigmoid(G x): G decides how much of x is replaced."""
+    """ReLU(H x) T + x (1 - T) with T = sigmoid(G x), where G is the gate."""
 
-    def __init__(self, features: int, *, conv):
+    def __init__(self, features: int, *, conv: Callable[..., Conv]):
         self.conv = conv(features, features, 3)
         self.gate = conv(features, features, 3)
+        assert self.gate.bias is not None
         self.gate.bias[...] += GATE_BIAS
 
     def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
@@ -64,31 +58,34 @@ class HighwayLayer(nnx.Module):
         return relu(self.conv(x)) * gate + x * (1 - gate)
 
 
-class Highway(nnx.Module):
-    """A Highway Network: images `[N, H, W, in_channels]` to logits `[N, num_classes]`."""
+class Highway(Network):
+    """A Highway Network, see `Network`."""
+
+    config: HighwayConfig
 
     def __init__(self, config: HighwayConfig, *, rngs: nnx.Rngs):
         self.config = config
-        dtype = dict(param_dtype=config.param_dtype)
-        conv = functools.partial(Conv, bias=True, kernel_init=he_normal_fan_in, **dtype, rngs=rngs)
+        dtype = config.param_dtype
+        conv = functools.partial(
+            Conv, bias=True, kernel_init=he_normal_fan_in, param_dtype=dtype, rngs=rngs
+        )
         features = (config.in_channels, *config.widths)
-        self.convs, self.stacks = nnx.List(), nnx.List()
+        self.convs: nnx.List[Conv] = nnx.List()
+        self.stacks: nnx.List[Stack] = nnx.List()
         for i, count in enumerate(config.block_config):
             self.convs.append(conv(features[i], features[i + 1], 3))
             layer = functools.partial(HighwayLayer, features[i + 1], conv=conv)
             self.stacks.append(Stack(layer, count))
         self.head = conv(features[-1], config.head_features, 1)
-        self.classifier = Linear(config.head_features, config.num_classes, **dtype, rngs=rngs)
+        self.classifier = linear(
+            config.head_features, config.num_classes, param_dtype=dtype, rngs=rngs
+        )
         if config.dropout_rate:
             self.rngs = nnx.Rngs(dropout=rngs.dropout())
 
-    def __call__(self, images: jax.Array, train: bool = False, mask: jax.Array | None = None):
-        """Logits in `param_dtype`. `mask` is for networks with batch statistics: there are none."""
-        config = self.config
-        last = len(self.convs)
-        check_images(images, config.in_channels, 2 ** (last - 1))
-        mode = Mode.of(self, train)
-        x = channels_first(images, config.dtype)
+    def logits(self, images: jax.Array, mode: Mode) -> jax.Array:
+        config, last = self.config, len(self.convs)
+        x = self.inputs(images, 2 ** (last - 1))
         for i, (conv, stack) in enumerate(zip(self.convs, self.stacks, strict=True)):
             x = mode.fold(i).dropout(x, config.dropout_rate)
             x = stack(relu(conv(x)), mode)

@@ -1,38 +1,38 @@
-"""How parameters begin: convolution kernels are `[height, width, in, out]`, linear `[in, out]`."""
+"""Initial parameters: convolution kernels `[height, width, in, out]`, linear ones `[in, out]`."""
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from densenet_jax.errors import InputError
 
-# Of one array of parameters: 0.5 GB in float32. The largest of the catalogue has 10 million.
+# Largest array of parameters: 0.5 GB in float32. The largest in the catalogue has 10 million.
 MAX_ARRAY_NUMBERS = 2**27
 
-Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
 
 
-def he_normal(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """The authors' initialisation of an HWIO kernel: He with fan-out, N(0, sqrt(2 / (H W O)))."""
+def he_normal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Draws an HWIO kernel as the authors do: He with fan-out, N(0, sqrt(2 / (H W O)))."""
     height, width, _, out = shape
     return normal((2 / (height * width * out)) ** 0.5)(key, shape, dtype)
 
 
-def he_normal_fan_in(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """He's initialisation with fan-in: N(0, sqrt(2 / (H W I))), as of Wide ResNets."""
+def he_normal_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Draws from He's distribution with fan-in: N(0, sqrt(2 / (H W I))), as Wide ResNets do."""
     return normal((2 / math.prod(shape[:-1])) ** 0.5)(key, shape, dtype)
 
 
-def xavier_uniform(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """Caffe's Xavier: U(+-sqrt(3 / fan-in))."""
+def xavier_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Draws from Caffe's Xavier distribution: U(+-sqrt(3 / fan-in))."""
     return uniform((3 / math.prod(shape[:-1])) ** 0.5)(key, shape, dtype)
 
 
-def torch_linear(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """Torch's default for an `[in, out]` linear kernel, which the authors keep: U(+-1/sqrt(in))."""
+def torch_linear(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Draws an `[in, out]` linear kernel by Torch's default, as the authors do: U(+-1/sqrt(in))."""
     return uniform(shape[0] ** -0.5)(key, shape, dtype)
 
 
@@ -46,15 +46,20 @@ def uniform(limit: float) -> Initializer:
     )
 
 
-def _draw(key: jax.Array, shape, dtype, sample) -> jax.Array:
+def _draw(
+    key: jax.Array,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    sample: Callable[[np.random.Generator], np.ndarray],
+) -> jax.Array:
     if math.prod(shape) > MAX_ARRAY_NUMBERS:
         raise InputError(
             f"the network has an array of parameters of shape {shape}, more than "
             f"{MAX_ARRAY_NUMBERS:,} numbers: make it narrower"
         )
 
-    # In NumPy, as XLA would compile one program per shape: a minute for a deep net. So would
-    # `jnp.asarray`. The callback serves `jax.eval_shape` and `jax.jit`, and draws the same numbers.
+    # NumPy, because XLA would compile one program per shape: a minute for a deep net. So would
+    # `jnp.asarray`. The callback draws the same numbers under `jax.eval_shape` and `jax.jit`.
     def call(data):
         return sample(np.random.Generator(np.random.PCG64(np.asarray(data)))).astype(dtype)
 
@@ -64,6 +69,6 @@ def _draw(key: jax.Array, shape, dtype, sample) -> jax.Array:
     return jax.device_put(call(data))
 
 
-def constant(value: float, features: int, dtype) -> jax.Array:
-    """`[features]` of one value. Made by NumPy: XLA would compile a program for each width."""
+def constant(value: float, features: int, dtype: DTypeLike) -> jax.Array:
+    """Returns `[features]` of one value, made by NumPy: XLA would compile a program per width."""
     return jax.device_put(np.full(features, value, dtype))

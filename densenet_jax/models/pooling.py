@@ -10,17 +10,17 @@ from jax import lax
 
 
 def average_pool(x: jax.Array) -> jax.Array:
-    """Means of 2x2 positions: `[N, C, H, W]` to `[N, C, H/2, W/2]`, an odd last one left out."""
+    """Returns means of 2x2 positions, `[N, C, H/2, W/2]`; drops an odd last row or column."""
     window = (1, 1, 2, 2)
     return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, window, "VALID") / 4
 
 
 def max_pool(x: jax.Array, size: int = 3, padding: tuple[int, int] = (1, 1)) -> jax.Array:
-    """Maxima of `size` x `size` positions, every second one: `[N, C, H, W]` to half H and W.
+    """Returns the maxima of `size` x `size` windows at every second position: half H and W.
 
     Args:
-      padding: rows and columns of nothing before and after the map. (1, 1) is ResNet's; (0, 1),
-        of size 3, is Caffe's, whose first window starts in the corner and whose last may hang over.
+      padding: rows and columns of -inf before and after the map. ResNet pads (1, 1). Caffe with
+        size 3 pads (0, 1): the first window starts in the corner, the last may overhang.
     """
     # Padded beforehand for the converter to ONNX.
     x = jnp.pad(x, ((0, 0), (0, 0), padding, padding), constant_values=-jnp.inf)
@@ -33,8 +33,8 @@ def _max_pool(x, size):
 
 
 def _maxima(x, size):
-    # By a function that the converter to ONNX knows. Images and channels stay two dimensions: as
-    # one they would have to be transposed on a GPU.
+    # nnx.max_pool, because the converter to ONNX knows it. Images and channels stay two dimensions:
+    # a GPU would have to transpose them to merge them.
     pooled = nnx.max_pool(x[..., None], window_shape=(size, size), strides=(2, 2), padding="VALID")
     return pooled[..., 0]
 
@@ -54,9 +54,9 @@ def _max_pool_backward(size, residuals, gradient):
 
 
 def _gather_gradients(size, x, maxima, gradient):
-    """Returns the gradient of `x`: each window's goes to the first position that has its maximum.
+    """Returns the gradient of `x`: a window's gradient reaches the first position of its maximum.
 
-    A GPU would scatter them with atomic additions otherwise, slowly and in no certain order.
+    Otherwise a GPU would scatter the gradients by atomic additions, slowly and in no fixed order.
     """
     places = [
         tuple(
@@ -68,7 +68,7 @@ def _gather_gradients(size, x, maxima, gradient):
     first = jnp.full(maxima.shape, len(places), jnp.int8)
     for number, (rows, columns) in reversed(list(enumerate(places))):
         first = jnp.where(x[:, :, rows, columns] == maxima, jnp.int8(number), first)
-    first = lax.optimization_barrier(first)  # Found once, not for each place.
+    first = lax.optimization_barrier(first)  # Computed once for all places.
     wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
     total = jnp.zeros(x.shape, wide.dtype)
     for number, place in enumerate(places):

@@ -2,43 +2,37 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from densenet_jax.errors import InputError
 from densenet_jax.models.initializers import constant, he_normal_fan_in
-from densenet_jax.models.layers import (
-    Conv,
-    Linear,
-    Mode,
-    channels_first,
-    channels_last,
-    check_images,
-    global_average,
-)
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.layers import Conv, Mode, global_average, linear
+from densenet_jax.models.network import Network, NetworkConfig
 
-EPSILON = 1e-6
-LAYER_SCALE = 1e-6  # A new feature map's weight at the beginning.
-LAYERS = 3  # Of every dense stage.
-WIDENING = 4  # Of the input, inside a layer.
-COMPRESSION = 0.5
-PATCH = 4
+EPSILON = 1e-6  # Added to the variances that LayerNorm divides by.
+LAYER_SCALE = 1e-6  # Initial weight of a layer's new feature maps.
+LAYERS = 3  # Number of layers in every dense stage.
+WIDENING = 4  # Width inside a layer, in widths of its input.
+COMPRESSION = 0.5  # Share of feature maps that a transition keeps.
+PATCH = 4  # Height and width of the stem's patches.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RDNetConfig(NetworkConfig):
-    """What an RDNet is. The defaults are RDNet-T.
+    """The description of an RDNet. The defaults are RDNet-T.
 
     Attributes:
       stem_features: feature maps of the 4x4 patches.
       stage_growth_rates: of the layers of each stage; a stage has three.
       downsampling: the stages, counted from 0, before which height and width are halved.
-      drop_path_rate: how often the last layer is left out of an image's training step; earlier
-        ones less often, linearly from 0.
+      drop_path_rate: probability that the last layer is dropped for an image in a training step;
+        earlier layers are dropped less often, linearly from 0.
     """
 
     stem_features: int = 64
@@ -46,20 +40,20 @@ class RDNetConfig(NetworkConfig):
     downsampling: tuple[int, ...] = (1, 2, 6)
     drop_path_rate: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.check_least(stem_features=8, stage_growth_rates=8)
         stages = range(1, len(self.stage_growth_rates))
         if not all(stage in stages for stage in self.downsampling):
             raise InputError(
-                f"downsampling is {self.downsampling}: it names stages from 1 to {len(stages)}."
+                f"downsampling is {self.downsampling}: it names stages from 1 to {len(stages)}"
             )
 
 
 class LayerNorm(nnx.Module):
-    """Normalises the channels of `[N, C, H, W]` or `[N, C]`, each position for itself."""
+    """Layer normalisation of `[N, C, H, W]` or `[N, C]` over channels, for each position."""
 
-    def __init__(self, features: int, *, param_dtype):
+    def __init__(self, features: int, *, param_dtype: DTypeLike):
         self.scale = nnx.Param(constant(1, features, param_dtype))
         self.bias = nnx.Param(constant(0, features, param_dtype))
 
@@ -75,7 +69,7 @@ class LayerNorm(nnx.Module):
 class EffectiveSqueezeExcitation(nnx.Module):
     """Weighs feature maps by one linear layer of their averages (Lee and Park, CVPR 2020)."""
 
-    def __init__(self, features: int, *, conv):
+    def __init__(self, features: int, *, conv: Callable[..., Conv]):
         self.conv = conv(features, features, 1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -83,12 +77,20 @@ class EffectiveSqueezeExcitation(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Depthwise 7x7 convolution, LayerNorm, 1x1 convolution to a width of 4, GELU, 1x1 to k maps.
+    """Depthwise 7x7 convolution, LayerNorm, 1x1 convolution to 4 widths, GELU, 1x1 to k maps.
 
     Reads all earlier feature maps of its stage, as a dense layer does.
     """
 
-    def __init__(self, features: int, growth_rate: int, excites: bool, *, conv, param_dtype):
+    def __init__(
+        self,
+        features: int,
+        growth_rate: int,
+        excites: bool,
+        *,
+        conv: Callable[..., Conv],
+        param_dtype: DTypeLike,
+    ):
         width = _multiple_of_8(WIDENING * features)
         self.depthwise = conv(features, features, 7, groups=features)
         self.norm = LayerNorm(features, param_dtype=param_dtype)
@@ -107,9 +109,11 @@ class Layer(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """LayerNorm, then a convolution to half the feature maps; one that halves H and W as well."""
+    """LayerNorm, then a convolution to half the feature maps, which may halve H and W as well."""
 
-    def __init__(self, features: int, halves: bool, *, conv, param_dtype):
+    def __init__(
+        self, features: int, halves: bool, *, conv: Callable[..., Conv], param_dtype: DTypeLike
+    ):
         size = 2 if halves else 1
         self.norm = LayerNorm(features, param_dtype=param_dtype)
         self.conv = conv(features, _multiple_of_8(COMPRESSION * features), size, stride=size)
@@ -118,50 +122,49 @@ class Transition(nnx.Module):
         return self.conv(self.norm(x))
 
 
-class RDNet(nnx.Module):
-    """An RDNet: images `[N, H, W, in_channels]` to logits `[N, num_classes]`."""
+class RDNet(Network):
+    """An RDNet, see `Network`."""
+
+    config: RDNetConfig
 
     def __init__(self, config: RDNetConfig, *, rngs: nnx.Rngs):
         self.config = config
-        dtype = dict(param_dtype=config.param_dtype)
-        conv = functools.partial(Conv, bias=True, kernel_init=he_normal_fan_in, **dtype, rngs=rngs)
+        dtype = config.param_dtype
+        conv = functools.partial(
+            Conv, bias=True, kernel_init=he_normal_fan_in, param_dtype=dtype, rngs=rngs
+        )
+        norm = functools.partial(LayerNorm, param_dtype=dtype)
+        layer = functools.partial(Layer, conv=conv, param_dtype=dtype)
         features = config.stem_features
         self.stem = conv(config.in_channels, features, PATCH, stride=PATCH)
-        self.stem_norm = LayerNorm(features, **dtype)
-        self.transitions, self.stages = nnx.List(), nnx.List()
+        self.stem_norm = norm(features)
+        self.transitions: nnx.List[Transition] = nnx.List()
+        self.stages: nnx.List[nnx.List[Layer]] = nnx.List()
         for i, growth_rate in enumerate(config.stage_growth_rates):
             if i:
                 halves = i in config.downsampling
-                self.transitions.append(Transition(features, halves, conv=conv, **dtype))
+                self.transitions.append(Transition(features, halves, conv=conv, param_dtype=dtype))
                 features = _multiple_of_8(COMPRESSION * features)
             self.stages.append(nnx.List())
             for _ in range(LAYERS):
                 # From the third stage on, layers weigh their maps.
-                self.stages[-1].append(Layer(features, growth_rate, i > 1, conv=conv, **dtype))
+                self.stages[-1].append(layer(features, growth_rate, i > 1))
                 features += growth_rate
-        self.norm = LayerNorm(features, **dtype)
-        self.classifier = Linear(features, config.num_classes, **dtype, rngs=rngs)
+        self.norm = norm(features)
+        self.classifier = linear(features, config.num_classes, param_dtype=dtype, rngs=rngs)
         if config.drop_path_rate:
             self.rngs = nnx.Rngs(dropout=rngs.dropout())
 
-    def __call__(self, images: jax.Array, train: bool = False, mask: jax.Array | None = None):
-        """Logits in `param_dtype`. `mask` is for networks with batch statistics: there are none."""
-        *_, x = self._maps(images, train).values()
+    def logits(self, images: jax.Array, mode: Mode) -> jax.Array:
+        *_, x = self.feature_maps(images, mode).values()
         return self.classifier(self.norm(global_average(x, self.config.param_dtype)))
 
-    def features(
-        self, images: jax.Array, train: bool = False, mask: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """Feature maps by name, `[N, H, W, C]`: `stem`, `stage1` and so on; see `DenseNet`."""
-        return {name: channels_last(x) for name, x in self._maps(images, train).items()}
-
-    def _maps(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """What each stage gives, in order; the classifier reads the last."""
+    def feature_maps(self, images: jax.Array, mode: Mode) -> dict[str, jax.Array]:
+        """Returns `stem`, `stage1` and so on; the classifier reads the last one."""
         config = self.config
-        check_images(images, config.in_channels, PATCH * 2 ** len(config.downsampling))
-        mode = Mode.of(self, train)
+        x = self.inputs(images, PATCH * 2 ** len(config.downsampling))
         rates = np.linspace(0, config.drop_path_rate, LAYERS * len(self.stages)).tolist()
-        x = self.stem_norm(self.stem(channels_first(images, config.dtype)))
+        x = self.stem_norm(self.stem(x))
         found = {"stem": x}
         for i, stage in enumerate(self.stages):
             maps = [self.transitions[i - 1](x) if i else x]
@@ -172,5 +175,5 @@ class RDNet(nnx.Module):
 
 
 def _multiple_of_8(width: float) -> int:
-    """The largest one that is not above `width`."""
+    """Returns the largest multiple of 8 that is not above `width`."""
     return int(width / 8) * 8

@@ -1,7 +1,8 @@
-"""Keeps the memory of a training step linear in depth (TPAMI section 3.4)."""
+"""Memory of a training step that is linear in depth (TPAMI section 3.4); see README.md."""
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +10,41 @@ from jax import lax
 
 from densenet_jax.models.layers import FeatureMap
 
-# How many layers read the same copy of the maps before them, after which the gradients of these
-# layers are added. More layers take more memory and less time.
+# Number of layers that read the same copy of earlier maps, and whose gradients of these maps are
+# added together. More layers take more memory and less time.
 LAYERS_PER_SUM = 4
 
+Result = TypeVar("Result")
 
-def remat_if(condition: bool, function: Callable) -> Callable:
-    """`function`, keeping only its inputs for the backward pass if `condition` holds."""
+
+def remat_if(condition: bool, function: Callable[..., Result]) -> Callable[..., Result]:
+    """Returns `function`; under `condition` it keeps only its inputs for the backward pass."""
     return jax.checkpoint(function) if condition else function
+
+
+def grow(
+    maps: list[FeatureMap], layers: int, new_maps: Callable[[int, list[FeatureMap]], FeatureMap]
+) -> list[FeatureMap]:
+    """Returns `maps` followed by those of each layer: `new_maps(number, all earlier maps)`.
+
+    The backward pass adds up the gradients of earlier maps after every few layers.
+    """
+    for first in range(0, layers, LAYERS_PER_SUM):
+        numbers = range(first + 1, min(first + LAYERS_PER_SUM, layers) + 1)
+        *copies, maps = copy_for_readers(maps, len(numbers) + 1)
+        new: list[FeatureMap] = []
+        for number, earlier in zip(numbers, copies, strict=True):
+            new.append(new_maps(number, [*earlier, *new]))
+        maps = [*maps, *new]
+    return maps
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def copy_for_readers(maps: list[FeatureMap], readers: int) -> tuple[list[FeatureMap], ...]:
-    """Returns `maps` once for each of `readers`, whose gradients the backward pass adds up here.
+    """Returns `maps` once for each of `readers`; the backward pass adds up their gradients.
 
-    Left to itself XLA may keep the gradient of every reader until all can be added, and their
-    memory grows with the square of the depth.
+    Otherwise XLA may keep the gradients of all readers until it can add all of them. Their memory
+    would grow with the square of the depth.
     """
     return (maps,) * readers
 
@@ -40,15 +60,15 @@ def _add_each_map(*gradients):
 
 
 def _add_all_channels(*gradients):
-    """Adds the gradients of all maps at once, in the order that the readers' gradients have.
+    """Adds the gradients of all maps at once, concatenated as each reader has them.
 
-    Map by map, a GPU would read the few channels of each out of the gradient of every reader, which
-    is slow: at L = 100 one such kernel took 714 us on an H100, and 20 at the speed of a copy.
+    Map by map, a GPU would slowly read the few channels of each map out of every reader's gradient.
+    At L = 100 one such kernel took 714 us on an H100; at the speed of a copy it would take 20 us.
     """
     first, structure = jax.tree.flatten(gradients[0])
     fields = len(first) // len(gradients[0])
-    added = [None] * len(first)
-    for field in range(fields):  # Values, means, variances and so on, each of all maps.
+    added = list(first)
+    for field in range(fields):  # The values of all maps, then their means, variances and sizes.
         axis = min(first[field].ndim - 1, 1)
         of_readers = [jnp.concatenate(jax.tree.leaves(g)[field::fields], axis) for g in gradients]
         total = lax.optimization_barrier(sum(of_readers[1:], of_readers[0]))
@@ -71,8 +91,8 @@ def _join(values):
 
 
 def _join_backward(channels, gradient):
-    # A GPU writes the gradient of the whole before it is divided. Otherwise XLA would compute it
-    # again, from the values and all, wherever a part of it is needed.
+    # A GPU writes the whole gradient before splitting it. Otherwise XLA would recompute it
+    # from its inputs wherever a part of it is used.
     gradient = lax.platform_dependent(
         gradient, cuda=lax.optimization_barrier, default=lambda gradient: gradient
     )

@@ -1,4 +1,4 @@
-"""Batch statistics of feature maps `[N, C, H, W]`, in a form for each kind of device."""
+"""Batch statistics of feature maps `[N, C, H, W]`, with a form for each kind of device."""
 
 from typing import NamedTuple
 
@@ -12,13 +12,13 @@ from densenet_jax.errors import InputError, counted
 class Statistics(NamedTuple):
     """Mean and biased variance of each channel, over groups of images of equal size.
 
-    Both have shape `[groups, channels]`. `count`, `[groups, 1]`, is the number of values, 0 for a
-    group of padding alone.
+    Both have shape `[groups, channels]`. `size`, `[groups, 1]`, is the number of values that
+    count, 0 for a group of padding alone.
     """
 
     mean: jax.Array
     var: jax.Array
-    count: jax.Array
+    size: jax.Array
 
 
 def batch_statistics(
@@ -29,15 +29,15 @@ def batch_statistics(
 ) -> Statistics:
     """Returns the statistics of `[N, C, H, W]` values over the images that `mask` marks with 1.
 
-    Computed in float32 at least. Under `jit` with a sharded batch the statistics are those of the
-    global batch. Given `group_size`, they are those of each group of so many successive images,
-    which may be on several devices.
+    Computes in float32 at least. Under `jit` with a sharded batch the statistics are those of the
+    global batch. `group_size` images in sequence, which may be on several devices, form a group
+    with separate statistics; 0: all images are one group.
 
     Args:
       mask: `[N]`, 1 for images that count and 0 for padding; None: all count.
-      expected_mean: `[C]`, an approximation of the mean, such as a running mean. It changes only
-        rounding errors: the variance loses digits if the distance from the mean is many standard
-        deviations. None: each channel's first value.
+      expected_mean: `[C]`, an approximation of the mean, such as a running mean. It affects only
+        rounding: the variance loses digits if it is many standard deviations from the mean. None:
+        each channel's first value.
 
     Raises:
       InputError: N is no multiple of `group_size`.
@@ -53,18 +53,18 @@ def batch_statistics(
         return Statistics(*_mean_and_variance(values, None, count, expected_mean), count)
     weights = mask.astype(wide).reshape(groups, -1, 1)
     count = weights.sum(1) * (height * width)
-    # A group of nothing but padding is normalised by itself, which keeps its values finite.
+    # A group of padding alone is normalised by its own statistics, which keeps its values finite.
     weights = jnp.where(count[..., None] > 0, weights, 1)
     total = jnp.where(count > 0, count, weights.shape[1] * height * width)
     return Statistics(*_mean_and_variance(values, weights, total, expected_mean), count)
 
 
 def check_groups(images: int, group_size: int) -> None:
-    """Raises InputError if `images` are no whole number of groups."""
+    """Raises InputError if `images` is no multiple of `group_size`."""
     if group_size and images % group_size:
         raise InputError(
             f"a batch of {counted(images, 'image')} cannot be divided into groups of bn_group_size "
-            f"{group_size}: use a multiple of it."
+            f"{group_size}: use a multiple of it"
         )
 
 
@@ -78,8 +78,8 @@ def _mean_and_variance(
     """Returns each group's mean and variance of each channel, `[groups, C]`.
 
     Images are weighted by `weights`, `[groups, images in a group, 1]`, and `total`, `[groups, 1]`,
-    is the number of values that count. Keeps the values for the backward pass, which are kept
-    anyway, and no wider copy.
+    is the number of values that count. For the backward pass keeps only the values, which other
+    operations keep anyway, and no wider copy.
     """
     return lax.platform_dependent(
         *(values, weights, total, expected_mean), cpu=_two_passes, default=_one_pass
@@ -90,7 +90,7 @@ def _two_passes(values, weights, total, _):
     x = values.astype(total.dtype)
 
     def mean(y):
-        # Image by image first: a mask on whole maps would be one more pass over them.
+        # Sums each image first, because a mask on whole maps would be one more pass over them.
         of_images = y.sum((2, 3)).reshape(len(total), -1, y.shape[1])
         return (of_images if weights is None else weights * of_images).sum(1) / total
 
@@ -99,7 +99,7 @@ def _two_passes(values, weights, total, _):
 
 
 def _one_pass(values, weights, total, expected_mean):
-    """One reading of the values and, on several devices, one exchange."""
+    """Reads the values once and, on several devices, communicates once."""
     x = values.astype(total.dtype)
     center = x[0, :, 0, 0] if expected_mean is None else expected_mean
     distance = x - per_image(center, len(x))
@@ -130,8 +130,8 @@ _mean_and_variance.defvjp(_mean_and_variance_forward, _mean_and_variance_backwar
 def sum_pair(x: jax.Array, y: jax.Array, groups: int = 1) -> tuple[jax.Array, jax.Array]:
     """Returns the sums of two `[N, C, H, W]` over positions and the images of each group.
 
-    Both `[groups, C]`. On a GPU one reduction gives both, so that what they are computed from is
-    read once. On a TPU two are faster.
+    Both sums are `[groups, C]`. On a GPU one reduction computes both and reads their inputs once.
+    On a TPU two reductions are faster.
     """
     axes = (0, 2, 3) if groups == 1 else (2, 3)
 
@@ -149,7 +149,7 @@ def sum_pair(x: jax.Array, y: jax.Array, groups: int = 1) -> tuple[jax.Array, ja
 
 
 def per_image(of_channels: jax.Array, images: int) -> jax.Array:
-    """Returns `[groups, C]` or `[C]` in a shape that broadcasts to maps `[images, C, H, W]`."""
+    """Reshapes `[groups, C]` or `[C]` so that it broadcasts to maps `[images, C, H, W]`."""
     if of_channels.ndim == 2 and len(of_channels) > 1:
         of_channels = jnp.repeat(of_channels, images // len(of_channels), axis=0)
     return of_channels[..., None, None]

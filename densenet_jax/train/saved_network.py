@@ -11,7 +11,7 @@ from densenet_jax import weights
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory, with_tuples
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from densenet_jax.errors import counted
 from densenet_jax.models.catalog import model_config
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.config import defaults, flatten
 from experiments import figures as published
 from experiments.figures import Curve

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.record import with_tuples
 from experiments import figures as published
 from launch import run_files

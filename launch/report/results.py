@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from densenet_jax.errors import InputError, counted
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.config import flatten
 from experiments import published
 from launch import command

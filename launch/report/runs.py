@@ -13,7 +13,7 @@ from densenet_jax.errors import InputError
 from densenet_jax.files import read_object
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.models.settings import NetworkConfig
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.record import RunDirectory
 from launch import run_files
 

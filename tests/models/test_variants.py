@@ -11,7 +11,7 @@ from jax import lax
 
 import densenet_jax as dj
 from densenet_jax.models.catalog import model_config
-from densenet_jax.models.densenet import sources
+from densenet_jax.models.densenet import layers_read
 
 GROWTH_RATE, LAYERS = 3, (5, 1)
 VARIANTS = {
@@ -175,9 +175,9 @@ def test_evaluation_is_training_by_running_statistics(variant):
 
 
 @pytest.mark.parametrize("connectivity", ["block", "span", "odd_even", "logarithmic"])
-def test_sources_follow_the_paper(connectivity):
+def test_layers_read_what_the_paper_says(connectivity):
     config = model_config("densenet121", connectivity=connectivity, span=2)
-    assert [tuple(sources(config, layer)) for layer in range(1, 6)] == READ[connectivity]
+    assert [tuple(layers_read(config, layer)) for layer in range(1, 6)] == READ[connectivity]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import small
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import InputError
-from densenet_jax.models import initializers, settings
+from densenet_jax.models import initializers, network
 from densenet_jax.models.catalog import create_model, model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.resnet import ResNetConfig
@@ -182,13 +182,13 @@ def test_a_config_with_an_integer_that_no_float_holds(copied_run):
 
 
 def test_numbers_and_layers_of_a_network():
-    DenseNetConfig(num_classes=settings.MAX_NUMBER)
+    DenseNetConfig(num_classes=network.MAX_NUMBER)
     with pytest.raises(InputError, match="num_classes is 131073: it must be at most 131,072"):
-        DenseNetConfig(num_classes=settings.MAX_NUMBER + 1)
-    ResNetConfig(block_config=(settings.MAX_LAYERS - 2, 1, 1))
+        DenseNetConfig(num_classes=network.MAX_NUMBER + 1)
+    ResNetConfig(block_config=(network.MAX_LAYERS - 2, 1, 1))
     with pytest.raises(InputError, match="block_config has 2,049 layers: use at most 2,048"):
-        ResNetConfig(block_config=(settings.MAX_LAYERS - 1, 1, 1))
-    assert model_config("densenet_k12_d2047").depth == settings.MAX_LAYERS - 1
+        ResNetConfig(block_config=(network.MAX_LAYERS - 1, 1, 1))
+    assert model_config("densenet_k12_d2047").depth == network.MAX_LAYERS - 1
     with pytest.raises(InputError, match="depth is 2050: it must be at most 2,048"):
         model_config("densenet_k12_d2050")
 
