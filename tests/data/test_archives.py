@@ -79,11 +79,11 @@ def test_broken_binary_cifar(tmp_path, content, message):
 def test_missing_cifar(tmp_path):
     with pytest.raises(InputError, match=r"cifar10 needs data.directory: .*kriz/cifar.html"):
         sources.load("cifar10")
-    expected = f"Missing {tmp_path}/cifar-10-binary.tar.gz (or cifar-10-batches-bin, "
+    expected = f"missing {tmp_path}/cifar-10-binary.tar.gz (or cifar-10-batches-bin, "
     refuses("cifar10", tmp_path, re.escape(expected) + ".*kriz/cifar.html.*data.directory")
     published_sets.write_cifar10(tmp_path)
     (tmp_path / "data_batch_5.bin").unlink()
-    refuses("cifar10", tmp_path, f"Missing {tmp_path}/data_batch_5.bin: ")
+    refuses("cifar10", tmp_path, f"missing {tmp_path}/data_batch_5.bin: ")
 
 
 def test_broken_archive(tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_damaged_or_missing_idx(tmp_path, monkeypatch):
     path.write_bytes(whole[:-20])
     refuses("fashion_mnist", tmp_path, f"{path} is damaged")
     path.unlink()
-    refuses("fashion_mnist", tmp_path, f"Missing {path}: .*dataset-fashion-mnist.*data.directory")
+    refuses("fashion_mnist", tmp_path, f"missing {path}: .*dataset-fashion-mnist.*data.directory")
 
 
 @pytest.mark.parametrize(
@@ -223,4 +223,4 @@ def test_damaged_or_missing_mat(tmp_path, monkeypatch):
         patch.setattr(archives, "MAX_SVHN_IMAGES", 10)
         refuses("svhn", tmp_path, r"an X of uint8 \(32, 32, 3, 20\) .* N at most 10$")
     path.unlink()
-    refuses("svhn", tmp_path, f"Missing {path}: .*housenumbers.*data.directory")
+    refuses("svhn", tmp_path, f"missing {path}: .*housenumbers.*data.directory")

@@ -102,14 +102,14 @@ def test_divided_folders_have_many_names(tmp_path, caplog, train, test):
 def test_half_of_a_division_is_an_error_that_names_what_is_there(tmp_path):
     grey(1, tmp_path / "train" / "mole" / "0.png")
     grey(1, tmp_path / "held_out" / "mole" / "0.png")
-    with pytest.raises(InputError, match=r"Missing .*/val/CLASS.* has held_out, train"):
+    with pytest.raises(InputError, match=r"missing .*/val/CLASS.* has held_out, train"):
         sources.load("folder", str(tmp_path))
 
 
 def test_parts_without_class_folders_are_no_classes(tmp_path):
     for part in ("train", "val"):
         grey(1, tmp_path / part / "0.png")
-    with pytest.raises(InputError, match=r"Missing .*/train/CLASS"):
+    with pytest.raises(InputError, match=r"missing .*/train/CLASS"):
         sources.load("folder", str(tmp_path))
 
 
@@ -157,7 +157,7 @@ def test_broken_links_and_special_files_are_counted(tmp_path, caplog):
 def test_folders_without_pictures(tmp_path):
     with pytest.raises(InputError, match=r"folder needs data.directory: .* or those folders"):
         sources.load("folder")
-    with pytest.raises(InputError, match=r"Missing .*CLASS"):
+    with pytest.raises(InputError, match=r"missing .*CLASS"):
         sources.load("folder", str(tmp_path))
     with pytest.raises(InputError, match=r"there is no folder .*nowhere: set data"):
         sources.load("folder", str(tmp_path / "nowhere"))

@@ -103,7 +103,7 @@ def test_what_is_missing_is_named(copies, tmp_path):
         f"no ImageNet in {tmp_path}/nowhere: set data.directory to the folder", tmp_path / "nowhere"
     )
     train = shutil.copy(copies / "archives" / "ILSVRC2012_img_train.tar", tmp_path)
-    refuses(f"Cannot read {tmp_path}/ILSVRC2012_img_val.tar: No such file", tmp_path)
+    refuses(f"cannot read {tmp_path}/ILSVRC2012_img_val.tar: No such file", tmp_path)
     os.truncate(train, 300_000)
     refuses(f"{train} is damaged", tmp_path)
     Path(train).write_bytes(small_imagenet.tar({}))
@@ -114,7 +114,7 @@ def test_what_is_missing_is_named(copies, tmp_path):
     (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(small_imagenet.tar({"cat.JPEG": b""}))
     refuses("img_val.tar .*cat.JPEG is none of ImageNet's validation pictures", tmp_path)
     shutil.copytree(copies / "folders" / "train", tmp_path / "folders" / "train")
-    refuses(f"Missing {tmp_path}/folders/val/CLASS", tmp_path / "folders")
+    refuses(f"missing {tmp_path}/folders/val/CLASS", tmp_path / "folders")
     (tmp_path / "folders" / "train" / CLASSES[0]).rename(tmp_path / "folders" / "train" / "fish")
     shutil.copytree(copies / "folders" / "val", tmp_path / "folders" / "val")
     refuses(

@@ -183,7 +183,7 @@ def test_svhn_holdout(tmp_path, svhn):
     "holdout, message",
     [
         (31, "0 or more and, for svhn, divisible by 30"),
-        (300, "Cannot hold out 20 of 20 images of class 0 in svhn's 'train' part"),
+        (300, "cannot hold out 20 of 20 images of class 0 in svhn's 'train' part"),
     ],
 )
 def test_impossible_svhn_holdout(tmp_path, svhn, holdout, message):

@@ -131,7 +131,7 @@ def broken_folder(folder, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_picture_ends_it(broken_folder, workers):
     found, short, missing = broken_folder
-    with pytest.raises(InputError, match=r"(damaged|Cannot read).*data\.skip_broken") as caught:
+    with pytest.raises(InputError, match=r"(damaged|cannot read).*data\.skip_broken") as caught:
         read(source_of(found), workers)
     assert any(str(path) in str(caught.value) for path in (short, missing))
 

@@ -128,7 +128,7 @@ def test_mistakes(capsys, weights, folder, arguments, words):
     "names, words",
     [
         (["cat"], "named after none of the network's classes, such as cat (1 in all)"),
-        ([], "Missing"),
+        ([], "missing"),
     ],
 )
 def test_folders_that_are_no_classes(capsys, weights, tmp_path, names, words):
@@ -167,7 +167,7 @@ def test_folders_for_training_are_no_classes(tmp_path, part):
     for name in (f"{part}/mole", f"{part}/vole", "extra/mole", "extra/vole"):
         (tmp_path / name).mkdir(parents=True)
         next(pictures()).resize((8, 8)).save(tmp_path / name / "picture.png")
-    with pytest.raises(InputError, match=r"Missing .*/val/CLASS.* has .*extra"):
+    with pytest.raises(InputError, match=r"missing .*/val/CLASS.* has .*extra"):
         folders.labelled(tmp_path, 2)
     (tmp_path / "extra").rename(tmp_path / "Test Set")
     paths, labels, classes = folders.labelled(tmp_path, 2)
