@@ -23,8 +23,8 @@ TFDS_NAME = "imagenet2012"
 SPLITS = {"train": "train", "test": "validation"}  # The names of the parts in TFDS.
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "test": "ILSVRC2012_img_val.tar"}
 LAYOUT = (
-    f"the directory with {' and '.join(ARCHIVES.values())} from https://image-net.org, with a copy "
-    f"prepared by launch.prepare or TFDS ({TFDS_NAME}), or with {folders.DIVIDED}"
+    f"the directory with {' and '.join(ARCHIVES.values())} from https://image-net.org, or with a "
+    f"copy prepared by launch.prepare or TFDS ({TFDS_NAME}), or {folders.DIVIDED}"
 )
 
 

@@ -82,7 +82,7 @@ def load(
     if not 0 <= examples <= len(train):
         raise InputError(
             f"data.examples is {examples}, but the training set has "
-            f"{counted(len(train), 'image')}: use at most {len(train)}"
+            f"{counted(len(train), 'image')}: use 0 to {len(train):,}"
         )
     if examples:
         train = between(train, 0, examples)

@@ -70,7 +70,7 @@ def test_run_without_a_checkpoint(copied_run, capsys, checkpoints):
 def test_data_that_have_moved(tmp_path, capsys):
     parts = published_sets.make_parts({"train": 40, "test": 20})
     files = published_sets.cifar_files("cifar10", "binary", parts)
-    published_sets.write_folder(tmp_path / "there", files)
+    published_sets.write_directory(tmp_path / "there", files)
     changes = {
         "epochs": 1,
         "batch_size": 20,

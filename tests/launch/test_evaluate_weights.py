@@ -127,7 +127,7 @@ def test_mistakes(capsys, weights, folder, arguments, words):
 @pytest.mark.parametrize(
     "names, words",
     [
-        (["cat"], "named after none of the network's classes, such as cat (1 in all)"),
+        (["cat"], "not named after the network's classes, such as cat (1 in all)"),
         ([], "missing"),
     ],
 )
@@ -155,7 +155,7 @@ def test_labels_of_numbered_folders_follow_the_text_as_in_training(tmp_path, fir
         (tmp_path / removed).rmdir()
         with pytest.raises(
             InputError,
-            match=r"has 12 class folders .*, but the network has 13 classes: make an",
+            match=r"directories for 12 classes .*, but the network has 13 classes: make an",
         ):
             folders.labelled(tmp_path, len(names))
         found, labels, _ = folders.labelled(tmp_path, sorted(names))
@@ -174,7 +174,7 @@ def test_folders_for_training_are_no_classes(tmp_path, part):
     assert {path.parent.parent.name for path in paths} == {"Test Set"}
     assert (labels.tolist(), classes) == ([0, 1], ["mole", "vole"])
     (tmp_path / "Test Set" / "sole").mkdir()
-    with pytest.raises(InputError, match=r"3 class folders .* has 2 classes: remove the others"):
+    with pytest.raises(InputError, match=r"for 3 classes .* has 2 classes: remove the others"):
         folders.labelled(tmp_path, 2)
 
 
