@@ -178,7 +178,7 @@ def test_other_mistakes_in_calls(network, pictures, options, words):
 
 
 def test_classes_that_differ_from_the_runs_are_refused(run, directory, tmp_path, capsys):
-    """Labels of another directory would denote other classes, and its names would replace the run's."""
+    """Labels of another directory would denote other classes, and replace the run's names."""
     for part, name in itertools.product(("train", "val"), CLASSES):
         shutil.copytree(directory / part / name, tmp_path / "data" / part / name[::-1])
     data_directory = str(tmp_path / "data")

@@ -37,7 +37,7 @@ class Dataset:
       image_shape: height, width and channels of an image as a network sees it.
       num_classes: number of classes.
       mean, std: mean and standard deviation per channel, on the scale of the images.
-      crop: makes images of test pictures, and of other pictures to classify.
+      crop: the crop of test pictures, and of other pictures to classify.
       white: largest value of a pixel.
       classes: names of the classes in the order of labels, if known.
       official: whether the parts have as many images as the published set.

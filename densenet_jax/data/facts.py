@@ -14,7 +14,7 @@ class Facts:
       num_classes: number of classes.
       mean, std: mean and standard deviation per channel, on the scale of the images.
       sizes: number of images in each part of the official set.
-      crop: makes images of pictures of any size; None for sets of images of one size.
+      crop: the crop of test pictures; None if all images have one size.
       white: largest value of a pixel.
       classes: names of the classes in the order of labels, if known.
     """

@@ -11,7 +11,7 @@ from densenet_jax.errors import InputError, counted
 
 
 class Request(NamedTuple):
-    """What `sources.load` asks of a reader.
+    """The arguments of a reader.
 
     Attributes:
       directory: where the files are; unused by a set that needs no files.
@@ -25,7 +25,7 @@ class Request(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a reader returns: facts about the set, and the parts that `facts.sizes` names."""
+    """The result of a reader: facts about the set, and the parts that `facts.sizes` names."""
 
     facts: Facts
     parts: Mapping[str, Part]

@@ -56,11 +56,12 @@ def load(
       directory: directory with the published files, or with a copy prepared by TFDS
         (`<tfds name>/<version>/`); see also `imagenet.LAYOUT` and `folders.LAYOUT`. `digits` and
         the synthetic sets need none, and `fashion_mnist` looks where Debian installs it.
-      holdout: number of training images to move to `validation`. The last images are moved, except
-        for `svhn`; see `svhn.hold_out`.
+      holdout: number of training images to move to `validation`: the last images, or for `svhn` a
+        random choice with equally many of each class.
       examples: keep only this number of the remaining training images, the first; 0: all.
         A synthetic set grows if `holdout` and `examples` together exceed its 512 training images.
-      image_size: side of the images of "folder", and length of the short sides before the crop.
+      image_size: side of the images of "folder". Pictures are resized to this short side before
+        the crop.
 
     A well-formed set whose size is not the official one is accepted, with a logged warning.
 
