@@ -19,7 +19,7 @@ _ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 class _Layout(NamedTuple):
-    """Where a set is in its published files.
+    """The layout of a set in its published files.
 
     Attributes:
       archives: the archives of the binary and the Python form, each with the directory in it.

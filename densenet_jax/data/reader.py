@@ -50,7 +50,7 @@ def hold_out_last(parts: Mapping[str, Part], holdout: int) -> tuple[Part, Part |
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """How `sources.load` reads one set.
+    """A reader of one set, for `sources.load`.
 
     Attributes:
       read: returns the facts and the parts of the set.

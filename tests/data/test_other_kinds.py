@@ -139,7 +139,7 @@ def test_other_pickles(tmp_path, value, message):
 
 
 def test_a_whole_set_with_numpy_scalars_as_labels_is_within_the_limits():
-    """Of all sound files, this one has the most opcodes."""
+    """No sound file has more opcodes."""
     labels = list(np.arange(50_000) % 100)
     batch = {"data": np.zeros((1, 3072), np.uint8), "fine_labels": labels}
     batch |= {"coarse_labels": labels, "filenames": [f"{i}.png" for i in range(50_000)]}

@@ -59,8 +59,8 @@ def read(source, workers=0, skip_broken=False):
 
 def assert_same(batches, expected):
     for batch, other in zip(batches, expected, strict=True):
-        for found, wanted in zip(batch, other, strict=True):
-            np.testing.assert_array_equal(found, wanted)
+        for found, value in zip(batch, other, strict=True):
+            np.testing.assert_array_equal(found, value)
 
 
 @pytest.fixture(scope="module")
