@@ -17,7 +17,7 @@ from flax import nnx
 from PIL import Image
 
 from densenet_jax.data import imagenet
-from densenet_jax.data.archives import naming
+from densenet_jax.data.archives import naming_file
 from densenet_jax.data.pictures import MAX_PIXELS, CentralCrop, convert, from_array, load
 from densenet_jax.errors import InputError
 from densenet_jax.models.densenet import DenseNetConfig
@@ -235,9 +235,9 @@ def _read(
     max_pixels: int,
 ) -> np.ndarray:
     if isinstance(picture, str | Path):
-        with naming(picture):
+        with naming_file(picture):
             return crop(load(Path(picture).expanduser(), mode, max_pixels))
-    with naming(f"picture {number}"):
+    with naming_file(f"picture {number}"):
         if not isinstance(picture, Image.Image):
             picture = from_array(np.asarray(picture))
         return crop(convert(picture, mode))

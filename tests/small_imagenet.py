@@ -1,4 +1,4 @@
-"""A small set of photographs in exactly the formats of ImageNet."""
+"""Writes a small set of photographs in exactly the formats of ImageNet."""
 
 import io
 import tarfile
@@ -9,9 +9,9 @@ from sklearn.datasets import load_sample_images
 
 from densenet_jax.data import imagenet
 
-# Of classes far apart, and of which TFDS's list says that they are those of validation pictures.
+# Classes with distant labels. TFDS's list contains validation pictures of these classes.
 CLASSES = ("n01440764", "n02105855", "n03018349")
-# Width and height of the pictures of each class, as various as ImageNet's.
+# Width and height of the pictures of each class, as varied as in ImageNet.
 SIZES = (
     (500, 375),
     (375, 500),
@@ -25,7 +25,7 @@ SIZES = (
 
 
 def photograph(number, size):
-    """A part of one of two photographs, never the same one twice."""
+    """Returns a part of one of two photographs; each number gives a different part."""
     whole = Image.fromarray(load_sample_images().images[number % 2])
     random = np.random.RandomState(number)
     left, top = random.randint(0, 200), random.randint(0, 130)
@@ -39,7 +39,7 @@ def encode(picture, kind="JPEG"):
 
 
 def train_pictures():
-    """{class: {file name: bytes}}; among them one in CMYK, a PNG of that name, and grey ones."""
+    """Returns {class: {file name: bytes}}, with CMYK, a PNG named .JPEG, and grey pictures."""
     pictures = {}
     for label, name in enumerate(CLASSES):
         files = pictures[name] = {}
@@ -56,7 +56,7 @@ def train_pictures():
 
 
 def validation_pictures(count=9):
-    """{file name: bytes}, the first ones of the official list."""
+    """Returns {file name: bytes} with the first names of the official list."""
     return {
         f"ILSVRC2012_val_{i + 1:08d}.JPEG": encode(photograph(50 + i, SIZES[i % len(SIZES)]))
         for i in range(count)
@@ -68,18 +68,18 @@ def validation_class(file_name):
     return list(imagenet.classes())[label]
 
 
-def write_folders(folder, train, validation):
+def write_directories(directory, train, validation):
     for name, files in train.items():
-        _write(folder / "train" / name, files)
+        _write(directory / "train" / name, files)
     for file_name, data in validation.items():
-        _write(folder / "val" / validation_class(file_name), {file_name: data})
+        _write(directory / "val" / validation_class(file_name), {file_name: data})
 
 
-def _write(folder, files):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".DS_Store").write_bytes(b"")
+def _write(directory, files):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / ".DS_Store").write_bytes(b"")
     for name, data in files.items():
-        (folder / name).write_bytes(data)
+        (directory / name).write_bytes(data)
 
 
 def tar(files):
@@ -92,23 +92,24 @@ def tar(files):
     return data.getvalue()
 
 
-def write_archives(folder, train, validation):
-    """Writes their members in no order, beside files that macOS adds."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_archives(directory, train, validation):
+    """Writes archives with unsorted members, and with files that macOS adds."""
+    directory.mkdir(parents=True, exist_ok=True)
     classes = {
         f"{name}.tar": tar({"._a.JPEG": b"", **dict(reversed(files.items()))})
         for name, files in train.items()
     }
     classes["._a.tar"] = b""
-    (folder / "ILSVRC2012_img_train.tar").write_bytes(tar(dict(reversed(classes.items()))))
+    (directory / "ILSVRC2012_img_train.tar").write_bytes(tar(dict(reversed(classes.items()))))
     shuffled = sorted(validation.items(), key=lambda item: item[0][::-1])
-    (folder / "ILSVRC2012_img_val.tar").write_bytes(tar(dict(shuffled)))
+    (directory / "ILSVRC2012_img_val.tar").write_bytes(tar(dict(shuffled)))
 
 
-def write_with_tfds(folder, train, validation):
-    """What TFDS itself writes, in its order; only its reading of archives, by TensorFlow, is ours.
+def write_with_tfds(directory, train, validation):
+    """Prepares a copy with TFDS, in its order; returns the directory of the copy.
 
-    The pictures are not changed, as TFDS would change those in CMYK and the PNG.
+    Only TFDS's reading of archives is replaced, because it needs TensorFlow. The pictures are not
+    changed, although TFDS would change the CMYK picture and the PNG.
     """
     import pathlib
 
@@ -133,8 +134,10 @@ def write_with_tfds(folder, train, validation):
             "_split_generators": split_generators,
         }
         builder = type("Builder", (stock.Builder,), members)(
-            data_dir=folder, file_format="array_record"
+            data_dir=directory, file_format="array_record"
         )
-    config = tfds.download.DownloadConfig(num_shards=2, try_download_gcs=False, manual_dir=folder)
+    config = tfds.download.DownloadConfig(
+        num_shards=2, try_download_gcs=False, manual_dir=directory
+    )
     builder.download_and_prepare(download_config=config)
     return pathlib.Path(builder.data_dir)

@@ -52,7 +52,7 @@ def test_tuples_whose_hash_would_crash_the_process():
 
 
 def test_objects(monkeypatch):
-    """Tuples of the same tuple twice: hashing the last takes 2 ** 60 steps."""
+    """Each tuple contains the previous tuple twice, so hashing the last takes 2 ** 60 steps."""
     refuse(NESTED % (b"2\x86" * 60), "asks for too much memory")
     monkeypatch.setattr(pickles, "MAX_OBJECTS", 15)
     check(NESTED % (b"2\x86" * 3))
@@ -71,16 +71,16 @@ def test_huge_numbers_of_objects(put):
     "data",
     [b"", b"\x80\x02X\x03\x00\x00", b"\x80\x02N", b"\x80\x05\x96" + struct.pack("<Q", 2**40)],
 )
-def test_pickles_that_are_cut_off(data):
+def test_truncated_pickles(data):
     with pytest.raises(EOFError, match="it is cut off"):
         check(data)
 
 
 @pytest.mark.parametrize("data", [b"\x80\x02u.", b"\x80\x02t.", b"\x80\x02\x86.", b"h\x05."])
-def test_opcodes_that_do_not_fit(data):
+def test_opcodes_that_do_not_fit_together(data):
     refuse(data, "do not fit together")
 
 
-def test_many_marks_take_no_time():
-    """A search for the last mark would take minutes."""
+def test_many_marks_are_fast():
+    """Searching for the last mark would take minutes."""
     check(b"\x80\x02" + b"N" * 30_000 + b"(t" * 30_000 + b".")

@@ -1,4 +1,4 @@
-"""A picture gives the same pixels whether it comes as a path, a PIL picture or an array."""
+"""Tests that training, evaluation and prediction see the same pixels of a picture."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from launch import predict as launch_predict
 
 SIDE = 16
 ENDINGS = [".jpg", ".png", ".webp", ".tif"]
-CLASSES = ["across", "upright"]  # Directions of the stripes in the decoded pixels.
+CLASSES = ["across", "upright"]  # Which way the stripes of the decoded pixels run.
 RUN = {
     **{"epochs": 3, "batch_size": 8, "eval_batch_size": 8, "learning_rate": 0.1},
     **{"model.growth_rate": 8, "model.dropout_rate": 0.0},
@@ -30,14 +30,14 @@ RUN = {
 
 
 def striped(name, random):
-    """Returns noisy stripes, across or upright."""
+    """Returns an image of noisy stripes, across or upright."""
     stripes = np.where(np.arange(SIDE) // 2 % 2, 40, 200)
     pixels = stripes[:, None] + random.integers(-30, 31, (SIDE, SIDE))
     return np.repeat((pixels if name == "across" else pixels.T)[..., None], 3, 2).astype(np.uint8)
 
 
 def save(pixels, path, orientation):
-    """Saves a picture that Pillow decodes to `pixels`; Pillow turns TIFFs by their orientation."""
+    """Saves a picture that Pillow, which applies the orientation of TIFFs, decodes to `pixels`."""
     picture = Image.fromarray(pixels)
     if path.suffix == ".tif" and orientation >= 5:
         picture = picture.transpose(Image.Transpose.TRANSPOSE)
@@ -48,37 +48,37 @@ def save(pixels, path, orientation):
 
 
 @pytest.fixture(scope="module")
-def stripes(tmp_path_factory):
-    """Returns a directory of pictures of every orientation and format, for training and testing."""
-    random, stripes = np.random.default_rng(0), tmp_path_factory.mktemp("stripes")
+def directory(tmp_path_factory):
+    """Writes training and test pictures of all orientations and formats."""
+    random, directory = np.random.default_rng(0), tmp_path_factory.mktemp("stripes")
     for part in ("train", "val"):
         for name in CLASSES:
             for orientation in range(1, 9):
                 for ending in ENDINGS:
-                    path = stripes / part / name / f"{orientation}{ending}"
+                    path = directory / part / name / f"{orientation}{ending}"
                     save(striped(name, random), path, orientation)
-    return stripes
+    return directory
 
 
 @pytest.fixture(scope="module")
-def run(stripes, tmp_path_factory):
+def run(directory, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    fit(small.config(RUN | {"data.directory": str(stripes)}), workdir)
+    fit(small.config(RUN | {"data.directory": str(directory)}), workdir)
     return workdir
 
 
-def test_both_forms_of_evaluation_agree(run, stripes, capsys):
+def test_both_ways_of_evaluation_agree(run, directory, capsys):
     assert command.run(evaluate.main, ["--workdir", str(run), "--compile_cache=off"]) == 0
     assert json.loads(capsys.readouterr().out)["test_error"] == 0
-    argv = ["--weights", str(run), "--pictures", str(stripes), "--json", "--compile_cache=off"]
+    argv = ["--weights", str(run), "--pictures", str(directory), "--json", "--compile_cache=off"]
     assert command.run(evaluate.main, argv) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["pictures"], report["broken"], report["top1_error"]) == (64, 0, 0)
 
 
-def test_predictions_of_paths_pictures_and_arrays_are_the_classes(run, stripes, capsys):
-    paths = sorted((stripes / "val").rglob("*.*"))
-    argv = [str(stripes / "val"), "--weights", str(run), "--json", "--compile_cache=off"]
+def test_paths_pictures_and_arrays_have_the_same_predictions(run, directory, capsys):
+    paths = sorted((directory / "val").rglob("*.*"))
+    argv = [str(directory / "val"), "--weights", str(run), "--json", "--compile_cache=off"]
     assert command.run(launch_predict.main, argv) == 0
     found = [entry["predictions"] for entry in json.loads(capsys.readouterr().out)]
     assert [predictions[0]["name"] for predictions in found] == [path.parent.name for path in paths]
@@ -90,14 +90,14 @@ def test_predictions_of_paths_pictures_and_arrays_are_the_classes(run, stripes, 
 
 
 def opened(paths):
-    """Yields PIL pictures, and closes each before the next."""
+    """Yields PIL pictures, and closes each picture before the next."""
     for path in paths:
         with Image.open(path) as picture:
             yield picture
 
 
 def files():
-    """Yields file endings, pictures and options of saving, for every mode and depth."""
+    """Yields an ending, a picture and options to save it, for every mode and depth."""
     y, x = np.mgrid[:48, :48].astype(np.uint8)
     color = Image.fromarray(np.stack([5 * x, 5 * y, 2 * x + 2 * y], axis=-1))
     grey, transparent = color.convert("L"), color.copy()
@@ -116,7 +116,7 @@ def files():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_files_of_every_mode_are_read_alike_as_paths_pictures_and_arrays(tmp_path, mode):
+def test_all_modes_are_equal_as_paths_pictures_and_arrays(tmp_path, mode):
     paths = []
     for i, (ending, picture, options) in enumerate(files()):
         paths.append(tmp_path / f"{i:02}{ending}")
@@ -146,14 +146,14 @@ def test_files_of_every_mode_are_read_alike_as_paths_pictures_and_arrays(tmp_pat
         (Image.fromarray(np.zeros((40, 40), np.float32)), "picture 0 has floating-point pixels"),
     ],
 )
-def test_other_objects_than_pictures_are_refused(network, picture, words):
+def test_other_arrays_are_refused(network, picture, words):
     with pytest.raises(dj.InputError) as caught:
         list(dj.predict(network, [picture]))
     assert str(caught.value).startswith("picture 0 ") and words in str(caught.value)
 
 
 def test_frames_of_one_picture_are_different_pictures(network, tmp_path):
-    """PIL's iterator yields one object repeatedly, with other pixels."""
+    """PIL's iterator yields the same object for every frame, with other pixels."""
     frames = [Image.new("RGB", (40, 40), color) for color in ("red", "green", "blue", "white")]
     frames[0].save(tmp_path / "frames.tif", save_all=True, append_images=frames[1:])
     look = dict(preprocessing=Preprocessing(CentralCrop(32, 32)))
@@ -177,12 +177,12 @@ def test_other_mistakes_in_calls(network, pictures, options, words):
         list(dj.predict(network, pictures, **options))
 
 
-def test_other_classes_than_the_runs_are_refused(run, stripes, tmp_path, capsys):
-    """Other class directories would change the labels and replace the names of the run."""
+def test_classes_that_differ_from_the_runs_are_refused(run, directory, tmp_path, capsys):
+    """Labels of another directory would denote other classes, and replace the run's names."""
     for part, name in itertools.product(("train", "val"), CLASSES):
-        shutil.copytree(stripes / part / name, tmp_path / "data" / part / name[::-1])
-    directory = str(tmp_path / "data")
-    argv = ["--workdir", str(run), f"--data_directory={directory}", "--compile_cache=off"]
+        shutil.copytree(directory / part / name, tmp_path / "data" / part / name[::-1])
+    data_directory = str(tmp_path / "data")
+    argv = ["--workdir", str(run), f"--data_directory={data_directory}", "--compile_cache=off"]
     assert command.run(evaluate.main, argv) == 2
     words = "the data have the classes ssorca, thgirpu (2), but"
     assert words in capsys.readouterr().err
@@ -190,5 +190,5 @@ def test_other_classes_than_the_runs_are_refused(run, stripes, tmp_path, capsys)
     (again / "result.json").unlink()
     before = small.snapshot(again)
     with pytest.raises(dj.InputError, match=re.escape(words)):
-        fit(small.config(RUN | {"data.directory": directory}), again)
+        fit(small.config(RUN | {"data.directory": data_directory}), again)
     assert small.snapshot(again) == before

@@ -1,6 +1,6 @@
 """Random changes to training images, inside jit.
 
-They are a function of (seed, epoch, example), through the keys.
+The changes are a function of (seed, epoch, example): a key contains the seed and the epoch.
 """
 
 import dataclasses
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# fb.resnet.torch's constants: of grey in red, green and blue; and the principal components of the
-# colours of ImageNet, in columns, with their standard deviations on a scale of 0 to 1.
+# Constants of fb.resnet.torch: the weights of red, green and blue in grey; the principal components
+# of ImageNet's colours, in columns; and their standard deviations, on a scale of 0 to 1.
 _GREY = np.array([0.299, 0.587, 0.114])
 COMPONENTS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
@@ -20,7 +20,12 @@ DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images; see the functions below."""
+    """The random changes to training images.
+
+    Attributes:
+      crop_padding, padding_mode, flip: see `shift_and_flip`.
+      color_jitter, lighting, white: see `change_colors`.
+    """
 
     crop_padding: int
     padding_mode: str
@@ -30,16 +35,15 @@ class Augmentation:
     white: float
 
     def of_colors(self, images: jax.Array, indices: jax.Array, key: jax.Array) -> jax.Array:
-        """Of images before they are normalised."""
+        """Changes the colours of images that are not yet normalised."""
         if not (self.color_jitter or self.lighting):
             return images
-        strengths = self.color_jitter, self.lighting, self.white
-        return change_colors(images.astype(jnp.float32), indices, key, *strengths)
+        images = images.astype(jnp.float32)
+        return change_colors(images, indices, key, self.color_jitter, self.lighting, self.white)
 
     def of_place(self, images: jax.Array, indices: jax.Array, key: jax.Array) -> jax.Array:
-        """Of normalised images."""
-        how = self.crop_padding, self.flip, self.padding_mode
-        return shift_and_flip(images, indices, key, *how)
+        """Shifts and flips normalised images."""
+        return shift_and_flip(images, indices, key, self.crop_padding, self.flip, self.padding_mode)
 
 
 def shift_and_flip(
@@ -50,21 +54,21 @@ def shift_and_flip(
     flip: bool,
     padding_mode: str = "zeros",
 ) -> jax.Array:
-    """The authors' augmentation: flip half the images, then crop at random with a border.
+    """Flips half of the images, adds a border, and crops at random, as the papers' authors do.
 
-    Images are normalised before, so a border of zeros has the mean colour.
+    The images are normalised, so a border of zeros has the mean colour.
 
     Args:
       images: `[N, H, W, C]`.
-      indices: `[N]`, which examples these are.
-      key: of this epoch.
-      padding: width of the border; the crop has the size of the image.
+      indices: `[N]`, indices of the examples.
+      key: the key of this epoch.
+      padding: width of the border in pixels; the crop has the size of the image.
       flip: whether to flip.
-      padding_mode: "zeros", or "reflect": the image goes on mirrored, its edge not repeated.
+      padding_mode: "zeros", or "reflect", which mirrors the image without repeating its edge.
     """
     mode = "constant" if padding_mode == "zeros" else padding_mode
 
-    def one(image, index):
+    def one(image: jax.Array, index: jax.Array) -> jax.Array:
         crop_key, flip_key = jax.random.split(jax.random.fold_in(key, index))
         if flip:
             image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
@@ -85,22 +89,23 @@ def change_colors(
     lighting: float,
     white: float = 255,
 ) -> jax.Array:
-    """fb.resnet.torch's random brightness, contrast and saturation, and AlexNet's random light.
+    """Changes brightness, contrast, saturation (as in fb.resnet.torch) and light (as in AlexNet).
 
-    The first three blend an image with black, with its mean grey, and with its own grey; the share
-    of the image is drawn from 1 - jitter to 1 + jitter. Nothing is clipped, so their order, which
-    is random there, makes no difference.
+    The first three blend an image with black, with its mean grey, and with its grey version. The
+    share of the image is drawn from 1 - jitter to 1 + jitter. Values are not clipped, so the order
+    of the blends, which is random in fb.resnet.torch, does not matter.
 
     Args:
       images: float `[N, H, W, 3]`, from 0 to `white`.
-      indices: `[N]`, which examples these are.
-      key: of this epoch.
-      jitter: of the three, from 0 to 1.
+      indices: `[N]`, indices of the examples.
+      key: the key of this epoch.
+      jitter: strength of the three blends, from 0 to 1.
       lighting: standard deviation of the factors of the principal components.
+      white: largest value of a pixel.
     """
     dtype = images.dtype
 
-    def one(image, index):
+    def one(image: jax.Array, index: jax.Array) -> jax.Array:
         share_key, light_key = jax.random.split(jax.random.fold_in(key, index))
         shares = jax.random.uniform(share_key, (3,), dtype, 1 - jitter, 1 + jitter)
         brightness, contrast, saturation = shares

@@ -1,20 +1,22 @@
-"""Which examples a step works on, in which order, and what it sees of them.
+"""The order of examples in an epoch, and the batches that a step sees.
 
-The order is a function of (seed, epoch), so that neither the number of devices, hosts or workers
-nor a restart changes it.
+The order is a function of (seed, epoch). So it does not depend on the number of devices, hosts or
+workers, nor on restarts.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
-PADDING = -1  # In an index array: no example.
+PADDING = -1  # Index of a missing example, which fills up the last batch.
 
 
 class Batch(NamedTuple):
-    """images `[N, H, W, C]` normalised; labels `[N]` int32; mask `[N]`, 0 for padding."""
+    """Normalised images `[N, H, W, C]`, labels int32 `[N]`, and a mask `[N]`: 0 for padding."""
 
     images: jax.Array
     labels: jax.Array
@@ -24,28 +26,38 @@ class Batch(NamedTuple):
 def epoch_order(
     seed: int, epoch: int, examples: int, batch_size: int, drop_last: bool = False
 ) -> np.ndarray:
-    """Indices `[steps, batch_size]` of a shuffled epoch.
+    """Returns the indices `[steps, batch_size]` of a shuffled epoch.
 
-    The short last batch ends in PADDING, or is left out if `drop_last`.
+    PADDING fills up a short last batch; `drop_last` omits it instead.
     """
     order = np.random.default_rng([seed, epoch]).permutation(examples)
     return in_batches(order[: -(examples % batch_size) or None] if drop_last else order, batch_size)
 
 
 def in_batches(indices: np.ndarray, batch_size: int) -> np.ndarray:
-    """Cuts `indices` into rows of `batch_size`, filling the last one with PADDING."""
+    """Cuts `indices` into rows of `batch_size`, and fills up the last row with PADDING."""
     rows = -(-len(indices) // batch_size)
     filled = np.full(rows * batch_size, PADDING, np.int32)
     filled[: len(indices)] = indices
     return filled.reshape(rows, batch_size)
 
 
-def normalize(images: jax.Array, labels: jax.Array, indices: jax.Array, mean, std, dtype) -> Batch:
-    """The examples at `indices` (`[N]`), of which some may be PADDING, as a network sees them.
+def normalize(
+    images: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: DTypeLike,
+) -> Batch:
+    """Builds a normalised batch from stored images.
 
     Args:
-      images: `[N, H, W, C]`, uint8 or not; labels: `[N]`.
-      mean, std: per channel, on the scale of `images`.
+      images: `[N, H, W, C]`, of any type.
+      labels: `[N]`.
+      indices: `[N]`, indices of the examples, which may be PADDING.
+      mean, std: mean and standard deviation per channel, on the scale of `images`.
+      dtype: type of the normalised images.
     """
     wide = jnp.promote_types(dtype, jnp.float32)
     x = (images.astype(wide) - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)

@@ -1,4 +1,4 @@
-"""Pictures as they lie in files, encoded: found by number, and read one at a time."""
+"""Encoded pictures in files: listed first, and read one at a time by their index."""
 
 import hashlib
 import os
@@ -11,11 +11,11 @@ import numpy as np
 from densenet_jax.files import read_regular
 
 MAX_PICTURE_BYTES = 2**30  # Of an encoded picture; MAX_PIXELS uncompressed pixels take 0.5 GB.
-_TO_THE_END = -1
+_WHOLE_FILE = -1  # In place of a length.
 
 
 class Encoded(NamedTuple):
-    """A picture: the bytes of a JPEG or another format, its label, and the name of its file."""
+    """A picture: the bytes of a JPEG or another format, the label, and the name of the file."""
 
     data: bytes
     label: int
@@ -30,15 +30,15 @@ class Pictures(Protocol):
     def __getitem__(self, index: int) -> Encoded: ...
 
     def name(self, index: int) -> str:
-        """Where a picture lies, for messages."""
+        """Returns the file of a picture, for messages."""
 
 
 class Pieces:
-    """Pictures that are files, or pieces of files, such as the members of a tar archive."""
+    """Pictures in files, or in pieces of files, such as the members of a tar archive."""
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        directory: pathlib.Path,
         files: Sequence[str],
         names: Sequence[str],
         labels: np.ndarray,
@@ -46,45 +46,46 @@ class Pieces:
         offsets: np.ndarray | None = None,
         lengths: np.ndarray | None = None,
     ):
-        """
+        """Lists the pictures.
+
         Args:
-          folder: where the files lie.
-          files: names of files in it.
-          names: of the pictures.
-          labels: of the pictures.
-          which: the file of each picture; by default it has one of its own.
-          offsets, lengths: where in its file each picture lies, in bytes; by default it is all.
+          directory: directory of the files.
+          files: paths of the files, relative to `directory`.
+          names: names of the pictures.
+          labels: labels of the pictures.
+          which: index in `files` for each picture; None: each picture has a separate file.
+          offsets, lengths: position of each picture in its file, in bytes; None: the whole file.
         """
         count = len(names)
-        # A million names as one array travel to worker processes in no time.
-        self._folder, self._files = folder, _as_bytes(files)
+        # One array of a million names is pickled for worker processes much faster than a list.
+        self._directory, self._files = directory, _as_bytes(files)
         self.names, self.labels = _as_bytes(names), np.asarray(labels, np.int32)
         self._which = np.arange(count) if which is None else np.asarray(which)
         self._offsets = np.zeros(count, int) if offsets is None else np.asarray(offsets)
-        self._lengths = np.full(count, _TO_THE_END) if lengths is None else np.asarray(lengths)
+        self._lengths = np.full(count, _WHOLE_FILE) if lengths is None else np.asarray(lengths)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Encoded:
-        place = int(self._offsets[index]), int(self._lengths[index])
-        data = read_regular(self._file(index), MAX_PICTURE_BYTES, *place)
+        offset, length = int(self._offsets[index]), int(self._lengths[index])
+        data = read_regular(self._file(index), MAX_PICTURE_BYTES, offset, length)
         return Encoded(data, int(self.labels[index]), os.fsdecode(self.names[index]))
 
     def name(self, index: int) -> str:
         path = self._file(index)
-        if self._lengths[index] == _TO_THE_END:
+        if self._lengths[index] == _WHOLE_FILE:
             return str(path)
         return f"{os.fsdecode(self.names[index])} in {path}"
 
     def in_stored_order(self, split: str) -> "Pieces":
-        """In the order in which TensorFlow Datasets stores them: by the hashes of their names."""
+        """Returns the pictures in the order of TensorFlow Datasets: by hashes of their names."""
         salt = split.encode()
         keys = [hashlib.md5(salt + n, usedforsecurity=False).digest() for n in self.names.tolist()]
         order = np.array(sorted(range(len(self)), key=keys.__getitem__), int)
         per_picture = (self._which, self._offsets, self._lengths)
         return Pieces(
-            self._folder,
+            self._directory,
             [os.fsdecode(file) for file in self._files],
             [os.fsdecode(name) for name in self.names[order]],
             self.labels[order],
@@ -92,11 +93,11 @@ class Pieces:
         )
 
     def _file(self, index: int) -> pathlib.Path:
-        return self._folder / os.fsdecode(self._files[self._which[index]])
+        return self._directory / os.fsdecode(self._files[self._which[index]])
 
 
 class Range:
-    """The pictures from `start` to before `stop` of others."""
+    """The pictures from `start` up to, not including, `stop` of other pictures."""
 
     def __init__(self, pictures: Pictures, start: int, stop: int):
         self._pictures, self._start, self._stop = pictures, start, stop
@@ -109,6 +110,22 @@ class Range:
 
     def name(self, index: int) -> str:
         return self._pictures.name(self._start + index)
+
+
+class Unread:
+    """Pictures of which only the number is known."""
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Encoded:
+        raise LookupError("the set is described and not read: it has no pictures")
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
 
 
 def _as_bytes(names: Sequence[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is known about the image sets without reading them."""
+"""Facts about the published image sets: shapes, classes, sizes, mean and standard deviation."""
 
 import dataclasses
 
@@ -7,20 +7,31 @@ from densenet_jax.data.pictures import SIDE, CentralCrop
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known about a set without reading it."""
+    """Facts about a set that are known without reading it.
+
+    Attributes:
+      image_shape: height, width and channels of an image as a network sees it.
+      num_classes: number of classes.
+      mean, std: mean and standard deviation per channel, on the scale of the images.
+      sizes: number of images in each part of the official set.
+      crop: the crop of test pictures; None if all images have one size.
+      white: largest value of a pixel.
+      classes: names of the classes in the order of labels, if known.
+    """
 
     image_shape: tuple[int, int, int]
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    sizes: dict[str, int]  # images in each part of the official set
-    crop: CentralCrop | None = None  # of sets of pictures of any size
+    sizes: dict[str, int]
+    crop: CentralCrop | None = None
     white: float = 255
     classes: tuple[str, ...] | None = None
 
 
-# Mean and std of the CIFAR sets are those in the paper's code; SVHN is only divided by 255 (section
-# 4.1 of the paper); those of the others were computed on their training images.
+# Mean and std of the CIFAR sets come from the paper's code, and those of ImageNet from
+# fb.resnet.torch. SVHN is only divided by 255 (section 4.1 of the paper). Mean and std of the other
+# sets were computed on their training images.
 FACTS = {
     "cifar10": Facts(
         image_shape=(32, 32, 3),
@@ -72,7 +83,6 @@ FACTS = {
         std=(58.4, 57.1, 57.4),
         sizes={"train": 512, "test": 128},
     ),
-    # The constants of fb.resnet.torch.
     "imagenet": Facts(
         crop=CentralCrop(interpolation="bicubic"),
         image_shape=(SIDE, SIDE, 3),

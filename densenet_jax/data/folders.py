@@ -1,10 +1,12 @@
-"""Finds pictures in trees of folders, a folder for each class.
+"""Finds pictures in a tree of directories, with one directory for each class.
 
-`train/CLASS/...` and `val/CLASS/...`, as in fb.resnet.torch and in most copies of ImageNet; or
-`CLASS/...`, if nobody has divided the pictures. All pictures below a class folder are of its class.
+The tree is divided (`train/CLASS/...` and `val/CLASS/...`), as in fb.resnet.torch and in most
+copies of ImageNet, or undivided (`CLASS/...`). All pictures below a class directory belong to its
+class.
 """
 
 import collections
+import dataclasses
 import itertools
 import logging
 import os
@@ -15,49 +17,53 @@ from typing import NamedTuple
 
 import numpy as np
 
-from densenet_jax.data.archives import naming
+from densenet_jax.data.archives import naming_file
 from densenet_jax.data.encoded import Pieces
-from densenet_jax.data.pictures import endings
+from densenet_jax.data.facts import FACTS
+from densenet_jax.data.pictures import CentralCrop, endings
+from densenet_jax.data.reader import Found, Reader, Request
 from densenet_jax.errors import InputError, counted
 
-# Names of the folders of a divided set, in lower case; the first that is there is read. "Test Set",
-# "train_data" and so on are the same to them.
+# Names of the directories of a divided set, in lower case. The first that exists is read. Case and
+# suffixes are ignored, so "Test Set" is "test", and "train_data" is "train".
 _TRAIN = ("train", "training")
 _TEST = ("val", "valid", "validation", "test", "testing")
-_AFTER_NAME = re.compile("[ _-]?(set|data|images)?")
+_SUFFIX = re.compile("[ _-]?(set|data|images)?")
 DIVIDED = (
-    f"a folder that holds {_TRAIN[0]} and {_TEST[0]} (or {', '.join(_TEST[1:])}), each with a "
-    "folder of pictures for each class"
+    f"a directory with {_TRAIN[0]} and {_TEST[0]} (or {', '.join(_TEST[1:])}), each with a "
+    "directory of pictures for each class"
 )
-LAYOUT = f"{DIVIDED}; or those folders themselves"
-_TEST_EVERY = 5  # Every fifth picture of a class tests, where nobody has divided them.
+LAYOUT = f"{DIVIDED}; or a directory with the class directories"
+_TEST_EVERY = 5  # In an undivided set, every fifth picture of a class is a test picture.
 _SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
-# Kinds of files that are skipped, beside the endings of others.
-_SYSTEM, _SPECIAL, _OUTSIDE = "hidden or system", "broken or special", "outside class folders"
+# Reasons why files are skipped, in messages. Other files are counted by the ending of the name.
+_SYSTEM, _SPECIAL, _OUTSIDE = "hidden or system", "broken or special", "outside class directories"
 _NAMES_IN_MESSAGE = 5
 
-# Paths of pictures by class, in alphabetical order of class.
+# The number of skipped files by reason.
+Skipped = collections.Counter[str]
+# The paths of the pictures of each class; the classes are in alphabetical order.
 Classes = dict[str, list[str]]
 
 
 class Tree(NamedTuple):
-    """The pictures of "train" and "test"; `classes` in the order of labels."""
+    """The pictures of the parts "train" and "test", and the class names in the order of labels."""
 
-    folder: pathlib.Path
+    directory: pathlib.Path
     classes: tuple[str, ...]
     parts: dict[str, Classes]
 
 
-def find(folder: pathlib.Path) -> Tree:
-    """Finds the pictures in `folder`, in either form. Labels are by class name, sorted as text.
+def find(directory: pathlib.Path) -> Tree:
+    """Finds the pictures in a divided or undivided `directory`.
 
-    Raises InputError if there are none, or of one class only, or some for testing of a class that
-    has none to train on.
+    Labels follow the class names, sorted as text. Raises InputError if there are no pictures, if
+    there is only one class, or if a class has test pictures but no training pictures.
     """
-    if part_folders := divided(folder):
-        parts = {part: class_folders(path) for part, path in part_folders.items()}
+    if part_directories := divided(directory):
+        parts = {part: class_directories(path) for part, path in part_directories.items()}
     else:
-        found = class_folders(folder)
+        found = class_directories(directory)
         parts = {
             "train": {
                 name: [path for i, path in enumerate(paths) if i % _TEST_EVERY]
@@ -68,146 +74,153 @@ def find(folder: pathlib.Path) -> Tree:
     classes = tuple(name for name, paths in parts["train"].items() if paths)
     for name, paths in parts["test"].items():
         if paths and name not in classes:
-            class_folder = (part_folders["test"] if part_folders else folder) / name
+            class_directory = (part_directories["test"] if part_directories else directory) / name
             raise InputError(
-                f"{class_folder} is of a class that has no pictures to train on: remove it, or add "
-                "some"
+                f"{class_directory} has test pictures of a class without training pictures: remove "
+                "it, or add training pictures"
             )
     if len(classes) == 1:
         raise InputError(
-            f"{folder} has one class only, {classes[0]}: set data.directory to the folder that "
-            "holds the class folders"
+            f"{directory} has only one class, {classes[0]}: set data.directory to the directory "
+            "that contains the class directories"
         )
-    return Tree(folder, classes, parts)
+    return Tree(directory, classes, parts)
 
 
-def divided(folder: pathlib.Path, needs_train: bool = True) -> dict[str, pathlib.Path] | None:
-    """Returns the folders of "train" and "test" in `folder`, or None if it is not divided.
+def divided(directory: pathlib.Path, needs_train: bool = True) -> dict[str, pathlib.Path] | None:
+    """Returns the directories of "train" and "test" in `directory`, or None if it is undivided.
 
-    Logs what lies beside them and is not read.
+    Logs the other entries, which are not read.
 
     Args:
-      needs_train: whether there must be a folder of "train"; else it is left out.
+      needs_train: whether to return and require the directory of "train".
 
-    Raises InputError if only one of the two is there.
+    Raises InputError if only one of the two directories exists.
     """
-    beside = _entries(folder)
-    parts = {"train": _first_named(_TRAIN, beside), "test": _first_named(_TEST, beside)}
-    # One such name alone may be that of a class, unless the folder holds class folders.
-    if not all(parts.values()) and not any(
-        part and any(path.is_dir() for path in _entries(part)) for part in parts.values()
+    entries = _entries(directory)
+    found = {"train": _first_named(_TRAIN, entries), "test": _first_named(_TEST, entries)}
+    # A class may have the name of one part. Its directory then contains no class directories.
+    if not all(found.values()) and not any(
+        part and any(path.is_dir() for path in _entries(part)) for part in found.values()
     ):
         return None
-    if not needs_train:
-        del parts["train"]
-    for part, path in parts.items():
+    parts = {}
+    for part, path in found.items():
+        if part == "train" and not needs_train:
+            continue
         if path is None:
             first, *others = _TRAIN if part == "train" else _TEST
             raise InputError(
-                f"Missing {folder / first}/CLASS/*.JPEG (or {', '.join(others)} instead of "
-                f"{first}): {folder} has {_some(beside)}"
+                f"missing {directory / first}/CLASS/*.JPEG (or {', '.join(others)} instead of "
+                f"{first}): {directory} has {_some(entries)}"
             )
-    if unread := [path for path in beside if path not in parts.values()]:
+        parts[part] = path
+    if unread := [path for path in entries if path not in parts.values()]:
         read = " and ".join(path.name for path in parts.values())
-        _log(f"{folder}: reads {read}, not {_some(unread)}")
+        _log(f"{directory}: reads {read}, not {_some(unread)}")
     return parts
 
 
 class Labelled(NamedTuple):
-    """Pictures, their labels, and the class names in the order of labels."""
+    """Pictures with their labels, and the class names in the order of labels."""
 
     paths: list[pathlib.Path]
     labels: np.ndarray
     classes: Sequence[str]
 
 
-def labelled(folder: pathlib.Path, classes: Sequence[str] | int) -> Labelled:
-    """Finds the pictures `folder/CLASS/...`, or those for testing in a divided folder.
+def labelled(directory: pathlib.Path, classes: Sequence[str] | int) -> Labelled:
+    """Finds the pictures `directory/CLASS/...`, or the test pictures of a divided directory.
 
     Args:
-      classes: names of the class folders, in the order of labels, of which some may be missing; or
-        how many classes there are. Labels are then by name, sorted as text, as in training, and the
-        folders of all classes must be there; a folder may be empty.
+      classes: names of the class directories in the order of labels, some of which may be missing;
+        or the number of classes. With a number, labels follow the names, sorted as text, as in
+        training, and all class directories must exist; some may be empty.
 
     Raises:
-      InputError: there are no pictures, or folders of other classes, or too few or too many.
+      InputError: there are no pictures, or directories of other classes, or too few or too many.
     """
-    if part_folders := divided(folder, needs_train=False):
-        folder = part_folders["test"]
-    found = class_folders(folder, "there must be a folder of pictures for each class")
+    if part_directories := divided(directory, needs_train=False):
+        directory = part_directories["test"]
+    found = class_directories(directory, "add a directory of pictures for each class")
     if isinstance(classes, int):
         if len(found) != classes:
-            remedy = "make an empty folder for each missing class"
+            remedy = "make an empty directory for each missing class"
             if len(found) > classes:
                 remedy = "remove the others"
             raise InputError(
-                f"{folder} has {counted(len(found), 'class folder')} ({_some(list(found))}), but "
-                f"the network has {counted(classes, 'class')}: {remedy}. Labels follow the folder "
-                "names sorted as text, as in training."
+                f"{directory} has directories for {counted(len(found), 'class')} "
+                f"({_some(list(found))}), but the network has {counted(classes, 'class')}: "
+                f"{remedy}. Labels follow the directory names, sorted as text, as in training."
             )
         classes = list(found)
     label_of = {name: label for label, name in enumerate(classes)}
     if others := [name for name, inside in found.items() if inside and name not in label_of]:
         raise InputError(
-            f"{folder} has folders that are named after none of the network's classes, such as "
-            f"{others[0]} ({len(others)} in all); the names are {_some(classes)}"
+            f"{directory} has directories that are not named after the network's classes, such as "
+            f"{others[0]} ({len(others)} in all): use {_some(classes)}"
         )
     paths = [pathlib.Path(path) for name in found for path in found[name]]
     labels = [label_of[name] for name in found for _ in found[name]]
     return Labelled(paths, np.array(labels), classes)
 
 
-def pieces(folder: pathlib.Path, classes: Classes, label_of: Mapping[str, int]) -> Pieces:
-    """Returns the pictures of `classes`, which lie below `folder`, with labels from `label_of`."""
-    # `relative_to` would take minutes of a million files.
-    start = len(str(folder / "x")) - 1
+def pieces(directory: pathlib.Path, classes: Classes, label_of: Mapping[str, int]) -> Pieces:
+    """Returns the pictures of `classes`, all below `directory`, with labels from `label_of`."""
+    # `relative_to` would take minutes for a million files.
+    start = len(str(directory / "x")) - 1
     paths = list(itertools.chain.from_iterable(classes.values()))
     labels = [label_of[name] for name, inside in classes.items() for _ in inside]
     return Pieces(
-        folder,
+        directory,
         [path[start:] for path in paths],
         [path.rpartition(os.sep)[2] for path in paths],
         np.array(labels),
     )
 
 
-def class_folders(folder: pathlib.Path, wanted: str = f"set data.directory to {LAYOUT}") -> Classes:
-    """Returns the pictures of each class folder in `folder`; logs what is skipped.
+def class_directories(
+    directory: pathlib.Path, remedy: str = f"set data.directory to {LAYOUT}"
+) -> Classes:
+    """Returns the pictures of each class directory in `directory`, and logs the skipped files.
 
-    Raises InputError if there are no pictures at all.
+    Args:
+      remedy: ends the messages.
+
+    Raises InputError if there are no pictures.
     """
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: {wanted}.")
-    skipped = collections.Counter()
-    with naming(folder):
+    if not directory.is_dir():
+        raise InputError(f"there is no directory {directory}: {remedy}")
+    skipped: Skipped = collections.Counter()
+    with naming_file(directory):
         classes = {}
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
             if is_system_file(entry.name):
                 skipped[_SYSTEM] += 1
             elif entry.is_dir():
                 classes[entry.name] = list(_pictures_below(entry.path, skipped))
             else:
                 skipped[_OUTSIDE if entry.is_file() else _SPECIAL] += 1
-    _log_skipped(folder, skipped)
+    _log_skipped(directory, skipped)
     if not any(classes.values()):
-        raise InputError(f"Missing {folder}/CLASS/*.JPEG: {wanted}.")
+        raise InputError(f"missing {directory}/CLASS/*.JPEG: {remedy}")
     if empty := [name for name, paths in classes.items() if not paths]:
-        _log(f"{folder}: no pictures in class folders {_some(empty)}")
+        _log(f"{directory}: no pictures in class directories {_some(empty)}")
     return classes
 
 
-def below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the pictures in `folder` and in its folders; logs what is skipped."""
-    skipped = collections.Counter()
-    with naming(folder):
-        found = [pathlib.Path(path) for path in _pictures_below(str(folder), skipped)]
-    _log_skipped(folder, skipped)
+def below(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the pictures in `directory` and its subdirectories, and logs the skipped files."""
+    skipped: Skipped = collections.Counter()
+    with naming_file(directory):
+        found = [pathlib.Path(path) for path in _pictures_below(str(directory), skipped)]
+    _log_skipped(directory, skipped)
     return found
 
 
-def _pictures_below(folder: str, skipped: collections.Counter) -> Iterator[str]:
-    """Yields the paths of pictures in `folder` and its folders; counts other files by kind."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+def _pictures_below(directory: str, skipped: Skipped) -> Iterator[str]:
+    """Yields the paths of pictures in `directory` and its subdirectories; counts other files."""
+    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         _, dot, ending = entry.name.lower().rpartition(".")
         if is_system_file(entry.name):
             skipped[_SYSTEM] += 1
@@ -221,33 +234,33 @@ def _pictures_below(folder: str, skipped: collections.Counter) -> Iterator[str]:
             skipped[dot + ending if dot else "without ending"] += 1
 
 
-def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns what lies in `folder`, sorted by name, without hidden and system files."""
-    with naming(folder):
-        found = folder.iterdir() if folder.is_dir() else []
+def _entries(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the entries of `directory`, sorted by name, without hidden and system files."""
+    with naming_file(directory):
+        found = directory.iterdir() if directory.is_dir() else []
         return sorted(path for path in found if not is_system_file(path.name))
 
 
 def _first_named(names: Sequence[str], paths: Sequence[pathlib.Path]) -> pathlib.Path | None:
-    """Returns the folder that has the first possible one of `names`, upper or lower case."""
+    """Returns the directory with the earliest of `names`, ignoring case and a suffix."""
     for name in names:
         for path in paths:
             found = path.name.lower()
             rest = found.removeprefix(name)
-            if found.startswith(name) and _AFTER_NAME.fullmatch(rest) and path.is_dir():
+            if found.startswith(name) and _SUFFIX.fullmatch(rest) and path.is_dir():
                 return path
     return None
 
 
 def is_system_file(name: str) -> bool:
-    """Whether an operating system or an editor made the file or folder: it is never data."""
+    """Returns whether an operating system or an editor made the file or directory."""
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
-def _log_skipped(folder: pathlib.Path, skipped: collections.Counter) -> None:
+def _log_skipped(directory: pathlib.Path, skipped: Skipped) -> None:
     if skipped:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-        _log(f"{folder}: skipped files: {counts}")
+        _log(f"{directory}: skipped files: {counts}")
 
 
 def _some(names: Sequence[str | pathlib.Path]) -> str:
@@ -256,5 +269,30 @@ def _some(names: Sequence[str | pathlib.Path]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _log(sentence: str) -> None:
-    logging.getLogger("densenet_jax").warning(sentence)
+def _log(message: str) -> None:
+    logging.getLogger("densenet_jax").warning(message)
+
+
+def _read(request: Request) -> Found:
+    """Finds the pictures in `request.directory`, divided or not.
+
+    Pictures are normalised as ImageNet's are, for networks that were trained on ImageNet.
+    """
+    tree, size = find(request.directory), request.image_size
+    facts = dataclasses.replace(
+        FACTS["imagenet"],
+        image_shape=(size, size, 3),
+        crop=CentralCrop(size, size, "bicubic"),
+        num_classes=len(tree.classes),
+        sizes={part: sum(map(len, found.values())) for part, found in tree.parts.items()},
+        classes=tree.classes,
+    )
+    label_of = {name: label for label, name in enumerate(tree.classes)}
+    parts = {
+        part: pieces(tree.directory, found, label_of).in_stored_order(part)
+        for part, found in tree.parts.items()
+    }
+    return Found(facts, parts)
+
+
+FOLDER = Reader(_read, needs=LAYOUT)

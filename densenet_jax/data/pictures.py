@@ -1,9 +1,8 @@
-"""Decodes pictures by one rule for all uses, and crops the centre out of them.
+"""Decodes pictures by one rule for all uses, and crops their centre.
 
-Pixels are taken as Pillow decodes them. The EXIF orientation that cameras write beside the pixels
-is ignored, as it is by torchvision's loaders and by the papers' Torch code, so that training,
-evaluation and prediction see the same pixels, whether they get a path, a PIL picture or an array.
-(Of TIFF files, Pillow itself turns the pixels.)
+Pixels are used as Pillow decodes them. The EXIF orientation is ignored, as in torchvision's loaders
+and in the papers' Torch code. So training, evaluation and prediction see the same pixels, from a
+path, a PIL picture or an array. (Pillow itself applies the orientation of TIFF files.)
 """
 
 import dataclasses
@@ -16,81 +15,83 @@ import threading
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from densenet_jax.data.archives import naming
+from densenet_jax.data.archives import naming_file
 from densenet_jax.data.encoded import MAX_PICTURE_BYTES
 from densenet_jax.errors import InputError, UnsupportedFile
 from densenet_jax.files import read_regular
 
-SIDE = 224  # Side of the images of ImageNet's networks, in pixels.
-# Pixels of the largest picture that is decoded by default, as in Pillow; 3 bytes each.
+SIDE = 224  # Side of the images of networks for ImageNet, in pixels.
+# Pixels of the largest picture that is decoded by default, as in Pillow. A pixel takes 3 bytes.
 MAX_PIXELS = 178_956_970
-# Pixels of the largest picture that resizing makes, unless the stored picture has as many: 4 bytes
-# each, twice for ten crops. Of short sides of 256 pixels, it is reached at a ratio of 1024 to 1.
+# Pixels of the largest resized picture, unless the stored picture has as many. A pixel takes 4
+# bytes, and 8 for ten crops. With a short side of 256 pixels, the ratio of sides is at most 1024.
 MAX_ENLARGED_PIXELS = 2**26
 # Scans of a progressive JPEG of `max_pixels` pixels; a smaller picture may have more in proportion.
-# Each scan passes over all pixels again. Encoders write about 10.
+# Decoding a scan takes time in proportion to all pixels. Encoders write about 10 scans.
 MAX_SCANS = 20
-MAX_SIDE = 4096  # Of crops and of short sides, in pixels; larger crops take gigabytes a batch.
+MAX_SIDE = 4096  # Of crops and of short sides, in pixels. A batch of larger crops takes gigabytes.
 
-# Formats of photographs, by Pillow's names. Others, such as EPS, may start other programs.
+# Formats of photographs, by Pillow's names. Formats such as EPS may start other programs.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _TIFF_TILE_SIDES = 322, 323  # The tags of width and height.
-_DARK_16_BITS = 2**12  # The values of 12-bit cameras are below this.
+_DARK_16_BITS = 2**12  # Values of 12-bit cameras are below this limit.
 _opening = threading.Lock()
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Returns those of _FORMATS that this build of Pillow reads, in the order it tries them in."""
+    """Returns the formats in _FORMATS that this build of Pillow reads, in its order of trying."""
     Image.init()
     return tuple(name for name in Image.ID if name in _FORMATS)
 
 
 @functools.cache
 def endings() -> frozenset[str]:
-    """Returns the endings of picture files that are read, such as ".webp"."""
+    """Returns the file name endings of readable pictures, such as ".webp"."""
     readable = (*_formats(), "MPO")  # The JPEG reader opens MPO files.
     return frozenset(ending for ending, name in Image.EXTENSION.items() if name in readable)
 
 
 @dataclasses.dataclass(frozen=True)
 class CentralCrop:
-    """Crops `[size, size, channels]` from the centre of a picture, exactly as torchvision does.
+    """A crop `[size, size, channels]` from the centre of a picture, exactly as in torchvision.
 
     Attributes:
       resize: length of the picture's short side before the crop, in pixels.
       size: side of the crop, in pixels.
-      interpolation: "bilinear" or "bicubic", by Pillow.
+      interpolation: Pillow's interpolation, "bilinear" or "bicubic".
     """
 
     resize: int = 256
     size: int = SIDE
     interpolation: str = "bilinear"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.interpolation not in ("bilinear", "bicubic"):
-            raise InputError(f"interpolation is {self.interpolation!r}: bilinear or bicubic.")
+            raise InputError(
+                f"interpolation is {self.interpolation!r}: use 'bilinear' or 'bicubic'"
+            )
         for name in ("resize", "size"):
             if type(getattr(self, name)) is not int:
                 raise InputError(f"{name} is {getattr(self, name)!r:.200}: it must be an integer")
         if not 1 <= self.size <= self.resize:
             raise InputError(
-                f"a crop of {self.size} pixels cannot be cut out of pictures whose short side is "
-                f"{self.resize}: the crop must be at least 1 and at most that."
+                f"the crop has {self.size} pixels, but the short side has {self.resize}: use a "
+                f"crop of 1 to {self.resize} pixels"
             )
         if self.resize > MAX_SIDE:
             raise InputError(
-                f"a short side of {self.resize} pixels is more than the limit of {MAX_SIDE}: use a "
-                "smaller one"
+                f"the short side of {self.resize} pixels is more than the limit of {MAX_SIDE}: use "
+                "a smaller one"
             )
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
-        """Returns the crop as uint8; a picture in grey has one channel, others three."""
+        """Returns the crop as uint8, with one channel for a grey picture and three otherwise."""
         resized = self._resized(picture)
         return self._cut(resized, *self._middle(resized))
 
     def ten(self, picture: Image.Image) -> np.ndarray:
-        """Returns `[10, size, size, channels]`: corners and centre, also of the mirror image."""
+        """Returns crops `[10, size, size, channels]` of corners and centre, plain and mirrored."""
         resized = self._resized(picture)
         right, bottom = (side - self.size for side in resized.size)
         places = [(0, 0), (right, 0), (0, bottom), (right, bottom), self._middle(resized)]
@@ -103,7 +104,7 @@ class CentralCrop:
         if size[0] * size[1] > max(MAX_ENLARGED_PIXELS, picture.width * picture.height):
             raise UnsupportedFile(
                 f"has {picture.width} x {picture.height} pixels, which would become {size[0]:,} x "
-                f"{size[1]:,} with a short side of {self.resize}: cut off its ends"
+                f"{size[1]:,} with a short side of {self.resize}: shorten its long side"
             )
         return picture.resize(size, Image.Resampling[self.interpolation.upper()])
 
@@ -119,18 +120,18 @@ class CentralCrop:
 def load(path: pathlib.Path, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads the picture at `path` in three colours (`RGB`) or in grey (`L`).
 
-    Only the first frame of an animation is read. Raises InputError if the picture is missing,
-    damaged, no regular file, or beyond a limit: `max_pixels`, MAX_PICTURE_BYTES, MAX_SCANS.
+    Reads only the first frame of an animation. Raises InputError if the picture is missing,
+    damaged, not a regular file, or beyond a limit: `max_pixels`, MAX_PICTURE_BYTES, MAX_SCANS.
     """
-    with naming(path):
+    with naming_file(path):
         return decode(read_regular(path, MAX_PICTURE_BYTES), max_pixels, mode)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, mode: str = "RGB") -> Image.Image:
     """Decodes the bytes of a picture file.
 
-    Raises UnsupportedFile for more than `max_pixels` pixels or pixels of an unknown range, and what
-    Pillow raises for a damaged file.
+    Raises UnsupportedFile for more than `max_pixels` pixels or pixels of an unknown range, and
+    Pillow's errors for a damaged file.
     """
     with open_lazily(data) as picture:
         check_pixels(*picture.size, max_pixels)
@@ -141,7 +142,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, mode: str = "RGB") -> Imag
 
 def open_lazily(data: bytes) -> Image.Image:
     """Reads only the header of a picture, of any size. Raises ValueError for an unknown format."""
-    with _opening:  # Pillow's own limit is a global, and it would warn before ours is checked.
+    with _opening:  # Pillow's limit is global, and would warn before `max_pixels` is checked.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(io.BytesIO(data), formats=_formats())
@@ -163,9 +164,10 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
-    """Raises UnsupportedFile if a JPEG of `pixels` pixels has so many scans that it takes minutes.
+    """Raises UnsupportedFile if decoding all scans of a JPEG would take minutes.
 
-    The marker of a scan cannot be among compressed pixels, so counting it finds at least all scans.
+    The marker of a scan cannot occur in compressed pixels. So its count is at least the number of
+    scans.
     """
     scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 0
     if scans * pixels > MAX_SCANS * max_pixels:
@@ -177,7 +179,10 @@ def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
 
 def _check_tiles(picture: Image.Image, max_pixels: int) -> None:
     """Raises UnsupportedFile if one tile of a TIFF has more than `max_pixels` pixels."""
-    if picture.format == "TIFF":
+    # Imported earlier, Pillow would try this format before others.
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    if isinstance(picture, TiffImageFile):
         width, height = (picture.tag_v2.get(tag, 0) for tag in _TIFF_TILE_SIDES)
         if width * height > max_pixels:
             raise UnsupportedFile(
@@ -187,16 +192,16 @@ def _check_tiles(picture: Image.Image, max_pixels: int) -> None:
 
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:
-    """Returns `picture` with 8 bits a channel, in three colours (`RGB`) or in grey (`L`).
+    """Returns `picture` with 8 bits per channel, in three colours (`RGB`) or in grey (`L`).
 
     Raises UnsupportedFile if the range of its pixel values is not known.
     """
     if picture.mode == "F":
-        raise UnsupportedFile("has floating-point pixels: convert it to 8 or 16 bits a channel")
+        raise UnsupportedFile("has floating-point pixels: convert it to 8 or 16 bits per channel")
     if picture.mode.startswith("I"):  # Pillow would keep the low 8 of 16 bits.
         picture = Image.fromarray(_high_bits(np.asarray(picture)))
     if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # Straight to RGB, Pillow warns; the colours are equal.
+        picture = picture.convert("RGBA")  # Avoids a warning; the colours are the same.
     return picture.convert(mode)
 
 
@@ -205,12 +210,12 @@ def _high_bits(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     if low < 0 or high >= 2**16:
         raise UnsupportedFile(
-            f"has pixels from {low} to {high}, beyond 16 bits: convert it to 8 bits a channel"
+            f"has pixels from {low} to {high}, beyond 16 bits: convert it to 8 bits per channel"
         )
     if 0 < high < 2**8:
         raise UnsupportedFile(
-            f"has pixels of 16 or 32 bits that end at {high}, which would all be black: convert it "
-            "to 8 bits a channel"
+            f"has pixels of 16 or 32 bits with values up to {high}, which are all black: convert "
+            "it to 8 bits per channel"
         )
     if 0 < high < _DARK_16_BITS:
         _warn_of_dark_pictures()
@@ -219,19 +224,18 @@ def _high_bits(values: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _warn_of_dark_pictures() -> None:
-    """Logs a warning, once in a process."""
+    """Logs a warning, once per process."""
     logging.getLogger("densenet_jax").warning(
-        "16-bit pictures with values below %d are read as very dark ones, because white is 65,535: "
+        "16-bit pictures with values below %d are read as very dark, because white is 65,535: "
         "rescale them if they have 12 bits",
         _DARK_16_BITS,
     )
 
 
 def from_array(array: np.ndarray) -> Image.Image:
-    """Returns the picture in uint8 or uint16 `[H, W]` or `[H, W, channels]`.
+    """Returns the picture of an array `[H, W]` or `[H, W, channels]` of uint8 or uint16.
 
-    Of uint16 the high 8 bits are kept, as of a 16-bit file. Raises UnsupportedFile for another
-    array.
+    Keeps the high 8 bits of uint16, as for a 16-bit file. Raises UnsupportedFile for another array.
     """
     channels = array.shape[2] if array.ndim == 3 else 1
     fits = array.ndim in (2, 3) and channels in (1, 3, 4) and array.size

@@ -1,27 +1,27 @@
-"""Writes ImageNet for fast reading: as TensorFlow Datasets would, but without TensorFlow."""
+"""Writes a copy of ImageNet that is fast to read: the copy of TFDS, without TensorFlow."""
 
 import math
 import pathlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from densenet_jax.data import imagenet
-from densenet_jax.data.archives import naming
+from densenet_jax.data.archives import naming_file
 from densenet_jax.data.encoded import Pictures
 from densenet_jax.data.pictures import MAX_PIXELS, decode
 from densenet_jax.data.workers import cores
 from densenet_jax.errors import InputError, counted
 from densenet_jax.files import sync
 
-VERSION = "5.1.0"  # Of TFDS's set.
-SHARD = 1280  # Pictures, some 140 MB.
+VERSION = "5.1.0"  # Of the set in TFDS.
+SHARD = 1280  # Pictures in a file, about 140 MB.
 
 
 class Shard(NamedTuple):
-    """A file of a copy: the pictures from `start` to before `stop` of a split."""
+    """A file of a copy, with the pictures from `start` up to, not including, `stop` of a split."""
 
     split: str
     path: pathlib.Path
@@ -30,26 +30,26 @@ class Shard(NamedTuple):
 
 
 class Copy:
-    """A copy of ImageNet under `folder`, for TFDS or `imagenet.find`: every picture, bit by bit.
+    """A copy of ImageNet in `directory` for TFDS and `imagenet.find`, with unchanged pictures.
 
-    What is written already is kept, so a copy that was interrupted goes on.
+    Finished files are kept, so that an interrupted copy can be resumed.
 
     Args:
-      parts: "train" and "test".
-      skip_broken: leave out pictures that cannot be decoded.
+      parts: the pictures of "train" and "test".
+      skip_broken: omit pictures that cannot be decoded.
       max_pixels: pixels of the largest picture that is decoded.
 
     Attributes:
-      pictures: how many there are.
-      shards: into how many files they are written.
-      written: how many were, in the end.
-      broken: what is wrong with pictures that cannot be decoded; a sentence for each.
+      pictures: number of pictures.
+      shards: number of files that the pictures are written to.
+      written: number of written pictures, once `write` has ended.
+      broken: error messages of the pictures that cannot be decoded.
     """
 
     def __init__(
         self,
         parts: dict[str, Pictures],
-        folder: pathlib.Path,
+        directory: pathlib.Path,
         skip_broken: bool = False,
         max_pixels: int = MAX_PIXELS,
     ):
@@ -57,7 +57,7 @@ class Copy:
             raise InputError(f"max_pixels is {max_pixels}: it must be at least 1")
         self._splits = {imagenet.SPLITS[part]: pictures for part, pictures in parts.items()}
         self._skip_broken, self._max_pixels = skip_broken, max_pixels
-        self._final = folder / imagenet.TFDS_NAME / VERSION
+        self._final = directory / imagenet.TFDS_NAME / VERSION
         self._unfinished = self._final.with_name(f"{VERSION}.incomplete")
         self._features = _features()
         self._shards = [shard for split in self._splits for shard in self._shards_of(split)]
@@ -65,12 +65,12 @@ class Copy:
         self.pictures = sum(map(len, self._splits.values()))
         self.shards, self.written = len(self._shards), 0
         if self._final.exists():
-            raise InputError(f"{self._final} is there already: remove it, or use it as it is.")
+            raise InputError(f"{self._final} exists already: use it, or remove it")
 
     def write(self) -> Iterator[int]:
-        """Writes the copy; yields how many pictures more are done, as they are.
+        """Writes the copy; yields the number of pictures in each file once the file is written.
 
-        Raises InputError if there are pictures that cannot be decoded; what is sound is kept.
+        Raises InputError if pictures cannot be decoded; files of sound pictures are kept.
         """
         try:
             self._unfinished.mkdir(parents=True, exist_ok=True)
@@ -82,19 +82,19 @@ class Copy:
                     yield shard.stop - shard.start
         except OSError as error:
             raise InputError(
-                f"cannot write to {self._unfinished}: {error.strerror}. Mend that and start "
-                "again: what is written is kept."
+                f"cannot write to {self._unfinished}: {error.strerror}. Remove the cause and run "
+                "the same command again: finished files are kept."
             ) from error
         if self.broken and not self._skip_broken:
             raise InputError(
                 f"{len(self.broken):,} of {counted(self.pictures, 'picture')} cannot be read: "
-                "replace them, or leave them out with --skip_broken, and start again: what is "
-                "sound is kept."
+                "replace them, or omit them with --skip_broken, and run the command again. "
+                "Finished files are kept."
             )
         self._describe()
         if not self.written:
             raise InputError(
-                f"none of {counted(self.pictures, 'picture')} can be read: nothing to copy"
+                f"none of {counted(self.pictures, 'picture')} can be read: replace them"
             )
         self._unfinished.rename(self._final)
         sync(self._final.parent)
@@ -108,15 +108,19 @@ class Copy:
         return [Shard(split, path, *bounds[i : i + 2]) for i, path in enumerate(paths)]
 
     def _write(self, shard: Shard) -> list[str]:
-        """Returns what is wrong with pictures of the shard, which then is not written."""
+        """Writes a shard; returns the errors of its broken pictures.
+
+        A shard with broken pictures is not written unless they are skipped.
+        """
         if shard.path.exists():
             return []
-        pictures, broken = self._splits[shard.split], []
+        pictures = self._splits[shard.split]
+        broken: list[str] = []
         temporary = shard.path.with_name(f".{shard.path.name}")
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
         for index in range(shard.start, shard.stop):
             try:
-                with naming(pictures.name(index)):
+                with naming_file(pictures.name(index)):
                     encoded = pictures[index]
                     decode(encoded.data, self._max_pixels)
             except InputError as error:
@@ -128,13 +132,13 @@ class Copy:
         if broken and not self._skip_broken:
             temporary.unlink()
         else:
-            sync(temporary)  # Else a loss of power could leave a shard that is cut off.
+            sync(temporary)  # Otherwise a power loss could leave a truncated shard.
             temporary.rename(shard.path)
             sync(shard.path.parent)
         return broken
 
     def _describe(self) -> None:
-        """What TFDS wants to be told of a copy."""
+        """Writes the metadata that TFDS requires, and counts the written pictures."""
         import tensorflow_datasets as tfds
 
         def info(split: str) -> tfds.core.SplitInfo:
@@ -155,8 +159,8 @@ class Copy:
         )
 
 
-def _features():
-    """Those of TFDS's set."""
+def _features() -> Any:
+    """Returns the features of ImageNet in TFDS."""
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict(

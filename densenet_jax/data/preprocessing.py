@@ -1,62 +1,76 @@
-"""What is done to whole sets before training: contrast normalisation and whitening.
+"""Preprocesses whole sets before training: contrast normalisation and whitening.
 
-As in Pylearn2, which prepared CIFAR for maxout networks and many after them: see global_contrast_
-normalize in its expr/preprocessing.py, ZCA in datasets/preprocessing.py, and the constants in
-scripts/datasets/make_cifar10_gcn_whitened.py.
+Both work as in Pylearn2, which prepared CIFAR for maxout networks and many later ones. See
+global_contrast_normalize in expr/preprocessing.py, ZCA in datasets/preprocessing.py, and the
+constants in scripts/datasets/make_cifar10_gcn_whitened.py of Pylearn2.
 """
 
 import dataclasses
 
-import jax
 import numpy as np
 
-from densenet_jax.data.sources import Dataset, Split
+from densenet_jax.data.dataset import Dataset, Placeholder, Split, placeholder
 from densenet_jax.errors import InputError
 
 CONTRAST = 55.0  # The norm of an image.
-FILTER_BIAS = 0.1  # Added to the variances that whitening divides by.
-_CHUNK = 2000  # Images transformed at once, which bounds the memory.
+FILTER_BIAS = 0.1  # Added to the variances before whitening divides by them.
+_CHUNK = 2000  # Images transformed at a time. Larger uses more memory.
 
 
 def preprocess(dataset: Dataset, kind: str) -> Dataset:
-    """`dataset` as a network sees it.
+    """Preprocesses all splits of a set.
 
     Args:
-      dataset: its arrays may be `jax.ShapeDtypeStruct`s.
-      kind: "standardize" leaves images as they are, to be standardised by the set's mean and
-        deviation. "gcn" normalises the contrast of each image; "gcn_zca" then whitens all splits
-        by the statistics of the training split. Both give float32 images, mean 0 and deviation 1.
+      dataset: a set in memory, or described by `sources.describe`; of any kind for "standardize".
+      kind: "standardize" returns `dataset`, to be standardised in each step by its mean and std.
+        "gcn" normalises the contrast of each image. "gcn_zca" then whitens all splits by the
+        statistics of the training split. Both give float32 images, with mean 0 and std 1.
 
-    Raises InputError for these two and a set that is streamed.
+    Raises InputError for "gcn" and "gcn_zca" if the set is streamed.
     """
     if kind == "standardize":
         return dataset
-    if dataset.streamed:
+    splits = {
+        name: split
+        for name in ("train", "test", "validation")
+        if isinstance(split := getattr(dataset, name), Split)
+    }
+    if "train" not in splits:
         raise InputError(
-            f"{dataset.name} is not in memory: set data.preprocessing to 'standardize' for it."
+            f"data.preprocessing {kind!r} needs a set in memory, but {dataset.name} is streamed: "
+            "use 'standardize'"
         )
-    splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
-    splits = {name: split for name, split in splits.items() if split is not None}
-    channels = dataset.train.images.shape[-1]
-    kept = dict(mean=(0.0,) * channels, std=(1.0,) * channels)
-    if isinstance(dataset.train.images, jax.ShapeDtypeStruct):
-        images = {
-            name: jax.ShapeDtypeStruct(split.images.shape, np.float32)
-            for name, split in splits.items()
-        }
-    else:
-        images = {name: normalize_contrast(split.images) for name, split in splits.items()}
-        if kind == "gcn_zca":
-            mean, matrix = whitening(images["train"])
-            images = {name: whiten(values, mean, matrix) for name, values in images.items()}
-    replaced = {name: Split(images[name], split.labels) for name, split in splits.items()}
-    return dataclasses.replace(dataset, **replaced, **kept)
+    images = _preprocessed({name: split.images for name, split in splits.items()}, kind)
+    made = {name: Split(images[name], split.labels) for name, split in splits.items()}
+    channels = dataset.image_shape[-1]
+    return dataclasses.replace(
+        dataset,
+        train=made["train"],
+        test=made["test"],
+        validation=made.get("validation"),
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
+
+
+def _preprocessed(images: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """Returns the images of each split after "gcn" or "gcn_zca"."""
+    if isinstance(images["train"], Placeholder):
+        return {name: placeholder(values.shape, np.float32) for name, values in images.items()}
+    images = {name: normalize_contrast(values) for name, values in images.items()}
+    if kind == "gcn_zca":
+        mean, matrix = whitening(images["train"])
+        images = {name: whiten(values, mean, matrix) for name, values in images.items()}
+    return images
 
 
 def normalize_contrast(images: np.ndarray, contrast: float = CONTRAST) -> np.ndarray:
-    """Each of `[N, H, W, C]` less its mean, scaled to a norm of `contrast`; float32.
+    """Subtracts from each image its mean, and scales it to a norm of `contrast`.
 
-    An image without any contrast becomes all zeros.
+    Args:
+      images: `[N, H, W, C]`.
+
+    Returns float32 images. An image without contrast becomes all zeros.
     """
     normalized = np.empty(images.shape, np.float32)
     for start in range(0, len(images), _CHUNK):
@@ -72,10 +86,13 @@ def normalize_contrast(images: np.ndarray, contrast: float = CONTRAST) -> np.nda
 def whitening(
     images: np.ndarray, filter_bias: float = FILTER_BIAS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean image `[D]` and the ZCA matrix `[D, D]` of `[N, H, W, C]`, with D = H W C.
+    """Returns the mean image `[D]` and the ZCA matrix `[D, D]` of images, with D = H W C.
 
-    The matrix is the symmetric one that gives each principal component of variance v the variance
-    v / (v + filter_bias). Computed in float64.
+    The matrix is symmetric. It changes the variance of a principal component from v to
+    v / (v + filter_bias). Both are computed in float64.
+
+    Args:
+      images: `[N, H, W, C]`.
     """
     dimensions = images[0].size
     mean = images.reshape(-1, dimensions).mean(0, dtype=np.float64)
@@ -84,13 +101,13 @@ def whitening(
         centered = images[start : start + _CHUNK].reshape(-1, dimensions) - mean
         covariance += centered.T @ centered
     variances, components = np.linalg.eigh(covariance / len(images))
-    # Rounding leaves components of no variance a little below zero.
+    # Rounding makes variances of zero slightly negative.
     scales = 1 / np.sqrt(np.maximum(variances, 0) + filter_bias)
     return mean, (components * scales) @ components.T
 
 
 def whiten(images: np.ndarray, mean: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """`[N, H, W, C]` by the mean and the matrix of `whitening`; float32."""
+    """Whitens images `[N, H, W, C]` by the mean and the matrix of `whitening`. Returns float32."""
     whitened = np.empty(images.shape, np.float32)
     matrix = matrix.astype(np.float32)
     for start in range(0, len(images), _CHUNK):

@@ -1,4 +1,4 @@
-"""Random crops of encoded pictures, on the host: fb.resnet.torch's for training on ImageNet."""
+"""Random crops of encoded pictures, on the host, as in fb.resnet.torch for ImageNet."""
 
 import math
 from typing import NamedTuple
@@ -9,14 +9,14 @@ import simplejpeg
 
 from densenet_jax.data import pictures
 
-AREA = 0.08, 1.0  # Of the crop, as a fraction of the picture.
-ASPECT = 3 / 4, 4 / 3
+AREA = 0.08, 1.0  # Range of the crop's area, as a fraction of the picture.
+ASPECT = 3 / 4, 4 / 3  # Range of the crop's ratio of sides.
 _TRIES = 10
-_REDUCTIONS = 8, 4, 2  # That decoders do fast, by leaving out high frequencies.
+_REDUCTIONS = 8, 4, 2  # Decoders reduce sides by these factors fast, by omitting high frequencies.
 
 
 class Box(NamedTuple):
-    """In pixels."""
+    """A box in a picture, in pixels."""
 
     left: int
     top: int
@@ -25,9 +25,9 @@ class Box(NamedTuple):
 
 
 def draw_box(random: np.random.Generator, width: int, height: int) -> Box:
-    """A box of random area, aspect and place within `width` x `height`.
+    """Returns a box of random area, aspect ratio and position within `width` x `height`.
 
-    Ten tries, of which the first that fits is taken; else the middle square, as large as it can be.
+    Returns the first of ten boxes that fits, or else the largest central square.
     """
     for _ in range(_TRIES):
         area = random.uniform(*AREA) * width * height
@@ -46,13 +46,13 @@ def random_crop(
 ) -> np.ndarray:
     """Returns a random box of a picture as uint8 `[size, size, 3]`, by bicubic interpolation.
 
-    Like Torch's, and unlike Pillow's, the interpolation looks at four pixels each way and no more.
-    Boxes of at least twice the size are cut out of a picture that is decoded at a half, a quarter
-    or an eighth, which is faster. Of photographs, either is within 5 levels of 255 of Pillow's, as
-    a mean over the 224 x 224 pixels of a crop, and most are within 2 or so.
+    Like Torch's interpolation, and unlike Pillow's, it reads only four pixels in each direction. If
+    a box has at least twice the size, the picture is decoded at a half, a quarter or an eighth of
+    its size, which is faster. Crops of photographs differ from Pillow's by less than 5 levels of
+    255, averaged over the 224 x 224 pixels of a crop, and most by about 2.
 
-    Raises what Pillow raises for a damaged picture, and UnsupportedFile for one of more than
-    `max_pixels` pixels or with too many JPEG scans.
+    Raises Pillow's errors for a damaged picture, and UnsupportedFile for more than `max_pixels`
+    pixels or too many JPEG scans.
     """
     width, height = _size(data)
     pictures.check_pixels(width, height, max_pixels)
@@ -67,6 +67,7 @@ def random_crop(
 
 
 def _size(data: bytes) -> tuple[int, int]:
+    """Returns the width and the height of an encoded picture."""
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -82,6 +83,6 @@ def _decode(data: bytes, by: int, max_pixels: int) -> np.ndarray:
         if colors in ("YCbCr", "Gray", "RGB"):
             least = dict(min_height=-(-height // by), min_width=-(-width // by), min_factor=by)
             return simplejpeg.decode_jpeg(data, **least if by > 1 else {})
-    except ValueError:  # No JPEG, or not quite right: Pillow decides.
+    except ValueError:  # Not a JPEG, or an irregular one: Pillow decides.
         pass
     return np.asarray(pictures.decode(data, max_pixels).reduce(by))

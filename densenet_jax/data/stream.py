@@ -1,7 +1,7 @@
-"""A stream of pictures: read, decoded and cropped ahead of time, by threads or processes.
+"""A stream of pictures that threads or processes read, decode and crop ahead of time.
 
-Grain is asked for whole batches, each a function of the step alone. So the number of workers and of
-hosts changes nothing, and a stream can begin at any step.
+Grain makes whole batches, and a batch is a function of the step alone. So the numbers of workers
+and of hosts change nothing, and a stream can start at any step.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from densenet_jax.data.archives import naming
+from densenet_jax.data.archives import naming_file
 from densenet_jax.data.batches import PADDING, epoch_order, in_batches
 from densenet_jax.data.encoded import Pictures
 from densenet_jax.data.pictures import MAX_PIXELS, CentralCrop, decode
@@ -28,12 +28,12 @@ from densenet_jax.data.random_crop import random_crop
 from densenet_jax.data.workers import cores, default_workers
 from densenet_jax.errors import InputError
 
-_CROP = 1  # Ends the seeds of crops: else that of example 0 would be that of the order.
+_CROP = 1  # Ends the seeds of crops. Otherwise example 0 would share the seed of the order.
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-    """Crops a random box, a function of (seed, epoch, example)."""
+    """A random crop as a function of (seed, epoch, example)."""
 
     size: int
     seed: int
@@ -46,7 +46,7 @@ class RandomCrop:
 
 @dataclasses.dataclass(frozen=True)
 class Middle:
-    """Crops the centre of a picture, or ten crops."""
+    """The central crop of a picture, or its ten crops."""
 
     crop: CentralCrop
     ten: bool = False
@@ -59,7 +59,7 @@ class Middle:
 
 @dataclasses.dataclass(frozen=True)
 class Epochs:
-    """The steps of training: each epoch shuffled anew."""
+    """The order of training: each epoch is shuffled differently."""
 
     seed: int
     examples: int
@@ -68,7 +68,7 @@ class Epochs:
     steps_per_epoch: int
 
     def __call__(self, step: int) -> tuple[int, np.ndarray]:
-        """The epoch, and the indices `[batch_size]` of the examples."""
+        """Returns the epoch of a step, and the indices `[batch_size]` of its examples."""
         epoch, row = divmod(step, self.steps_per_epoch)
         order = _order(self.seed, epoch, self.examples, self.batch_size, self.drop_last)
         return epoch, order[row]
@@ -79,7 +79,7 @@ _order = functools.lru_cache(maxsize=2)(epoch_order)
 
 @dataclasses.dataclass(frozen=True)
 class OnePass:
-    """The steps of an evaluation: all examples in their order."""
+    """The order of an evaluation: all examples once, in stored order."""
 
     examples: int
     batch_size: int
@@ -93,9 +93,11 @@ class OnePass:
 class HostBatch(NamedTuple):
     """This host's part of a batch.
 
-    images uint8 `[N, size, size, 3]`, or `[N, 10, size, size, 3]`; labels and indices `[N]`, where
-    the index of a padded example, and of one that could not be read, is PADDING; `broken` `[N]` has
-    the indices of the latter.
+    Attributes:
+      images: uint8 `[N, size, size, 3]`, or `[N, 10, size, size, 3]` for ten crops.
+      labels: int32 `[N]`.
+      indices: `[N]`, PADDING for missing examples and for pictures that cannot be read.
+      broken: `[N]`, the indices of pictures that cannot be read, PADDING elsewhere.
     """
 
     images: np.ndarray
@@ -106,15 +108,15 @@ class HostBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The batches of this host, by step, for Grain.
+    """This host's batches by step, as a source for Grain.
 
     Attributes:
-      pictures: those of a split.
-      crop: cuts an image out of the bytes of a picture, by epoch and index.
-      order: from a step to its epoch and the indices of the whole batch.
-      rows: those of the batch that are this host's.
-      shape: of what `crop` gives.
-      first, stop: steps to go from, and before which to stop.
+      pictures: the pictures of a split.
+      crop: returns an image from the bytes of a picture, its epoch and its index.
+      order: returns the epoch of a step, and the indices of the whole batch.
+      rows: the rows of a batch that belong to this host.
+      shape: the shape of an image that `crop` returns.
+      first, stop: the steps from `first` up to, not including, `stop`.
     """
 
     pictures: Pictures
@@ -129,7 +131,7 @@ class Source:
         return self.stop - self.first
 
     def __getitem__(self, position: int) -> HostBatch:
-        _end_with_trainer()
+        _exit_with_trainer()
         epoch, indices = self.order(self.first + position)
         indices = indices[self.rows].copy()
         broken = np.full_like(indices, PADDING)
@@ -140,7 +142,7 @@ class Source:
                 continue
             try:
                 images[i], labels[i] = self.read(epoch, int(index))
-            except Exception:  # Whatever it is, `read_again` will tell.
+            except Exception:  # `read_again` reports it.
                 indices[i], broken[i] = PADDING, index
         return HostBatch(images, labels, indices, broken)
 
@@ -149,60 +151,72 @@ class Source:
         return self.crop(encoded.data, epoch, index), encoded.label
 
     def read_again(self, position: int, batch: HostBatch, skip_broken: bool) -> None:
-        """Tries once more to read what is broken in `batch`, which it changes.
+        """Retries the broken pictures of `batch`, and updates it in place.
 
-        Logs the names of pictures that still cannot be read; or raises an InputError that names the
-        first, if `skip_broken` is false.
+        If a picture still cannot be read, logs a warning if `skip_broken`, and otherwise raises an
+        InputError.
         """
         epoch, _ = self.order(self.first + position)
         for i in np.flatnonzero(batch.broken != PADDING):
             index = int(batch.broken[i])
             try:
-                with naming(self.pictures.name(index)):
+                with naming_file(self.pictures.name(index)):
                     batch.images[i], batch.labels[i] = self.read(epoch, index)
                 batch.indices[i] = index
             except InputError as error:
                 if not skip_broken:
-                    sentence = str(error).removesuffix(".")
                     raise InputError(
-                        f"{sentence}; or skip such pictures: data.skip_broken = True."
+                        f"{error}; or skip broken pictures with data.skip_broken = True"
                     ) from error
                 logging.getLogger("densenet_jax").warning("skipped: %s", error)
 
 
 @functools.cache
-def _end_with_trainer() -> None:
-    """Lets a process that reads for a trainer end when the trainer is killed; once a process."""
-    if trainer := multiprocessing.parent_process():
-        threading.Thread(target=lambda: (trainer.join(), os._exit(1)), daemon=True).start()
+def _exit_with_trainer() -> None:
+    """Makes a worker process exit when its trainer is killed. Acts once per process."""
+    trainer = multiprocessing.parent_process()
+    if trainer is None:
+        return
+
+    def wait() -> None:
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def batches(source: Source, workers: int | None) -> grain.DatasetIterator:
-    """The batches of `source` one after the other, made ahead of time.
+def host_batches(source: Source, workers: int | None) -> grain.DatasetIterator:
+    """Returns an iterator over the batches of `source`, which are made ahead of time.
 
     Args:
-      workers: processes; 0: threads of this process; None: as suits this host.
+      workers: number of worker processes; 0: threads of this process; None: `default_workers`.
     """
     workers = default_workers() if workers is None else workers
-    # Of what is made ahead, a worker holds one batch and makes another.
+    # A worker process makes one batch while it holds another.
     threads = 1 if workers else min(cores(), 16)
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     dataset = grain.MapDataset.source(source).to_iter_dataset(read_options)
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads a flag of its own.
+            flags.FLAGS.mark_as_parsed()  # Because Grain reads one of its flags.
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(dataset)
 
 
 class Stream:
-    """The batches of `source` on the devices, put there ahead of time by a thread of its own.
+    """The batches of `source` on the devices, where a separate thread places them ahead of time.
+
+    Args:
+      source: makes the batches.
+      place: places a batch on the devices.
+      workers: see `host_batches`.
+      skip_broken: skip pictures that cannot be read, with a logged warning.
 
     Attributes:
-      waited: seconds for which `get` has waited while the devices had nothing to do.
+      waited: seconds for which `get` has waited while the devices were idle.
     """
 
-    AHEAD = 2  # Batches on the devices that wait for their turn.
+    AHEAD = 2  # Batches waiting on the devices. Larger uses more device memory.
 
     def __init__(
         self,
@@ -213,15 +227,17 @@ class Stream:
     ):
         self._source, self._place, self._skip_broken = source, place, skip_broken
         self.waited = 0.0
-        self._queue = queue.Queue(self.AHEAD)
+        self._queue: queue.Queue[Any] = queue.Queue(self.AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(workers,), daemon=True)
         self._thread.start()
 
     def get(self, finish: Callable[[], None] = lambda: None) -> Any:
-        """The next batch. Waits for it, if need be, after `finish`, which waits for the devices.
+        """Returns the next batch. Raises the error that occurred while the batch was made.
 
-        Raises what went wrong in making it.
+        Args:
+          finish: waits for the devices. Called before waiting for a batch that is not ready, so
+            that only the idle time of the devices counts as waiting.
         """
         try:
             found = self._queue.get_nowait()
@@ -235,14 +251,15 @@ class Stream:
         return found
 
     def close(self) -> None:
+        """Ends the thread and the workers."""
         self._closed.set()
         self._thread.join()
 
     def _fill(self, workers: int | None) -> None:
         try:
-            with contextlib.closing(batches(self._source, workers)) as made:
+            with contextlib.closing(host_batches(self._source, workers)) as made:
                 for position, batch in enumerate(made):
-                    # Copied: arrays on a CPU may lie in a worker's memory, which must be let go.
+                    # Copied, because arrays on a CPU may share a worker's memory, which is reused.
                     batch = HostBatch(*map(np.array, batch))
                     if (batch.broken != PADDING).any():
                         self._source.read_again(position, batch, self._skip_broken)
@@ -252,7 +269,7 @@ class Stream:
             self._put(error)
 
     def _put(self, item: Any) -> bool:
-        """Whether there was a place for it before the stream was closed."""
+        """Waits for space in the queue. Returns False if the stream is closed before."""
         while not self._closed.is_set():
             try:
                 self._queue.put(item, timeout=0.1)

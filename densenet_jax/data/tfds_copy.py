@@ -1,7 +1,7 @@
 """Reads image sets that TensorFlow Datasets (TFDS) has prepared on disk, without TensorFlow.
 
-TFDS stores a split in the order of hashed keys. Readers here restore the order of the published
-files, so that a run is the same whichever copy it reads.
+TFDS stores a split in the order of hashed keys. `read` restores the order of the published files,
+so that a run does not depend on the copy it reads.
 """
 
 import hashlib
@@ -9,86 +9,95 @@ import pathlib
 import re
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from densenet_jax.data.archives import Piece, naming, whole_numbers
+from densenet_jax.data.archives import Piece, naming_file, whole_numbers
 from densenet_jax.data.encoded import MAX_PICTURE_BYTES, Encoded, Pictures
 from densenet_jax.errors import InputError, UnsupportedFile, counted
 from densenet_jax.files import check_regular, open_regular, read_regular
 
-MAX_RECORD_BYTES = MAX_PICTURE_BYTES + 2**16  # Of a picture with its label and its name.
-_CHUNK = 1000  # examples read at once from ArrayRecord, which is several times faster than singly
+MAX_RECORD_BYTES = MAX_PICTURE_BYTES + 2**16  # Of a picture with its label and name.
+_CHUNK = 1000  # Examples read at a time from ArrayRecord, several times faster than one by one.
+
+T = TypeVar("T")
 
 
 def find(directory: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Folder of the newest prepared version of TFDS's set `name` under `directory`, or None."""
+    """Returns the directory of the newest copy of TFDS's set `name` in `directory`, or None."""
     versions = [
         path.parent
         for path in (directory / name).glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)  # not one half prepared
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)  # Not an unfinished copy.
     ]
     return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
 
-def read(folder: pathlib.Path, split: str) -> Piece:
+def read(copy: pathlib.Path, split: str) -> Piece:
     """Reads images and labels of a split, in the order of the published files.
 
+    Args:
+      copy: directory of the copy, as `find` returns it.
+
     Raises:
-      InputError: the copy lacks the split, is damaged, is of another set, or is in a format other
+      InputError: the copy lacks the split, is damaged, is of another set, or has a format other
         than ArrayRecord (`file_format="array_record"`) and TFRecord.
     """
-    with naming(folder):
-        builder = _builder(folder, split)
+    with naming_file(copy):
+        builder = _builder(copy, split)
         count = builder.info.splits[split].num_examples
         images, labels, positions = [], [], []
-        for example in progress(_examples(builder, split), f"{folder.parent.name} {split}", count):
+        for example in progress(_examples(builder, split), f"{copy.parent.name} {split}", count):
             images.append(example["image"])
             labels.append(example["label"])
-            if "id" in example:  # such as b"train_00042"
+            if "id" in example:  # For example b"train_00042".
                 positions.append(int(example["id"].split(b"_")[-1]))
         if len(images) != count:
             raise ValueError(
                 f"split {split!r} has {counted(len(images), 'example')} instead of {count:,}"
             )
         if not positions:
+            # `positions` lists the position in the published files for each stored example.
             positions = sorted(range(count), key=lambda index: _hashed_key(split, index))
         if len({image.shape for image in images}) > 1:
             raise UnsupportedFile("has images of several sizes: it is a copy of another set")
         order = np.argsort(positions)
-        images = np.stack([images[i] for i in order])
         return Piece(
-            f"{folder} ({split})", images, whole_numbers(np.array(labels), "labels")[order]
+            f"{copy} ({split})",
+            np.stack([images[i] for i in order]),
+            whole_numbers(np.array(labels), "labels")[order],
         )
 
 
-def _builder(folder: pathlib.Path, split: str):
+def _builder(copy: pathlib.Path, split: str) -> Any:
+    """Returns TFDS's builder. Raises InputError if `split` is missing or cannot be read."""
     import tensorflow_datasets as tfds
 
-    for path in folder.iterdir():
+    for path in copy.iterdir():
         check_regular(path)  # TFDS would wait for a named pipe.
-    builder = tfds.builder_from_directory(folder)
+    builder = tfds.builder_from_directory(copy)
     if split not in builder.info.splits:
-        raise InputError(f"{folder} has no split {split!r}: prepare the whole set with TFDS.")
+        raise InputError(f"{copy} has no split {split!r}: prepare the whole set with TFDS")
     if not {"image", "label"} <= {*builder.info.features}:
-        raise InputError(f"{folder} has no images with labels: it is a copy of another set.")
+        raise InputError(f"{copy} has no images with labels: it is a copy of another set")
     file_format = builder.info.file_format.value
     if file_format not in ("array_record", "tfrecord"):
         raise InputError(
-            f"{folder} is in format {file_format}: "
-            'prepare it again with file_format="array_record" or "tfrecord".'
+            f"{copy} has the format {file_format}: "
+            'prepare it again with file_format="array_record" or "tfrecord"'
         )
     return builder
 
 
 def _hashed_key(split: str, index: int) -> bytes:
-    """By what TFDS sorts the examples of these sets, whose keys are their indices."""
+    """Returns the key by which TFDS sorts the examples of sets whose keys are indices."""
     return hashlib.md5(f"{split}{index}".encode(), usedforsecurity=False).digest()
 
 
-def _examples(builder, split: str):
-    """Decoded examples of a split, in stored order."""
+def _examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
+    """Yields the decoded examples of a split, in stored order."""
     file_format = builder.info.file_format.value
     if file_format == "tfrecord":
         for path in builder.info.splits[split].filepaths:
@@ -101,13 +110,10 @@ def _examples(builder, split: str):
             yield from source.__getitems__(list(indices))
 
 
-def pictures(folder: pathlib.Path, split: str) -> Pictures:
-    """The pictures of a split, encoded as they are stored, in stored order.
-
-    Raises InputError as `read` does.
-    """
-    with naming(folder):
-        builder = _builder(folder, split)
+def pictures(copy: pathlib.Path, split: str) -> Pictures:
+    """Returns the encoded pictures of a split in stored order. Raises InputError as `read` does."""
+    with naming_file(copy):
+        builder = _builder(copy, split)
         found = _Pictures(builder, split)
         count = builder.info.splits[split].num_examples
         if len(found) != count:
@@ -118,12 +124,12 @@ def pictures(folder: pathlib.Path, split: str) -> Pictures:
 
 
 class _Pictures:
-    """Of either format."""
+    """The pictures of a copy in either format."""
 
-    def __init__(self, builder, split: str):
+    def __init__(self, builder: Any, split: str):
         import tensorflow_datasets as tfds
 
-        self._folder, self._split = pathlib.Path(builder.data_dir), split
+        self._directory, self._split = pathlib.Path(builder.data_dir), split
         self._features = builder.info.features
         self._decoders = {"image": tfds.decode.SkipDecoding()}
         if builder.info.file_format.value == "array_record":
@@ -140,15 +146,15 @@ class _Pictures:
         return Encoded(example["image"], int(example["label"]), example["file_name"].decode())
 
     def name(self, index: int) -> str:
-        return f"{self[index].file_name} in {self._folder} ({self._split})"
+        return f"{self[index].file_name} in {self._directory} ({self._split})"
 
-    def _example(self, index: int) -> dict:
+    def _example(self, index: int) -> dict[str, Any]:
         record = self._records[index]
         return self._features.deserialize_example_np(record, decoders=self._decoders)
 
 
 class _TFRecords:
-    """The records of some files, found by number."""
+    """The records of TFRecord files, read by their index."""
 
     def __init__(self, paths: Sequence[str]):
         self._paths = [pathlib.Path(path) for path in paths]
@@ -168,18 +174,18 @@ class _TFRecords:
         return read_regular(self._paths[which], MAX_RECORD_BYTES, int(offset), int(length))
 
 
-def _tfrecords(path: pathlib.Path):
-    """The records of a TFRecord file."""
+def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
+    """Yields the records of a TFRecord file."""
     for offset, length in _tfrecord_pieces(path):
         yield read_regular(path, MAX_RECORD_BYTES, offset, length)
 
 
-def _tfrecord_pieces(path: pathlib.Path):
-    """Where in a TFRecord file its records lie: offsets and lengths, in bytes.
+def _tfrecord_pieces(path: pathlib.Path) -> Iterator[tuple[int, int]]:
+    """Yields the offset and the length in bytes of each record in a TFRecord file.
 
-    Each is framed as: length (8 bytes), checksum of the length (4), record, checksum of the record
-    (4). The checksums (CRC-32C) are skipped: without a library for them they would cost more than
-    the rest, and the zlib stream of each PNG image has its own.
+    A record follows its length (8 bytes) and the checksum of the length (4 bytes); the checksum of
+    the record (4 bytes) ends it. The checksums (CRC-32C) are skipped, because computing them in
+    Python would take longer than all else. The zlib stream of a PNG image has another checksum.
     """
     size = path.stat().st_size
     with open_regular(path) as file:
@@ -192,8 +198,8 @@ def _tfrecord_pieces(path: pathlib.Path):
             file.seek(length + 4, 1)
 
 
-def progress(examples, description: str, total: int):
-    """`examples`, with a progress bar where a person may be watching: SVHN takes minutes."""
+def progress(examples: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """Returns `examples`, with a progress bar on a terminal, because SVHN takes minutes."""
     if not sys.stderr.isatty():
         return examples
     from rich.console import Console

@@ -53,7 +53,7 @@ def _ours(
     order = stream.Epochs(_SEED, len(pictures), size, True, len(pictures) // size)
     crop, shape = stream.RandomCrop(SIDE, _SEED), (SIDE, SIDE, 3)
     source = stream.Source(pictures, crop, order, np.arange(size), shape, 0, steps)
-    with contextlib.closing(stream.batches(source, workers)) as batches:
+    with contextlib.closing(stream.host_batches(source, workers)) as batches:
         for batch in batches:
             yield np.array(batch.images)  # Copies from the workers' memory, as training does.
 

@@ -1,6 +1,6 @@
-"""Writes small image sets in exactly the formats in which the official ones are published.
+"""Writes small image sets in exactly the formats of the official files.
 
-A set is given as {part: (images uint8 [N, H, W, C], labels [N])}.
+A set is a dict {part: (images uint8 `[N, H, W, C]`, labels `[N]`)}.
 """
 
 import gzip
@@ -23,7 +23,7 @@ CIFAR10_BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
 
 
 def make_parts(sizes, shape=(32, 32, 3), num_classes=10, seed=0):
-    random = np.random.RandomState(seed)  # the same numbers for good
+    random = np.random.RandomState(seed)  # Unlike Generator's, its numbers never change.
     return {
         part: (
             random.randint(0, 256, (size, *shape), dtype=np.uint8),
@@ -33,29 +33,29 @@ def make_parts(sizes, shape=(32, 32, 3), num_classes=10, seed=0):
     }
 
 
-def write_fashion_mnist(folder, parts, zipped=True):
-    folder.mkdir(parents=True, exist_ok=True)
+def write_fashion_mnist(directory, parts, zipped=True):
+    directory.mkdir(parents=True, exist_ok=True)
     for part, prefix in (("train", "train"), ("test", "t10k")):
         images, labels = parts[part]
         for kind, array in (("images-idx3", images[..., 0]), ("labels-idx1", labels)):
             header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
             data = header + array.astype(np.uint8).tobytes()
             if zipped:
-                (folder / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
+                (directory / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
             else:
-                (folder / f"{prefix}-{kind}-ubyte").write_bytes(data)
+                (directory / f"{prefix}-{kind}-ubyte").write_bytes(data)
 
 
-def write_svhn(folder, parts):
-    folder.mkdir(parents=True, exist_ok=True)
+def write_svhn(directory, parts):
+    directory.mkdir(parents=True, exist_ok=True)
     for part, (images, labels) in parts.items():
         digits = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
         content = {"X": np.moveaxis(images, 0, -1), "y": digits}
-        scipy.io.savemat(folder / f"{part}_32x32.mat", content, do_compression=True)
+        scipy.io.savemat(directory / f"{part}_32x32.mat", content, do_compression=True)
 
 
 def cifar_files(name, form, parts):
-    """File names and contents; the training images of CIFAR-10 are spread over five batches."""
+    """Returns file names and contents, with the training images of CIFAR-10 in five batches."""
     files = {}
     for part, (images, labels) in parts.items():
         if name == "cifar10":
@@ -72,7 +72,7 @@ def cifar_files(name, form, parts):
             if form == "binary":
                 columns = [some_labels[:, None].astype(np.uint8), rows]
                 if name == "cifar100":
-                    columns.insert(0, columns[0] // 5)  # the coarse label
+                    columns.insert(0, columns[0] // 5)  # The coarse label.
                 files[f"{file_name}.bin"] = np.hstack(columns).tobytes()
             else:
                 files[file_name] = python2_pickle(cifar_batch(name, rows, some_labels))
@@ -80,7 +80,7 @@ def cifar_files(name, form, parts):
 
 
 def cifar_batch(name, rows, labels):
-    """The dict that the Python form pickles."""
+    """Returns the dict that the Python form pickles."""
     batch = {"batch_label": "training batch", "data": rows}
     if name == "cifar10":
         batch["labels"] = labels.tolist()
@@ -91,38 +91,38 @@ def cifar_batch(name, rows, labels):
     return batch
 
 
-def write_archive(path, folder, files):
-    """A .tar.gz archive; its members are in no particular order, as in the official ones."""
+def write_archive(path, directory, files):
+    """Writes a .tar.gz archive whose members are not sorted, as in the official archives."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as tar:
         for name, data in reversed(files.items()):
-            member = tarfile.TarInfo(f"{folder}/{name}")
+            member = tarfile.TarInfo(f"{directory}/{name}")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
 
 
-def write_folder(folder, files):
-    folder.mkdir(parents=True, exist_ok=True)
+def write_directory(directory, files):
+    directory.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
-        (folder / name).write_bytes(data)
+        (directory / name).write_bytes(data)
 
 
-def write_cifar10(folder, **changes):
-    """A small unpacked binary CIFAR-10 with the given files changed."""
+def write_cifar10(directory, **changes):
+    """Writes a small unpacked binary CIFAR-10 with some files changed."""
     parts = make_parts({"train": 20, "test": 10})
     files = cifar_files("cifar10", "binary", parts)
-    write_folder(folder, files | {f"{k}.bin": v for k, v in changes.items()})
+    write_directory(directory, files | {f"{k}.bin": v for k, v in changes.items()})
 
 
-def write_cifar100(folder, content):
-    """A small unpacked Python CIFAR-100 whose training file is `content`."""
+def write_cifar100(directory, content):
+    """Writes a small unpacked Python CIFAR-100 whose training file is `content`."""
     parts = make_parts({"train": 20, "test": 10})
     files = cifar_files("cifar100", "python", parts)
-    write_folder(folder, files | {"train": content})
+    write_directory(directory, files | {"train": content})
 
 
 def python2_pickle(value):
-    """`value` as Python 2 and its numpy pickled it, which nothing in Python 3 can write."""
+    """Pickles `value` as Python 2 and its NumPy did, which Python 3 cannot do."""
     return pickle.PROTO + b"\x02" + _python2(value) + pickle.STOP
 
 
@@ -156,8 +156,8 @@ def _python2(value):
 def prepare_tfds(directory, name, parts):
     """Prepares TFDS's set `name` in two ArrayRecord shards a split, without TensorFlow.
 
-    This is TFDS's own preparation, with its keys, hence its order; only its reading of the raw
-    files is replaced, because it needs TensorFlow. Returns the folder of the copy.
+    TFDS prepares the copy with its keys, hence in its order. Only its reading of the raw files is
+    replaced, because it needs TensorFlow. Returns the directory of the copy.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
@@ -202,15 +202,15 @@ def prepare_tfds(directory, name, parts):
     return pathlib.Path(builder.data_dir)
 
 
-def to_tfrecord(folder):
+def to_tfrecord(directory):
     """Rewrites a copy from ArrayRecord to TFRecord, as TFDS and TensorFlow would have written it.
 
-    The checksums are left zero: they are not read.
+    The checksums are zero, because nothing reads them.
     """
     import tensorflow_datasets as tfds
 
     raw_bytes = tfds.decode.DeserializeMethod.RAW_BYTES
-    builder = tfds.builder_from_directory(folder)
+    builder = tfds.builder_from_directory(directory)
     for split, info in builder.info.splits.items():
         records = iter(builder.as_data_source(split, deserialize_method=raw_bytes))
         for path, length in zip(info.filepaths, info.shard_lengths, strict=True):
@@ -219,11 +219,11 @@ def to_tfrecord(folder):
                     record = next(records)
                     file.write(struct.pack("<QI", len(record), 0) + record + bytes(4))
             path.unlink()
-    edit_info(folder, fileFormat="tfrecord")
+    edit_info(directory, fileFormat="tfrecord")
 
 
-def edit_info(folder, **changes):
-    path = folder / "dataset_info.json"
+def edit_info(directory, **changes):
+    path = directory / "dataset_info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -234,7 +234,7 @@ def assert_same(split, images, labels):
 
 
 def refuses(name, directory, message):
-    """Checks that `load` says `message`, a regular expression, in one sentence."""
+    """Checks that `load` raises an InputError of one line that matches `message`."""
     with pytest.raises(InputError, match=message) as caught:
         sources.load(name, str(directory))
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Random changes to training images."""
+"""Tests the random changes to training images."""
 
 import itertools
 
@@ -12,11 +12,11 @@ from densenet_jax.data.augmentation import change_colors, shift_and_flip
 
 
 def noise(count, shape=(4, 4, 2)):
-    """Images without two equal values in them."""
+    """Returns images in which all values differ."""
     return np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
 
 
-def test_a_picture_depends_on_key_and_example_alone():
+def test_shifts_and_flips_depend_only_on_key_and_example():
     images, indices, key = noise(20), np.arange(100, 120), jax.random.key(3)
 
     def augment(some):
@@ -35,7 +35,7 @@ def test_a_picture_depends_on_key_and_example_alone():
 
 @pytest.mark.parametrize(("flip", "mode"), [(True, "zeros"), (False, "zeros"), (False, "reflect")])
 def test_crops_and_flips_occur_equally_often(flip, mode):
-    """Every picture is a crop of the image within a border, maybe mirrored."""
+    """Also checks that each result is a crop of the image, plain or mirrored, with its border."""
     count, padding = 5000, 2
     images = noise(count)
     pictures = shift_and_flip(images, np.arange(count), jax.random.key(0), padding, flip, mode)
@@ -52,7 +52,7 @@ def test_crops_and_flips_occur_equally_often(flip, mode):
     assert stats.chisquare(occurred.sum(1)).pvalue > 1e-4
 
 
-def test_images_of_any_shape_without_a_border_or_flips_stay():
+def test_no_border_and_no_flips_change_nothing():
     images = noise(3, (5, 7, 1))
     same = shift_and_flip(images, np.arange(3), jax.random.key(0), 0, False)
     np.testing.assert_array_equal(same, images)
@@ -62,7 +62,7 @@ GREY = np.array([0.299, 0.587, 0.114])
 
 
 def blend(image, kind, share):
-    """One of fb.resnet.torch's three changes of colour to `[H, W, 3]`."""
+    """Applies one of fb.resnet.torch's three changes of colour to an image `[H, W, 3]`."""
     grey = (image @ GREY)[..., None]
     towards = {"brightness": 0 * grey, "contrast": grey.mean(), "saturation": grey}[kind]
     return share * image + (1 - share) * towards
@@ -84,7 +84,7 @@ KINDS = ("brightness", "contrast", "saturation")
 
 @pytest.mark.parametrize("order", list(itertools.permutations(KINDS)))
 def test_jitter_is_a_sequence_of_three_blends(image, order):
-    """In whatever order: in each case there are three shares, which lead to the same picture."""
+    """Finds, for each order of the blends, three shares that give the same image."""
     drawn = []
     for changed in colors(20, 0.4, 0.0, image):
 
@@ -100,7 +100,7 @@ def test_jitter_is_a_sequence_of_three_blends(image, order):
     assert 0.6 - 1e-4 < np.min(drawn) < 0.7 and 1.3 < np.max(drawn) < 1.4 + 1e-4
 
 
-def test_colors_have_the_moments_of_a_plain_implementation(image):
+def test_colors_have_the_same_moments_as_a_plain_implementation(image):
     count, jitter, lighting = 20_000, 0.4, 0.1
     ours = colors(count, jitter, lighting, image)
     random, theirs = np.random.default_rng(2), np.empty_like(ours)
@@ -123,7 +123,7 @@ def test_colors_have_the_moments_of_a_plain_implementation(image):
 
 
 def test_light_has_the_colours_of_imagenet():
-    """Its covariance has the published components, and the squares of their deviations."""
+    """Compares the covariance of the light with the published components and deviations."""
     grey = np.full((1, 1, 3), 128.0)
     light = colors(20_000, 0.0, 0.1, grey)[:, 0, 0] - 128
     assert abs(light.mean(0)).max() < 0.2
@@ -134,7 +134,7 @@ def test_light_has_the_colours_of_imagenet():
     assert abs(vectors[:, 2] @ [-0.5675, -0.5808, -0.5836]) > 0.999
 
 
-def test_colors_depend_on_key_and_example_alone(image):
+def test_colors_depend_only_on_key_and_example(image):
     images = np.stack([image] * 4).astype(np.float32)
     key = jax.random.key(1)
     whole = change_colors(images, np.arange(4), key, 0.4, 0.1)

@@ -1,4 +1,4 @@
-"""ImageNet in all its forms: the same pictures, labels and order."""
+"""Tests that all forms of ImageNet give the same pictures, labels and order."""
 
 import os
 import shutil
@@ -24,10 +24,10 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def copies(pictures, tmp_path_factory):
-    """Folders with the set in every form."""
+    """Writes the set in every form; returns the directory of the forms."""
     root = tmp_path_factory.mktemp("imagenet")
     small_imagenet.write_archives(root / "archives", *pictures)
-    small_imagenet.write_folders(root / "folders", *pictures)
+    small_imagenet.write_directories(root / "directories", *pictures)
     copy = small_imagenet.write_with_tfds(root / "array_record", *pictures)
     shutil.copytree(copy, root / "tfrecord" / copy.relative_to(root / "array_record"))
     published_sets.to_tfrecord(root / "tfrecord" / copy.relative_to(root / "array_record"))
@@ -35,18 +35,18 @@ def copies(pictures, tmp_path_factory):
     return root
 
 
-FORMS = ("archives", "folders", "array_record", "tfrecord", "prepared")
+FORMS = ("archives", "directories", "array_record", "tfrecord", "prepared")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_holds_the_same_in_the_same_order(copies, pictures, form):
+def test_all_forms_hold_the_same_pictures_in_the_same_order(copies, pictures, form):
     train, validation = pictures
     found, expected = imagenet.find(copies / form), imagenet.find(copies / "array_record")
     for part in ("train", "test"):
         assert [found[part][i] for i in range(len(found[part]))] == [
             expected[part][i] for i in range(len(expected[part]))
         ]
-    # And these are what was written.
+    # The pictures that were written are found.
     labels = list(imagenet.classes())
     written = {
         f: (data, labels.index(c)) for c, files in train.items() for f, data in files.items()
@@ -57,16 +57,15 @@ def test_every_form_holds_the_same_in_the_same_order(copies, pictures, form):
     assert "tensorflow" not in sys.modules
 
 
-def test_labels_do_not_depend_on_what_is_there(copies):
-    """They are those of the whole set, in any form, though here are three classes to train on."""
-    dataset = sources.load("imagenet", str(copies / "folders"))
+def test_labels_do_not_depend_on_the_classes_present(copies):
+    """Labels are those of all 1000 classes, though only three classes are present."""
+    dataset = sources.load("imagenet", str(copies / "directories"))
     labels = {dataset.train[i].label for i in range(len(dataset.train))}
     assert labels == {list(imagenet.classes()).index(name) for name in CLASSES}
     assert dataset.num_classes == 1000 and dataset.image_shape == (224, 224, 3)
 
 
-def test_parts_are_those_of_tfds(copies):
-    """What is held out, and the first of the rest."""
+def test_holdout_and_examples_follow_the_order_of_tfds(copies):
     whole = sources.load("imagenet", str(copies / "archives"))
     dataset = sources.load("imagenet", str(copies / "tfrecord"), holdout=4, examples=6)
     sizes = {"train": 6, "validation": 4, "test": 9}
@@ -76,7 +75,7 @@ def test_parts_are_those_of_tfds(copies):
     assert not whole.official
 
 
-def test_stock_tfds_reads_what_was_prepared(copies, pictures):
+def test_tfds_reads_a_prepared_copy(copies, pictures):
     import tensorflow_datasets as tfds
 
     train = tfds.data_source(
@@ -91,57 +90,60 @@ def test_stock_tfds_reads_what_was_prepared(copies, pictures):
     )
 
 
-def refuses(message, folder):
+def refuses(message, directory):
     with pytest.raises(InputError, match=message) as caught:
-        sources.load("imagenet", folder and str(folder))
+        sources.load("imagenet", directory and str(directory))
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_missing_is_named(copies, tmp_path):
-    refuses("imagenet needs data.directory: the folder with ILSVRC2012_img_train.tar and ", None)
+def test_errors_name_missing_and_damaged_files(copies, tmp_path):
+    refuses("imagenet needs data.directory: the directory with ILSVRC2012_img_train.tar and ", None)
     refuses(
-        f"no ImageNet in {tmp_path}/nowhere: set data.directory to the folder", tmp_path / "nowhere"
+        f"no ImageNet in {tmp_path}/nowhere: set data.directory to the directory",
+        tmp_path / "nowhere",
     )
     train = shutil.copy(copies / "archives" / "ILSVRC2012_img_train.tar", tmp_path)
-    refuses(f"Cannot read {tmp_path}/ILSVRC2012_img_val.tar: No such file", tmp_path)
+    refuses(f"cannot read {tmp_path}/ILSVRC2012_img_val.tar: No such file", tmp_path)
     os.truncate(train, 300_000)
     refuses(f"{train} is damaged", tmp_path)
     Path(train).write_bytes(small_imagenet.tar({}))
-    refuses(f"{train} is damaged .*holds no pictures", tmp_path)
+    refuses(f"{train} is damaged .*contains no pictures", tmp_path)
     Path(train).write_bytes(small_imagenet.tar({"cats.tar": small_imagenet.tar({"cat.JPEG": b""})}))
-    refuses(f"{train} .*cat.JPEG is named after none of ImageNet's classes", tmp_path)
+    refuses(f"{train} .*cat.JPEG is not named after a class of ImageNet", tmp_path)
     shutil.copy(copies / "archives" / "ILSVRC2012_img_train.tar", tmp_path)
     (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(small_imagenet.tar({"cat.JPEG": b""}))
-    refuses("img_val.tar .*cat.JPEG is none of ImageNet's validation pictures", tmp_path)
-    shutil.copytree(copies / "folders" / "train", tmp_path / "folders" / "train")
-    refuses(f"Missing {tmp_path}/folders/val/CLASS", tmp_path / "folders")
-    (tmp_path / "folders" / "train" / CLASSES[0]).rename(tmp_path / "folders" / "train" / "fish")
-    shutil.copytree(copies / "folders" / "val", tmp_path / "folders" / "val")
+    refuses("img_val.tar .*cat.JPEG is not a validation picture of ImageNet", tmp_path)
+    shutil.copytree(copies / "directories" / "train", tmp_path / "directories" / "train")
+    refuses(f"missing {tmp_path}/directories/val/CLASS", tmp_path / "directories")
+    (tmp_path / "directories" / "train" / CLASSES[0]).rename(
+        tmp_path / "directories" / "train" / "fish"
+    )
+    shutil.copytree(copies / "directories" / "val", tmp_path / "directories" / "val")
     refuses(
-        r"named after none of ImageNet's classes, such as fish \(1 in all\)",
-        tmp_path / "folders",
+        r"not named after ImageNet's classes, such as fish \(1 in all\)",
+        tmp_path / "directories",
     )
 
 
-def test_a_cut_copy_is_refused(copies, tmp_path):
+def test_a_truncated_copy_is_refused(copies, tmp_path):
     shutil.copytree(copies / "tfrecord", tmp_path / "copy")
     shard = next((tmp_path / "copy").glob("*/*/*train*-00001-of-00002"))
     os.truncate(shard, shard.stat().st_size - 1000)
     refuses("is cut short", tmp_path / "copy")
 
 
-def write_broken(folder, pictures):
-    """In folders, with one picture cut short."""
+def write_broken(directory, pictures):
+    """Writes the set as directories with one truncated picture; returns the name of the picture."""
     train, validation = pictures
     train = {name: dict(files) for name, files in train.items()}
     name = f"{CLASSES[1]}_1000.JPEG"
     train[CLASSES[1]][name] = train[CLASSES[1]][name][:3000]
-    small_imagenet.write_folders(folder, train, validation)
+    small_imagenet.write_directories(directory, train, validation)
     return name
 
 
 def test_broken_pictures_are_not_copied(pictures, tmp_path, capsys, monkeypatch):
-    """Named and counted; sound files are kept for the next start."""
+    """Broken pictures are named and counted; finished files are kept for the next command."""
     monkeypatch.setattr("densenet_jax.data.prepare.SHARD", 10)
     name = write_broken(tmp_path / "in", pictures)
     command = ["--data_directory", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
@@ -150,7 +152,7 @@ def test_broken_pictures_are_not_copied(pictures, tmp_path, capsys, monkeypatch)
     assert name in capsys.readouterr().err
     unfinished = tmp_path / "out" / "imagenet2012" / "5.1.0.incomplete"
     kept = {path: path.stat().st_mtime_ns for path in unfinished.iterdir()}
-    # Three for training and one for validation, without the one that the picture belongs to.
+    # Three training files and one validation file, without the file of the broken picture.
     assert len(kept) == 3 and not any(path.name.startswith(".") for path in kept)
     prepare.main([*command, "--skip_broken"])
     assert "holds 32 pictures" in capsys.readouterr().out
@@ -158,11 +160,11 @@ def test_broken_pictures_are_not_copied(pictures, tmp_path, capsys, monkeypatch)
     assert all((final / path.name).stat().st_mtime_ns == time for path, time in kept.items())
     found = imagenet.find(tmp_path / "out")["train"]
     assert len(found) == 23 and name not in {found[i].file_name for i in range(23)}
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         prepare.main(command)
 
 
-def test_pictures_over_the_limit_are_named_and_not_damaged(copies, tmp_path, capsys):
+def test_pictures_over_the_limit_are_named(copies, tmp_path, capsys):
     command = ["--data_directory", str(copies / "archives"), "--out", str(tmp_path / "out")]
     with pytest.raises(InputError, match="4 of 33 pictures cannot be read"):
         prepare.main([*command, "--max_pixels=800000"])

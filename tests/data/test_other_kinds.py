@@ -1,6 +1,6 @@
-"""Sound files in other layouts and types: read where their meaning is clear, else refused.
+"""Tests sound files with other layouts and types.
 
-Only what is damaged is called damaged.
+A file with a clear meaning is read. Another file is refused, without calling it damaged.
 """
 
 import gzip
@@ -15,7 +15,7 @@ import pytest
 import scipy.io
 from published_sets import assert_same
 
-from densenet_jax.data import archives, sources
+from densenet_jax.data import cifar, sources
 from densenet_jax.errors import InputError
 
 IMAGES, LABELS = published_sets.make_parts({"train": 4}, num_classes=100)["train"]
@@ -23,7 +23,7 @@ PLANES = IMAGES.transpose(0, 3, 1, 2)
 LAYOUTS = {
     "rows": np.ascontiguousarray(PLANES).reshape(4, 3072),
     "planes": np.ascontiguousarray(PLANES),
-    "transposed planes": PLANES,  # NumPy 2 pickles these in their stored order.
+    "transposed planes": PLANES,  # NumPy 2 pickles these in stored order.
     "pixels": IMAGES,
     "every second": np.repeat(IMAGES, 2, axis=0)[::2],
 }
@@ -43,7 +43,7 @@ LABEL_KINDS = {
 
 @pytest.fixture(params=["numpy.core", "numpy._core"])
 def saved_by(request, monkeypatch):
-    """Makes pickles name NumPy's functions as NumPy 1 or as NumPy 2 does."""
+    """Makes pickles refer to NumPy's functions by their names in NumPy 1 or NumPy 2."""
     for module, names in (
         ("multiarray", ("_reconstruct", "scalar")),
         ("numeric", ("_frombuffer",)),
@@ -52,12 +52,14 @@ def saved_by(request, monkeypatch):
         for name in names:
             function = getattr(importlib.import_module(f"numpy._core.{module}"), name)
             monkeypatch.setattr(function, "__module__", place.__name__)
-            monkeypatch.setitem(vars(place), name, function)  # Pickling looks for it there.
+            monkeypatch.setitem(
+                vars(place), name, function
+            )  # Pickling looks for the function there.
     return request.param
 
 
-def load_train(folder, name="cifar100"):
-    return sources.load(name, str(folder)).train
+def load_train(directory, name="cifar100"):
+    return sources.load(name, str(directory)).train
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -79,9 +81,9 @@ def test_cifar_with_labels_in_any_sequence(tmp_path, saved_by, protocol):
         assert_same(load_train(tmp_path), IMAGES, LABELS)
 
 
-def refuses_as_another_kind(name, folder, message):
+def refuses_as_another_kind(name, directory, message):
     with pytest.raises(InputError, match=message) as caught:
-        sources.load(name, str(folder))
+        sources.load(name, str(directory))
     assert "\n" not in str(caught.value) and "damaged" not in str(caught.value)
 
 
@@ -128,26 +130,26 @@ def test_pickled_cifar_of_another_kind(tmp_path, batch, message, protocol):
     [
         ([ROWS, LABELS], "holds a list instead of a dict"),
         ({"data": ROWS, "labels": LABELS}, "has no fine_labels or no data, only data, labels"),
-        (np.ma.masked_array(ROWS), "asks for numpy.ma"),
+        (np.ma.masked_array(ROWS), "refers to numpy.ma"),
     ],
 )
-def test_another_pickle(tmp_path, value, message):
+def test_other_pickles(tmp_path, value, message):
     published_sets.write_cifar100(tmp_path, pickle.dumps(value))
     refuses_as_another_kind("cifar100", tmp_path, message)
 
 
-def test_all_of_cifar_with_numpy_scalars_as_labels_is_not_too_large():
-    """This sound file has the most opcodes."""
+def test_a_whole_set_with_numpy_scalars_as_labels_is_within_the_limits():
+    """No sound file has more opcodes."""
     labels = list(np.arange(50_000) % 100)
     batch = {"data": np.zeros((1, 3072), np.uint8), "fine_labels": labels}
     batch |= {"coarse_labels": labels, "filenames": [f"{i}.png" for i in range(50_000)]}
-    _, found = archives._decode_pickle(pickle.dumps(batch, 0), "fine_labels")
+    _, found = cifar._decode_pickle(pickle.dumps(batch, 0), "fine_labels")
     assert found.tolist() == labels
 
 
 @pytest.fixture
 def svhn(tmp_path):
-    """A small SVHN in `tmp_path`, with all ten digits in its part "extra"."""
+    """Writes a small SVHN to `tmp_path`, with all ten digits in its part "extra"."""
     parts = published_sets.make_parts({"train": 20, "extra": 20, "test": 10})
     published_sets.write_svhn(tmp_path, parts)
     return parts
@@ -192,7 +194,7 @@ def test_mat_of_another_kind(tmp_path, svhn, content, message):
 
 
 def test_mat_of_format_7_3(tmp_path, svhn):
-    """These are HDF5 files after a header of 512 bytes, which ends in the version."""
+    """Such a file is an HDF5 file after a header of 512 bytes, which ends in the version."""
     text = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124)
     header = (text + struct.pack("<H", 0x0200) + b"IM").ljust(512, b"\0")
     (tmp_path / "extra_32x32.mat").write_bytes(header + b"\x89HDF\r\n\x1a\n")

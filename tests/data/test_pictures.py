@@ -1,4 +1,4 @@
-"""Pictures of every kind, and the middle of them."""
+"""Tests decoding of pictures of all kinds, and central crops."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from densenet_jax.errors import InputError
 
 
 def gradient(width, height):
-    """A smooth picture, of which no two places are alike."""
+    """Returns a smooth picture in which the colour shows the position."""
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([255 * x / width, 255 * y / height, 128 + 0 * x], axis=-1)
     return Image.fromarray(pixels.astype(np.uint8))
@@ -21,7 +21,7 @@ def test_the_centre_is_cropped(tmp_path, size):
     path = tmp_path / "picture.png"
     gradient(*size).save(path)
     crop = pictures.CentralCrop()(pictures.load(path)).astype(float)
-    # Colours tell where the crop's corners are in the picture, from 0 to 1.
+    # Colours show the position of the crop's corners in the picture, from 0 to 1.
     share = [224 / 256 * min(size) / side for side in size]
     for channel, corner in ((0, crop[112, [0, -1], 0]), (1, crop[[0, -1], 112, 1])):
         expected = 255 * np.array([0.5 - share[channel] / 2, 0.5 + share[channel] / 2])
@@ -29,7 +29,7 @@ def test_the_centre_is_cropped(tmp_path, size):
 
 
 def test_ten_crops():
-    """The corners and the middle, of a mirror image too: colours tell where a crop was."""
+    """Colours show the position of the crops: corners and centre, plain and mirrored."""
     ten = pictures.CentralCrop(256, 224).ten(gradient(400, 300)).astype(float)
     assert ten.shape == (10, 224, 224, 3)
     width, free = 256 * 400 / 300, 256 - 224
@@ -42,7 +42,7 @@ def test_ten_crops():
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA"])
-def test_pictures_of_other_colour_spaces(tmp_path, mode):
+def test_other_colour_spaces(tmp_path, mode):
     path = tmp_path / ("picture.png" if mode == "RGBA" else "picture.JPEG")
     gradient(256, 256).convert(mode).save(path)
     assert pictures.CentralCrop()(pictures.load(path)).shape == (224, 224, 3)
@@ -77,8 +77,8 @@ def test_transparent_palettes_are_read_without_a_warning(tmp_path):
             "has pixels from 100000 to 100000, beyond 16 bits",
         ),
         (np.full((4, 4), -1, np.int32), "has pixels from -1 to -1, beyond 16 bits"),
-        (np.full((4, 4), 200, np.int32), "has pixels of 16 or 32 bits that end at 200"),
-        (np.full((4, 4), 200, np.uint16), "has pixels of 16 or 32 bits that end at 200"),
+        (np.full((4, 4), 200, np.int32), "has pixels of 16 or 32 bits with values up to 200"),
+        (np.full((4, 4), 200, np.uint16), "has pixels of 16 or 32 bits with values up to 200"),
     ],
 )
 def test_pixels_of_unknown_range_are_refused(tmp_path, pixels, words):
@@ -89,7 +89,7 @@ def test_pixels_of_unknown_range_are_refused(tmp_path, pixels, words):
 
 
 def test_dark_pictures_of_16_bits(tmp_path, caplog):
-    """A black one stays black; 12 bits are told of once."""
+    """A black picture stays black; values of 12 bits are reported once."""
     pictures._warn_of_dark_pictures.cache_clear()
     for value, expected in ((0, 0), (65535, 255), (4095, 15), (4000, 15)):
         path = tmp_path / "picture.png"
@@ -98,7 +98,7 @@ def test_dark_pictures_of_16_bits(tmp_path, caplog):
     assert caplog.text.count("rescale them if they have 12 bits") == 1
 
 
-def test_extreme_shapes_take_no_memory(tmp_path):
+def test_extreme_shapes_are_refused(tmp_path):
     path = tmp_path / "picture.png"
     Image.new("L", (1, 65_000)).save(path)
     with pytest.raises(ValueError, match="1 x 65000 pixels, which would become 256 x 16,640,000"):
@@ -106,12 +106,12 @@ def test_extreme_shapes_take_no_memory(tmp_path):
 
 
 def test_formats_are_tried_in_pillows_order():
-    """Some formats take files of others, so that another order reads other pictures."""
+    """Another order would change pixels, because some formats accept files of other formats."""
     order = [name for name in Image.ID if name in pictures._formats()]
     assert list(pictures._formats()) == order and {"JPEG", "TGA"} <= set(order)
 
 
-def test_files_that_other_programs_would_read_are_no_pictures(tmp_path):
+def test_formats_that_start_other_programs_are_refused(tmp_path):
     path = tmp_path / "picture.jpg"
     gradient(8, 8).save(path, "EPS")
     with pytest.raises(InputError, match="Pillow does not know its format"):
@@ -120,10 +120,10 @@ def test_files_that_other_programs_would_read_are_no_pictures(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif"])
-def test_pixels_are_those_of_torchvisions_loader(tmp_path, ending, orientation):
-    """Its loader opens a picture with Pillow and converts it: EXIF's orientation does nothing.
+def test_pixels_equal_those_of_torchvisions_loader(tmp_path, ending, orientation):
+    """torchvision's loader opens and converts a picture with Pillow, and ignores its orientation.
 
-    Pillow turns TIFFs itself.
+    Pillow itself applies the orientation of TIFF files.
     """
     path, stored = tmp_path / f"picture{ending}", gradient(64, 32)
     exif = Image.Exif()
@@ -133,7 +133,7 @@ def test_pixels_are_those_of_torchvisions_loader(tmp_path, ending, orientation):
     assert expected.shape[0] == (64 if ending == ".tif" and orientation > 4 else 32)
     np.testing.assert_array_equal(np.asarray(pictures.load(path)), expected)
     np.testing.assert_array_equal(np.asarray(pictures.decode(path.read_bytes())), expected)
-    # The box that a seed draws, out of these pixels.
+    # The random crop uses the same pixels.
     box = draw_box(np.random.default_rng(3), *expected.shape[1::-1])
     crop = random_crop(path.read_bytes(), 32, np.random.default_rng(3)).astype(float)
     part = Image.fromarray(expected).crop(
@@ -142,8 +142,8 @@ def test_pixels_are_those_of_torchvisions_loader(tmp_path, ending, orientation):
     assert abs(crop - np.asarray(part.resize((32, 32), Image.Resampling.BICUBIC))).mean() < 6
 
 
-def test_large_pictures_have_a_limit_with_a_sentence_of_its_own(tmp_path):
-    """108 megapixels, as some telephones take, are read; more than the limit is not damage."""
+def test_large_pictures_are_refused_but_not_called_damaged(tmp_path):
+    """Pictures of 108 megapixels, as some telephones take, are read by default."""
     path, limit = tmp_path / "picture.jpg", Image.MAX_IMAGE_PIXELS
     Image.new("L", (12_000, 9_000), 77).save(path)
     data = path.read_bytes()

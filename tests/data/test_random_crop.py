@@ -1,4 +1,4 @@
-"""Random crops against a plain implementation, Pillow, and what decoders leave out."""
+"""Tests random crops against a plain implementation and against Pillow."""
 
 import math
 
@@ -13,7 +13,7 @@ from densenet_jax.data.random_crop import Box, draw_box, random_crop
 
 
 def plain_box(random, width, height):
-    """RandomSizedCrop of fb.resnet.torch, line by line; width, height, left, top."""
+    """Returns width, height, left and top, as RandomSizedCrop of fb.resnet.torch does."""
     for _ in range(10):
         target = random.uniform(0.08, 1.0) * width * height
         aspect = random.uniform(3 / 4, 4 / 3)
@@ -27,8 +27,8 @@ def plain_box(random, width, height):
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (120, 400)])
-def test_boxes_are_distributed_as_those_of_the_plain_implementation(width, height):
-    """Areas, aspects and places of 10,000 boxes, by chi-square."""
+def test_boxes_have_the_distribution_of_the_plain_implementation(width, height):
+    """Compares areas, aspect ratios and positions of 10,000 boxes by chi-square tests."""
     count = 10_000
     ours, random = np.random.default_rng(0), np.random.RandomState(1)
     boxes = np.array([draw_box(ours, width, height) for _ in range(count)])[:, [2, 3, 0, 1]]
@@ -46,14 +46,14 @@ def test_boxes_are_distributed_as_those_of_the_plain_implementation(width, heigh
         assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
-def test_what_no_try_fits_is_the_middle():
+def test_the_centre_is_used_if_no_box_fits():
     random = np.random.default_rng(0)
     assert draw_box(random, 1000, 10) == Box(495, 0, 10, 10)
     assert draw_box(random, 1, 1) == Box(0, 0, 1, 1)
 
 
 def expected(data, box, size):
-    """The box by Pillow, whose bicubic interpolation averages where it makes smaller."""
+    """Returns the box by Pillow, whose bicubic interpolation averages when it reduces."""
     picture = pictures.decode(data).crop(
         (box.left, box.top, box.left + box.width, box.top + box.height)
     )
@@ -63,7 +63,7 @@ def expected(data, box, size):
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("size", [(500, 375), (1000, 900)])
 def test_crops_are_close_to_pillows(number, size):
-    """Of the larger picture, most are decoded at a half."""
+    """Most crops of the larger picture are decoded at half its size."""
     data = small_imagenet.encode(small_imagenet.photograph(number, size))
     for seed in range(10):
         box = draw_box(np.random.default_rng(seed), *size)
@@ -74,14 +74,14 @@ def test_crops_are_close_to_pillows(number, size):
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 @pytest.mark.parametrize("size", [112, 20])
-def test_odd_jpegs_are_read_as_pillow_does(mode, size):
+def test_unusual_jpegs_are_read_as_by_pillow(mode, size):
     data = small_imagenet.encode(small_imagenet.photograph(0, (300, 200)).convert(mode))
     box = draw_box(np.random.default_rng(0), 300, 200)
     found = random_crop(data, size, np.random.default_rng(0))
     assert abs(found - expected(data, box, size)).mean() < 6
 
 
-def test_a_png_and_what_is_no_picture():
+def test_a_png_and_damaged_pictures():
     data = small_imagenet.encode(small_imagenet.photograph(0, (60, 40)), "PNG")
     assert random_crop(data, 30, np.random.default_rng(0)).shape == (30, 30, 3)
     for damaged in (data[:200], b"", b"no picture"):

@@ -1,4 +1,4 @@
-"""Every set reads alike from every form in which it is published."""
+"""Tests that a set is the same in all its published forms."""
 
 import hashlib
 import pathlib
@@ -45,14 +45,14 @@ def test_synthetic_is_fixed_and_learnable():
 
 
 @pytest.mark.parametrize("holdout, examples", [(0, 513), (600, 500)])
-def test_synthetic_grows_with_what_is_asked_for(holdout, examples, caplog):
+def test_synthetic_grows_with_holdout_and_examples(holdout, examples, caplog):
     usual, grown = sources.load("synthetic"), sources.load("synthetic", None, holdout, examples)
     assert len(grown.train) == examples
     assert len(grown.validation.labels if holdout else ()) == holdout
     same = min(512, examples)
     assert_same(_first(grown.train, same), *_arrays(_first(usual.train, same)))
     assert_same(grown.test, *_arrays(usual.test))
-    assert grown.official and not caplog.messages  # It is not a copy of a published set.
+    assert grown.official and not caplog.messages  # No warning, because the set is computed.
 
 
 def _first(split, count):
@@ -84,7 +84,9 @@ def test_fewer_examples():
     assert_same(some.train, whole.train.images[:50], whole.train.labels[:50])
     assert_same(some.validation, whole.validation.images, whole.validation.labels)
     for examples in (-1, 1338):
-        with pytest.raises(InputError, match=f"data.examples is {examples}: there are 1337 to"):
+        with pytest.raises(
+            InputError, match=f"data.examples is {examples}, but .* 1,337 images: use 0"
+        ):
             sources.load("digits", holdout=100, examples=examples)
 
 
@@ -95,18 +97,18 @@ def test_unknown_name():
         sources.load("moon")
 
 
-@pytest.mark.parametrize("layout", ["archive", "folder", "itself"])
+@pytest.mark.parametrize("layout", ["archive", "unpacked", "files"])
 @pytest.mark.parametrize("name, form", ARCHIVES)
 def test_cifar(tmp_path, caplog, name, form, layout):
     num_classes = 10 if name == "cifar10" else 100
     parts = published_sets.make_parts({"train": 203, "test": 101}, num_classes=num_classes)
-    archive, folder = ARCHIVES[name, form]
+    archive, unpacked = ARCHIVES[name, form]
     files = published_sets.cifar_files(name, form, parts)
     if layout == "archive":
-        published_sets.write_archive(tmp_path / archive, folder, files)
+        published_sets.write_archive(tmp_path / archive, unpacked, files)
     else:
-        published_sets.write_folder(tmp_path / folder, files)
-    cifar = sources.load(name, str(tmp_path / folder if layout == "itself" else tmp_path))
+        published_sets.write_directory(tmp_path / unpacked, files)
+    cifar = sources.load(name, str(tmp_path / unpacked if layout == "files" else tmp_path))
     assert_same(cifar.train, *parts["train"])
     assert_same(cifar.test, *parts["test"])
     assert cifar.num_classes == num_classes
@@ -137,7 +139,7 @@ def test_fashion_mnist(tmp_path, zipped):
 
 @pytest.fixture
 def svhn(tmp_path):
-    """A small SVHN in `tmp_path`, of which each image is another."""
+    """Writes a small SVHN to `tmp_path`, in which all images differ."""
     parts = published_sets.make_parts({"train": 200, "extra": 300, "test": 40})
     published_sets.write_svhn(tmp_path, parts)
     return parts
@@ -145,7 +147,7 @@ def svhn(tmp_path):
 
 def test_svhn(tmp_path, svhn):
     whole = sources.load("svhn", str(tmp_path))
-    for i in (0, 1):  # images, labels
+    for i in (0, 1):  # Images, labels.
         np.testing.assert_array_equal(
             (whole.train.images, whole.train.labels)[i],
             np.concatenate([svhn["train"][i], svhn["extra"][i]]),
@@ -162,7 +164,7 @@ def test_svhn_holdout(tmp_path, svhn):
     from_train, from_extra = validation.labels[:40], validation.labels[40:]
     assert np.all(np.bincount(from_train) == 4) and np.all(np.bincount(from_extra) == 2)
 
-    # Every image is in exactly one of both splits, in the order of the files, with its label.
+    # Every image is in exactly one of the two splits, in the order of the files, with its label.
     images, labels = (np.concatenate([svhn["train"][i], svhn["extra"][i]]) for i in (0, 1))
     places = {image.tobytes(): place for place, image in enumerate(images)}
     trained, validated = (
@@ -174,7 +176,7 @@ def test_svhn_holdout(tmp_path, svhn):
     np.testing.assert_array_equal(train.labels, labels[trained])
     np.testing.assert_array_equal(validation.labels, labels[validated])
 
-    # Which images is fixed for good.
+    # The random choice never changes.
     assert validated[:5] == [3, 8, 12, 13, 18]
     assert_same(sources.load("svhn", str(tmp_path), holdout=60).train, train.images, train.labels)
 
@@ -183,7 +185,7 @@ def test_svhn_holdout(tmp_path, svhn):
     "holdout, message",
     [
         (31, "0 or more and, for svhn, divisible by 30"),
-        (300, "Cannot hold out 20 of 20 images of class 0 in svhn's 'train' part"),
+        (300, "cannot hold out 20 of 20 images of class 0 in svhn's 'train' part"),
     ],
 )
 def test_impossible_svhn_holdout(tmp_path, svhn, holdout, message):
@@ -200,4 +202,4 @@ def test_the_real_fashion_mnist(caplog):
     assert fashion_mnist.train.labels[:5].tolist() == [9, 0, 0, 3, 0]
     np.testing.assert_allclose(fashion_mnist.mean, fashion_mnist.train.images.mean(), atol=0.05)
     np.testing.assert_allclose(fashion_mnist.std, fashion_mnist.train.images.std(), atol=0.05)
-    assert caplog.text == ""  # it is the official set
+    assert caplog.text == ""  # No warning, because it is the official set.

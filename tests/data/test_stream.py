@@ -1,4 +1,4 @@
-"""A stream of pictures: the same whoever reads them, and whatever is wrong with some."""
+"""Tests that a stream does not depend on workers or hosts, and how it treats broken pictures."""
 
 import gc
 import logging
@@ -21,21 +21,21 @@ from densenet_jax.data.random_crop import random_crop
 from densenet_jax.errors import InputError
 
 SIZE, BATCH, SEED = 16, 5, 3
-STEPS = 5  # An epoch, of 24 pictures.
+STEPS = 5  # In an epoch of 24 pictures.
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("imagenet")
-    small_imagenet.write_folders(
-        folder, small_imagenet.train_pictures(), small_imagenet.validation_pictures()
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("imagenet")
+    small_imagenet.write_directories(
+        directory, small_imagenet.train_pictures(), small_imagenet.validation_pictures()
     )
-    return folder
+    return directory
 
 
 @pytest.fixture(scope="module")
-def pictures(folder):
-    return imagenet.find(folder)["train"]
+def pictures(directory):
+    return imagenet.find(directory)["train"]
 
 
 def source_of(pictures, first=0, epochs=2, rows=None):
@@ -46,9 +46,9 @@ def source_of(pictures, first=0, epochs=2, rows=None):
 
 
 def read(source, workers=0, skip_broken=False):
-    """All of it, through a stream."""
-    # joblib, which scikit-learn imports, leaves semaphores to the garbage collector; Python 3.12.1
-    # warns if that removes them while a process is started.
+    """Returns all batches of `source`, through a stream."""
+    # joblib, which scikit-learn imports, leaves semaphores to the garbage collector. Python 3.12.1
+    # warns if the garbage collector removes them while a process starts.
     gc.collect()
     reading = stream.Stream(source, lambda batch: batch, workers, skip_broken)
     try:
@@ -59,8 +59,8 @@ def read(source, workers=0, skip_broken=False):
 
 def assert_same(batches, expected):
     for batch, other in zip(batches, expected, strict=True):
-        for found, wanted in zip(batch, other, strict=True):
-            np.testing.assert_array_equal(found, wanted)
+        for found, value in zip(batch, other, strict=True):
+            np.testing.assert_array_equal(found, value)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def whole(pictures):
     return read(source_of(pictures))
 
 
-def test_each_epoch_has_each_picture_once_in_another_order(pictures, whole):
+def test_each_epoch_has_every_picture_once_in_a_different_order(pictures, whole):
     for epoch in range(2):
         batches = whole[epoch * STEPS : (epoch + 1) * STEPS]
         order = epoch_order(SEED, epoch, len(pictures), BATCH)
@@ -92,18 +92,18 @@ def test_workers_change_nothing(pictures, whole, workers):
 
 
 @pytest.mark.parametrize(("step", "workers"), [(1, 0), (4, 0), (7, 2), (9, 0)])
-def test_it_begins_at_any_step(pictures, whole, step, workers):
+def test_a_stream_can_start_at_any_step(pictures, whole, step, workers):
     assert_same(read(source_of(pictures, first=step), workers), whole[step:])
 
 
-def test_hosts_have_their_parts_of_the_same_batches(pictures, whole):
+def test_hosts_read_their_parts_of_the_same_batches(pictures, whole):
     hosts = [read(source_of(pictures, rows=rows)) for rows in ([0, 1, 2], [3, 4])]
     joined = [map(np.concatenate, zip(*parts, strict=True)) for parts in zip(*hosts, strict=True)]
     assert_same(joined, whole)
 
 
 @pytest.mark.parametrize("ten", [False, True])
-def test_evaluation_sees_pillows_crops_of_every_picture_once(pictures, ten):
+def test_evaluation_has_the_central_crop_of_every_picture_once(pictures, ten):
     crop = CentralCrop(20, SIZE, "bicubic")
     shape = (10,) * ten + (SIZE, SIZE, 3)
     rows, order = np.arange(7), stream.OnePass(len(pictures), 7)
@@ -118,9 +118,9 @@ def test_evaluation_sees_pillows_crops_of_every_picture_once(pictures, ten):
 
 
 @pytest.fixture
-def broken_folder(folder, tmp_path):
-    """With one picture cut short, and one missing once it has been listed."""
-    copy = shutil.copytree(folder, tmp_path / "imagenet")
+def broken_directory(directory, tmp_path):
+    """Copies the set, truncates one picture, and removes another after listing."""
+    copy = shutil.copytree(directory, tmp_path / "imagenet")
     found = imagenet.find(copy)["train"]
     short, missing = sorted((copy / "train").glob("*/*_1000.JPEG"))[:2]
     short.write_bytes(short.read_bytes()[:3000])
@@ -129,15 +129,15 @@ def broken_folder(folder, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_ends_it(broken_folder, workers):
-    found, short, missing = broken_folder
-    with pytest.raises(InputError, match=r"(damaged|Cannot read).*data\.skip_broken") as caught:
+def test_a_broken_picture_is_an_error(broken_directory, workers):
+    found, short, missing = broken_directory
+    with pytest.raises(InputError, match=r"(damaged|cannot read).*data\.skip_broken") as caught:
         read(source_of(found), workers)
     assert any(str(path) in str(caught.value) for path in (short, missing))
 
 
-def test_broken_pictures_are_passed_over_if_so_wanted(broken_folder, whole, caplog):
-    found, short, missing = broken_folder
+def test_skip_broken_skips_broken_pictures(broken_directory, whole, caplog):
+    found, short, missing = broken_directory
     with caplog.at_level(logging.WARNING):
         batches = read(source_of(found, epochs=1), skip_broken=True)
     assert [str(path) in caplog.text for path in (short, missing)] == [True, True]
@@ -150,9 +150,9 @@ def test_broken_pictures_are_passed_over_if_so_wanted(broken_folder, whole, capl
     assert lost == 2
 
 
-def test_a_picture_that_can_be_read_the_second_time_is_not_broken(pictures, whole):
+def test_reading_is_retried_once(pictures, whole):
     class Once:
-        """Fails the first time that a picture is asked for."""
+        """Pictures that fail the first time they are read."""
 
         def __init__(self):
             self.asked = set()
@@ -174,8 +174,8 @@ def test_a_picture_that_can_be_read_the_second_time_is_not_broken(pictures, whol
         assert_same([batch[:3]], [expected[:3]])
 
 
-def test_only_waiting_for_data_is_counted(pictures):
-    """Not that for the devices, which comes before."""
+def test_waited_counts_only_waiting_for_data(pictures):
+    """Waiting for the devices comes first, and does not count."""
     placed = threading.Event()
     reading = stream.Stream(source_of(pictures), lambda batch: placed.set())
     try:
@@ -191,26 +191,26 @@ def test_only_waiting_for_data_is_counted(pictures):
         reading.close()
 
 
-def test_a_range_is_a_part(pictures):
+def test_a_range_is_a_part_of_the_pictures(pictures):
     part = Range(pictures, 3, 9)
     assert len(part) == 6 and part[2] == pictures[5] and part.name(0) == pictures.name(3)
 
 
-# Prints the processes that read for this one, and waits to be killed.
+# Prints the ids of the worker processes, and waits to be killed.
 READERS = """
 import multiprocessing, pickle, sys, time
 from densenet_jax.data import stream
 
 if __name__ == "__main__":
     with open(sys.argv[1], "rb") as file:
-        made = stream.batches(pickle.load(file), 2)
+        made = stream.host_batches(pickle.load(file), 2)
     next(made)
     print(*(process.pid for process in multiprocessing.active_children()), flush=True)
     time.sleep(600)
 """
 
 
-def test_workers_end_with_a_killed_trainer(pictures, tmp_path):
+def test_workers_exit_when_the_trainer_is_killed(pictures, tmp_path):
     (tmp_path / "readers.py").write_text(READERS)
     (tmp_path / "source").write_bytes(pickle.dumps(source_of(pictures, epochs=2000)))
     with small.start(tmp_path / "readers.py", tmp_path / "source") as process:

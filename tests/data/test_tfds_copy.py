@@ -1,4 +1,4 @@
-"""A copy prepared by TFDS reads like the published files, in their order, without TensorFlow."""
+"""Tests that a copy prepared by TFDS equals the published files, and is read without TensorFlow."""
 
 import sys
 
@@ -16,17 +16,17 @@ SHAPES = {
 }
 
 
-def prepare(folder, name):
-    """Prepares a small copy of a set; returns its folder and what is in it."""
+def prepare(directory, name):
+    """Prepares a small copy of a set; returns its directory and its content."""
     sizes = {"train": 150, "test": 50} | ({"extra": 120} if name == "svhn" else {})
     parts = published_sets.make_parts(sizes, *SHAPES[name])
     tfds_name = "svhn_cropped" if name == "svhn" else name
-    return published_sets.prepare_tfds(folder, tfds_name, parts), parts
+    return published_sets.prepare_tfds(directory, tfds_name, parts), parts
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_copy_reads_like_the_published_files(tmp_path, name, file_format):
+def test_a_copy_equals_the_published_files(tmp_path, name, file_format):
     copy, parts = prepare(tmp_path, name)
     if file_format == "tfrecord":
         published_sets.to_tfrecord(copy)
@@ -39,7 +39,7 @@ def test_copy_reads_like_the_published_files(tmp_path, name, file_format):
         published_sets.write_fashion_mnist(raw, parts)
     else:
         files = published_sets.cifar_files(name, "binary", parts)
-        published_sets.write_folder(raw, files)
+        published_sets.write_directory(raw, files)
     holdout = 30
     from_raw = sources.load(name, str(raw), holdout)
     from_copy = sources.load(name, str(tmp_path), holdout)
@@ -49,7 +49,7 @@ def test_copy_reads_like_the_published_files(tmp_path, name, file_format):
     assert "tensorflow" not in sys.modules
 
 
-def test_newest_whole_version_is_read(tmp_path):
+def test_the_newest_finished_version_is_read(tmp_path):
     copy, parts = prepare(tmp_path, "fashion_mnist")
     for version in ("2.0.0", "3.0.1.incompleteA1B2C3", "incomplete.A1B2C3_3.0.1"):
         (copy.parent / version).mkdir()
@@ -58,7 +58,7 @@ def test_newest_whole_version_is_read(tmp_path):
 
 
 def damage(copy, pattern, change):
-    """Rewrites the only file of `copy` that fits `pattern`."""
+    """Rewrites the only file of `copy` that matches `pattern`."""
     (path,) = copy.glob(pattern)
     path.write_bytes(change(path.read_bytes()))
 
@@ -100,7 +100,9 @@ def test_missing_shard(tmp_path, file_format):
 def test_copy_that_cannot_be_read(tmp_path):
     copy, _ = prepare(tmp_path, "svhn")
     published_sets.edit_info(copy, fileFormat="riegeli")
-    refuses("svhn", tmp_path, "is in format riegeli: prepare it again with file_format=.array_rec")
+    refuses(
+        "svhn", tmp_path, "has the format riegeli: prepare it again with file_format=.array_rec"
+    )
     published_sets.edit_info(copy, fileFormat="array_record", splits=[])
     refuses("svhn", tmp_path, f"{copy} has no split 'train'")
     (copy / "dataset_info.json").write_text("{")

@@ -174,7 +174,7 @@ def sets(tmp_path_factory):
         parts = published_sets.make_parts({"train": 100, "test": 20}, num_classes=classes)
         files = published_sets.cifar_files(name, "binary", parts)
         directory = "cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary"
-        published_sets.write_folder(root / name / directory, files)
+        published_sets.write_directory(root / name / directory, files)
     parts = published_sets.make_parts({"train": 60, "extra": 60, "test": 20})
     published_sets.write_svhn(root / "svhn", parts)
     random = np.random.default_rng(0)

@@ -70,7 +70,7 @@ def test_run_without_a_checkpoint(copied_run, capsys, checkpoints):
 def test_data_that_have_moved(tmp_path, capsys):
     parts = published_sets.make_parts({"train": 40, "test": 20})
     files = published_sets.cifar_files("cifar10", "binary", parts)
-    published_sets.write_folder(tmp_path / "there", files)
+    published_sets.write_directory(tmp_path / "there", files)
     changes = {
         "epochs": 1,
         "batch_size": 20,
@@ -81,7 +81,7 @@ def test_data_that_have_moved(tmp_path, capsys):
     result = fit(small.config(small.PLAIN | changes), tmp_path / "run")
     (tmp_path / "there").rename(tmp_path / "here")
     status, _, errors = run_evaluate(capsys, tmp_path / "run")
-    assert status == 2 and f"Missing {tmp_path / 'there'}" in errors
+    assert status == 2 and f"missing {tmp_path / 'there'}" in errors
     flag = f"--data_directory={tmp_path / 'here'}"
     status, output, _ = run_evaluate(capsys, tmp_path / "run", flag)
     assert status == 0 and json.loads(output)["test_error"] == result["test_error"]

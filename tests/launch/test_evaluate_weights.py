@@ -129,8 +129,8 @@ def test_mistakes(capsys, weights, folder, arguments, words):
 @pytest.mark.parametrize(
     "names, words",
     [
-        (["cat"], "named after none of the network's classes, such as cat (1 in all)"),
-        ([], "Missing"),
+        (["cat"], "not named after the network's classes, such as cat (1 in all)"),
+        ([], "missing"),
     ],
 )
 def test_directories_that_are_not_classes(capsys, weights, tmp_path, names, words):
@@ -157,7 +157,7 @@ def test_labels_follow_directory_names_sorted_as_text(tmp_path, first, removed):
         (tmp_path / removed).rmdir()
         with pytest.raises(
             InputError,
-            match=r"has 12 class folders .*, but the network has 13 classes: make an",
+            match=r"directories for 12 classes .*, but the network has 13 classes: make an",
         ):
             folders.labelled(tmp_path, len(names))
         found, labels, _ = folders.labelled(tmp_path, sorted(names))
@@ -169,14 +169,14 @@ def test_directories_of_splits_are_not_classes(tmp_path, part):
     for name in (f"{part}/mole", f"{part}/vole", "extra/mole", "extra/vole"):
         (tmp_path / name).mkdir(parents=True)
         next(pictures()).resize((8, 8)).save(tmp_path / name / "picture.png")
-    with pytest.raises(InputError, match=r"Missing .*/val/CLASS.* has .*extra"):
+    with pytest.raises(InputError, match=r"missing .*/val/CLASS.* has .*extra"):
         folders.labelled(tmp_path, 2)
     (tmp_path / "extra").rename(tmp_path / "Test Set")
     paths, labels, classes = folders.labelled(tmp_path, 2)
     assert {path.parent.parent.name for path in paths} == {"Test Set"}
     assert (labels.tolist(), classes) == ([0, 1], ["mole", "vole"])
     (tmp_path / "Test Set" / "sole").mkdir()
-    with pytest.raises(InputError, match=r"3 class folders .* has 2 classes: remove the others"):
+    with pytest.raises(InputError, match=r"for 3 classes .* has 2 classes: remove the others"):
         folders.labelled(tmp_path, 2)
 
 

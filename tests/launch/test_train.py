@@ -145,7 +145,7 @@ def test_argument_for_a_config_without_one(tmp_path, capsys):
 
 def test_missing_data(tmp_path, capsys):
     flags = ["--config.data.name=cifar10", f"--config.data.directory={tmp_path}"]
-    words = [f"Missing {tmp_path}/cifar-10-binary.tar.gz", "kriz/cifar.html"]
+    words = [f"missing {tmp_path}/cifar-10-binary.tar.gz", "kriz/cifar.html"]
     refuses(capsys, tmp_path / "run", *flags, words=words)
 
 

@@ -111,7 +111,7 @@ def test_broken_pictures_are_counted(tmp_path, changes):
         files[name] = files[name][:500]
     last = next(reversed(validation))
     validation[last] = validation[last][:500]
-    small_imagenet.write_folders(folder, train, validation)
+    small_imagenet.write_directories(folder, train, validation)
     wanted = changes | {"data.directory": str(folder), "epochs": 1}
     with pytest.raises(InputError, match=r"_1000\.JPEG is damaged .* data\.skip_broken"):
         fit(small.config(wanted), tmp_path / "run")
@@ -128,7 +128,7 @@ def test_broken_pictures_are_counted(tmp_path, changes):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"data.preprocessing": "gcn"}, "imagenet is not in memory: set data.preprocessing"),
+        ({"data.preprocessing": "gcn"}, "imagenet is streamed: use 'standardize'"),
         ({"data.random_crop": "any"}, "data.random_crop is 'any': choose one of padded, resized"),
         ({"data.color_jitter": 1.5}, "data.color_jitter is 1.5: use a number from 0 to 1"),
         ({"data.workers": -1}, "data.workers is -1: use an integer from 0 to 1,024"),

@@ -1,0 +1,77 @@
+"""Reads published sets that fit in memory: from their authors' files, or from a copy for TFDS."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from densenet_jax.data import tfds_copy
+from densenet_jax.data.archives import Piece
+from densenet_jax.data.dataset import Part, Split, concatenate
+from densenet_jax.data.facts import FACTS, Facts
+from densenet_jax.data.reader import Found, Reader, Request, hold_out_last
+from densenet_jax.errors import InputError, counted
+
+
+def published_reader(
+    name: str,
+    origin: str,
+    read_files: Callable[[pathlib.Path], dict[str, list[Piece]]],
+    tfds_name: str | None = None,
+    default_directory: str | None = None,
+    hold_out: Callable[[Mapping[str, Part], int], tuple[Part, Part | None]] = hold_out_last,
+    holdout_multiple: int = 1,
+) -> Reader:
+    """Returns the reader of a published set. A copy for TFDS takes precedence.
+
+    Args:
+      name: the name of the set in FACTS.
+      origin: where the authors publish their files, for messages.
+      read_files: reads the authors' files in a directory; returns the pieces of each part in order.
+      tfds_name: the name of the set in TensorFlow Datasets; None: `name`.
+      default_directory, hold_out, holdout_multiple: see Reader.
+    """
+    facts = FACTS[name]
+
+    def read(request: Request) -> Found:
+        if copy := tfds_copy.find(request.directory, tfds_name or name):
+            parts = {part: _checked(facts, tfds_copy.read(copy, part)) for part in facts.sizes}
+            return Found(facts, parts)
+        try:
+            pieces = read_files(request.directory)
+        except OSError as error:
+            raise InputError(
+                f"missing {error.filename}: get it from {origin}, and set data.directory to its "
+                "directory or to that of a copy prepared by TFDS"
+            ) from error
+        return Found(facts, {part: _joined(facts, pieces[part]) for part in facts.sizes})
+
+    needs = (
+        f"the directory with its files, which come from {origin}, or with a copy prepared by TFDS"
+    )
+    return Reader(read, needs, default_directory, hold_out, holdout_multiple)
+
+
+def _joined(facts: Facts, pieces: Sequence[Piece]) -> Split:
+    return concatenate([_checked(facts, piece) for piece in pieces])
+
+
+def _checked(facts: Facts, piece: Piece) -> Split:
+    """Returns a piece as a split. Raises InputError if it does not fit `facts`."""
+    source, images, labels = piece
+    if images.shape[1:] != facts.image_shape or images.dtype != np.uint8:
+        raise InputError(
+            f"{source} has {images.dtype} images of shape {images.shape[1:]} instead of "
+            f"uint8 {facts.image_shape}: it belongs to another set"
+        )
+    if len(images) != len(labels) or len(images) == 0:
+        raise InputError(
+            f"{source} has {counted(len(images), 'image')} and {counted(len(labels), 'label')}: "
+            "replace it"
+        )
+    if labels.min() < 0 or labels.max() >= facts.num_classes:
+        raise InputError(
+            f"{source} has labels from {labels.min()} to {labels.max()} instead of 0 to "
+            f"{facts.num_classes - 1}: it is damaged or belongs to another set"
+        )
+    return Split(images, labels.astype(np.int32))
