@@ -21,7 +21,7 @@ from densenet_jax.data.archives import naming_file
 from densenet_jax.data.pictures import MAX_PIXELS, CentralCrop, convert, from_array, load
 from densenet_jax.errors import InputError
 from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.models.network import NetworkConfig
+from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.models.rdnet import RDNetConfig
 from densenet_jax.models.resnet import ResNetConfig
 from densenet_jax.weight_files import HUB
@@ -113,7 +113,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    model: nnx.Module,
+    model: Network,
     pictures: Iterable[Picture],
     *,
     top: int = 5,
@@ -160,7 +160,7 @@ def predict(
 
 
 def logits(
-    model: nnx.Module,
+    model: Network,
     pictures: Iterable[Picture],
     *,
     preprocessing: Preprocessing = TORCHVISION,

@@ -10,9 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
-from flax import nnx
-
 from densenet_jax.errors import InputError
+from densenet_jax.models.network import Network
 from densenet_jax.models.rdnet import RDNet
 from densenet_jax.models.resnet import ResNet
 
@@ -64,7 +63,7 @@ class TorchNames(NamedTuple):
         return translations
 
 
-def names_for(model: nnx.Module) -> TorchNames:
+def names_for(model: Network) -> TorchNames:
     """Returns the PyTorch names for `model`.
 
     Raises InputError if the family of the network has no PyTorch names.

@@ -12,6 +12,7 @@ from flax import nnx
 
 from densenet_jax import weight_files
 from densenet_jax.errors import InputError
+from densenet_jax.models.network import Network
 from densenet_jax.torch_names import HEADS, names_for
 
 _LEAVES = {
@@ -31,7 +32,7 @@ _SHOWN = 3  # Names of each kind in an error message; the rest are counted.
 
 
 def load_torch(
-    model: nnx.Module, source: Mapping[str, np.ndarray] | str | Path, head: bool | None = True
+    model: Network, source: Mapping[str, np.ndarray] | str | Path, head: bool | None = True
 ) -> None:
     """Sets all parameters and running statistics of `model` from `source`.
 
@@ -113,7 +114,7 @@ def load_torch(
             variable[...] = jax.device_put(array)
 
 
-def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
+def to_torch(model: Network) -> dict[str, np.ndarray]:
     """Returns all parameters and running statistics of `model`, under PyTorch's names.
 
     `model` may also be a network merged from gradients.
@@ -207,7 +208,7 @@ class _NamedVariable(NamedTuple):
     is_stack: bool
 
 
-def _named_variables(model: nnx.Module) -> list[_NamedVariable]:
+def _named_variables(model: Network) -> list[_NamedVariable]:
     names, named = names_for(model), []
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         *parents, leaf = map(str, path)

@@ -27,6 +27,7 @@ from flax import nnx
 
 from densenet_jax import weight_files, weights
 from densenet_jax.errors import InputError, counted
+from densenet_jax.models.network import Network
 from densenet_jax.train.record import RunDirectory
 from launch import command, jax_private, network_flags
 from launch.paths import typed_path
@@ -110,7 +111,7 @@ def _image_shape(network: network_flags.ChosenNetwork) -> tuple[int, int, int]:
     return side, side, network.model.config.in_channels
 
 
-def _forward(model: nnx.Module):
+def _forward(model: Network):
     """Returns a function from images to logits, in which the weights are constants."""
     graphdef, state = nnx.split(model)
     return lambda images: nnx.merge(graphdef, state)(images, train=False)

@@ -17,7 +17,7 @@ from densenet_jax import weights
 from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.models.catalog import create_model
-from densenet_jax.models.network import NetworkConfig
+from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.predict import (
     TORCHVISION,
     Preprocessing,
@@ -41,7 +41,7 @@ class ChosenNetwork(NamedTuple):
       classes: names of the classes in the order of labels; None if unknown.
     """
 
-    model: nnx.Module
+    model: Network
     preprocessing: Preprocessing
     classes: Sequence[str] | None
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from densenet_jax.models.catalog import FAMILIES
 from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.models.network import NetworkConfig
+from densenet_jax.models.network import Network, NetworkConfig
 
 
 def count_params(config: NetworkConfig) -> int:
@@ -101,7 +101,7 @@ def activation_bytes(config: NetworkConfig, height: int, width: int, batch_size:
 
 
 @functools.cache
-def _abstract(config: NetworkConfig) -> nnx.Module:
+def _abstract(config: NetworkConfig) -> Network:
     def build():
         # One key for all parameters: under tracing, each key of nnx.Rngs costs more than the last.
         key = jax.random.key(0)

@@ -2,13 +2,13 @@
 
 import jax
 import numpy as np
-from flax import nnx
 
 from densenet_jax.errors import InputError
 from densenet_jax.models.densenet import DenseNet, layers_read
+from densenet_jax.models.network import Network
 
 
-def heat_maps(model: nnx.Module) -> list[np.ndarray]:
+def heat_maps(model: Network) -> list[np.ndarray]:
     """Returns a heat map `[n + 1, n + 1]` of absolute weights for each block of n layers.
 
     Entry [s, l - 1] is the mean absolute weight with which layer l reads the maps of layer s. The

@@ -6,10 +6,11 @@ import numpy as np
 from flax import nnx
 from jax.tree_util import tree_leaves_with_path
 
+from densenet_jax.models.network import Network
 from densenet_jax.train.step import losses
 
 
-def gradient_norms(model: nnx.Module, images: jax.Array, labels: jax.Array) -> dict[str, float]:
+def gradient_norms(model: Network, images: jax.Array, labels: jax.Array) -> dict[str, float]:
     """Returns the ratio of the gradient's norm to the kernel's norm, by the path of each kernel.
 
     Kernels are in the order in which the network uses them. Each block of a stack, which holds the

@@ -29,7 +29,7 @@ from densenet_jax.models.layers import (
 )
 from densenet_jax.models.network import Network, NetworkConfig, Stem
 from densenet_jax.models.pooling import average_pool, max_pool
-from densenet_jax.models.remat import grow, join, remat_if
+from densenet_jax.models.remat import Remat, grow, join, remat_if
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class DenseNetConfig(NetworkConfig):
     stem: Stem = "cifar"
     dropout_rate: float = 0.0
     se_ratio: int = 0
-    remat: Literal["none", "concat", "layer"] = "concat"
+    remat: Remat = "concat"
     bn_group_size: int = 0
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from densenet_jax.models.layers import FeatureMap
 # added together. More layers take more memory and less time.
 LAYERS_PER_SUM = 4
 
+Remat = Literal["none", "concat", "layer"]  # See DenseNetConfig.
 Result = TypeVar("Result")
 
 

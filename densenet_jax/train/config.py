@@ -43,7 +43,6 @@ def all_keys() -> MappingProxyType[str, Key]:
     return MappingProxyType(KEYS | model_keys)
 
 
-@functools.cache
 def family_keys(family: type) -> MappingProxyType[str, Key]:
     """Returns the keys of one network family: {"model.growth_rate": ..., ...}."""
     hints = typing.get_type_hints(family)

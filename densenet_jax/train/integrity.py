@@ -43,8 +43,8 @@ def _files(checkpoint: Path) -> list[Path]:
     return sorted(file for file in checkpoint.glob("*/**/*") if file.is_file())
 
 
-def digests(arrays: dict[str, Any]) -> dict[str, str]:
-    """Returns the SHA-256 of each array, its type and its shape, by its path in the tree."""
+def digests(arrays: Any) -> dict[str, str]:
+    """Returns the SHA-256 of each array of a tree, its type and its shape, by path."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
         array = np.ascontiguousarray(leaf)

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
 from densenet_jax import weights
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES
-from densenet_jax.models.network import NetworkConfig
+from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory, with_tuples
 
@@ -27,7 +28,7 @@ class SavedNetwork(NamedTuple):
       description: model.json of the run: `classes`, `crop`, `mean`, `std` and so on.
     """
 
-    model: nnx.Module
+    model: Network
     description: dict
 
 
@@ -116,7 +117,7 @@ def _check_arrays(run: RunDirectory, found: dict, like: dict) -> None:
     weights.refuse_not_finite(f"the weights in {run.path}", arrays)
 
 
-def _by_name(tree: dict) -> dict[str, jax.Array]:
+def _by_name(tree: dict) -> dict[str, np.ndarray]:
     """Returns the arrays of `params` and `batch_stats` by name."""
     return {
         ".".join(str(key.key) for key in path[1:]): array
@@ -124,7 +125,7 @@ def _by_name(tree: dict) -> dict[str, jax.Array]:
     }
 
 
-def start_from(model: nnx.Module, source: str) -> None:
+def start_from(model: Network, source: str) -> None:
     """Sets the parameters and running statistics of `model`.
 
     Leaves the classifier new, with a warning, if the classifier of `source` has another shape.

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from densenet_jax.data import sources
 from densenet_jax.data.augmentation import Augmentation
 from densenet_jax.data.batches import Batch, normalize
+from densenet_jax.data.dataset import Dataset, Split
 from densenet_jax.data.pictures import decode
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.errors import InputError, counted
@@ -65,7 +66,7 @@ class Trainer:
         self,
         config: ConfigDict,
         *,
-        data: sources.Dataset | None = None,
+        data: Dataset | None = None,
         devices: Sequence[jax.Device] | None = None,
         place: Callable = place,
     ):
@@ -96,7 +97,7 @@ class Trainer:
             self._feed = Streamed(config, self.data, self._mesh, self.clock)
         else:
             self._feed = Resident(config, self.data, self._mesh, place)
-        self._newest = self.initial_state.step
+        self._newest: Any = self.initial_state.step  # Ready once the devices have finished.
         self._compiled: dict[tuple[str, int, int], jax.stages.Compiled] = {}
 
     def close(self) -> None:
@@ -202,12 +203,11 @@ class Trainer:
 
     def totals(self, **numbers: float) -> Totals:
         """Returns totals with these `numbers`, and 0 for the others, on the devices."""
-        zeros = {field.name: 0.0 for field in dataclasses.fields(Totals)}
-        as_arrays = {
-            name: np.asarray(number, self.model_config.param_dtype)
-            for name, number in (zeros | numbers).items()
+        arrays: dict[str, Any] = {
+            field.name: np.asarray(numbers.get(field.name, 0.0), self.model_config.param_dtype)
+            for field in dataclasses.fields(Totals)
         }
-        return self._place(Totals(**as_arrays), replicated(self._mesh))
+        return self._place(Totals(**arrays), replicated(self._mesh))
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Dispatch]:
         """Yields the dispatches of `epoch` (from 0), beginning with its step number `first`."""
@@ -255,7 +255,7 @@ class Trainer:
         return ["validation", "test"]
 
 
-def _model_config(config: ConfigDict, data: sources.Dataset) -> NetworkConfig:
+def _model_config(config: ConfigDict, data: Dataset) -> NetworkConfig:
     settings = model_settings(config)
     classes, channels = data.num_classes, data.image_shape[-1]
     settings = {"num_classes": classes, "in_channels": channels} | settings
@@ -269,7 +269,7 @@ def _model_config(config: ConfigDict, data: sources.Dataset) -> NetworkConfig:
     return model_config(config.model.name, **settings)
 
 
-def _load(config: ConfigDict) -> sources.Dataset:
+def _load(config: ConfigDict) -> Dataset:
     data = config.data
     found = sources.load(data.name, data.directory, data.holdout, data.examples, data.image_size)
     return preprocess(found, data.preprocessing)
@@ -279,17 +279,18 @@ def training_batch(config: ConfigDict, examples: int) -> Batch:
     """Returns the first `examples` training images as the network sees them, not augmented."""
     data = _load(config)
     dtype = model_settings(config)["dtype"]
-    if data.streamed:
+    if isinstance(data.train, Split):
+        images, labels = data.train.images[:examples], data.train.labels[:examples]
+    else:
         chosen = [data.train[i] for i in range(min(examples, len(data.train)))]
         pictures = [decode(encoded.data, config.data.max_pixels) for encoded in chosen]
         images = np.stack([data.crop(picture) for picture in pictures])
         labels = np.array([encoded.label for encoded in chosen])
-    else:
-        images, labels = data.train.images[:examples], data.train.labels[:examples]
-    return normalize(images, labels, np.arange(len(labels)), data.mean, data.std, dtype)
+    indices = jnp.arange(len(labels))
+    return normalize(jnp.asarray(images), jnp.asarray(labels), indices, data.mean, data.std, dtype)
 
 
-def _augmentation(config: ConfigDict, data: sources.Dataset) -> Augmentation | None:
+def _augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
     """Returns the augmentation of a config. Raises InputError if it cannot be done to `data`."""
     wanted = config.data
     if not wanted.augment:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from densenet_jax.errors import InputError, suggest
 from densenet_jax.models.catalog import model_config
-from densenet_jax.models.densenet import DenseNetConfig, Remat
+from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.remat import Remat
 
 LEARNING_RATE = 0.1
 MOMENTUM = 0.9  # Nesterov's
