@@ -71,8 +71,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
                 _divergence_reported(trainer, checkpoints),
             ):
                 progress = _train(trainer, run, checkpoints, lock, preemption, reporter)
-        result = _result(trainer, progress)
-        run.finish(result)
+            result = _result(trainer, progress)
+            run.finish(result)
     return result
 
 
@@ -99,10 +99,12 @@ def _train(
     try:
         with event_log(run.path / "tensorboard", progress.step) as log_event:
             while progress.epoch < config.epochs:
+                epoch = progress.epoch  # From 0.
+                is_last = epoch + 1 == config.epochs
                 with clock.measure("training"):
-                    for dispatch in trainer.epoch(progress.epoch, first=progress.steps_of_epoch):
+                    for dispatch in trainer.epoch(epoch, first=progress.steps_of_epoch):
                         preemption.check(progress.step)
-                        previous, epoch = progress.totals, progress.epoch
+                        previous = progress.totals
                         state, progress.totals = trainer.train(state, previous, dispatch, epoch)
                         # Waiting for the previous dispatch leaves the devices this one to work on.
                         _check_loss(previous, progress)
@@ -110,9 +112,7 @@ def _train(
                         reporter.advance(dispatch.steps)
                     _check_loss(progress.totals, progress)
                     line = _training_metrics(trainer, progress)
-                epoch = progress.epoch + 1
-                is_last = epoch == config.epochs
-                if is_last or epoch % config.eval_every_epochs == 0:
+                if is_last or (epoch + 1) % config.eval_every_epochs == 0:
                     with clock.measure("evaluation"):
                         line |= trainer.evaluate(state)
                         if is_last and config.data.ten_crops:
@@ -124,7 +124,7 @@ def _train(
                 reporter.epoch(line, config.epochs, clock)
                 progress.end_epoch(line, trainer.totals())
                 is_best = progress.best is line
-                if is_last or is_best or epoch % config.checkpoint_every_epochs == 0:
+                if is_last or is_best or (epoch + 1) % config.checkpoint_every_epochs == 0:
                     save()
     except StopRequested as stop:
         _check_loss(progress.totals, progress)
