@@ -29,7 +29,7 @@ def generator(seed: str) -> np.random.Generator:
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The tensor of this PyTorch name, in PyTorch's layout."""
+    """Returns the reference's tensor of a PyTorch name, in PyTorch's layout."""
     rng = generator(name)
     if name.endswith("running_var"):
         return rng.uniform(0.5, 1.5, shape)
@@ -48,7 +48,7 @@ def batch(seed: str, size: int, image_size: int, classes: int, dtype=jnp.float64
 
 
 def network(name: str, dtype, **overrides) -> nnx.Module:
-    """A network with the reference's weights."""
+    """Builds a network with the reference's weights."""
     model = dj.create_model(
         name, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, **NETWORKS[name][0], **overrides
     )
@@ -58,7 +58,7 @@ def network(name: str, dtype, **overrides) -> nnx.Module:
 
 
 def forward_and_backward(model: nnx.Module, images, labels):
-    """Logits by running statistics, training logits, loss, gradients, new running statistics."""
+    """Returns evaluation logits, training logits, loss, gradients and new running statistics."""
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 

@@ -1,4 +1,4 @@
-"""Runs on the CPU the forms that accelerators compute in place of the CPU's."""
+"""The forms that accelerators compute, run on the CPU."""
 
 import json
 
@@ -22,7 +22,7 @@ MASK = np.array([1.0] * 6 + [0.0] * 2)
 @pytest.mark.parametrize("mask", [None, MASK])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_statistics_of_one_pass(groups, mask, expected_mean, float64):
-    """Groups of padding alone are normalised by themselves."""
+    """Groups of padding alone are normalised by their own statistics."""
     weights = None if mask is None else mask.reshape(groups, -1, 1)
     total = np.full((groups, 1), 8 / groups * 24)
     if mask is not None:
@@ -37,7 +37,7 @@ def test_statistics_of_one_pass(groups, mask, expected_mean, float64):
 
 
 def test_one_pass_keeps_the_variance_beside_a_distant_mean():
-    """A mean of 100,000 deviations, in float32; of the first value, or of one near the mean."""
+    """Tests a mean of 100,000 deviations in float32, about the first value and about a near one."""
     noise = random.normal(size=(64, 1, 16, 16)) * 0.01
     values = jnp.asarray(1000 + noise, jnp.float32)
     expected = np.asarray(values, np.float64).var()
@@ -51,17 +51,17 @@ def test_one_pass_keeps_the_variance_beside_a_distant_mean():
 @pytest.mark.parametrize("groups", [None, 1, 4])
 def test_the_derivative_of_normalize_relu(groups, float64):
     shape = (5,) if groups is None else (groups, 5)
-    affine = tuple(jnp.asarray(random.normal(size=shape)) for _ in range(2))
+    scale_shift = tuple(jnp.asarray(random.normal(size=shape)) for _ in range(2))
     values, gradient = jnp.asarray(VALUES), jnp.asarray(random.normal(size=VALUES.shape))
-    expected = jax.vjp(layers._normalize_relu, values, affine)[1](gradient)
-    actual = layers._both_sums_at_once(values, affine, gradient)
-    assert (np.asarray(expected[0]) == 0).any()  # Something was rectified.
+    expected = jax.vjp(layers._normalize_relu, values, scale_shift)[1](gradient)
+    actual = layers._both_sums_at_once(values, scale_shift, gradient)
+    assert (np.asarray(expected[0]) == 0).any()  # The ReLU rectified values.
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-10), actual, expected)
 
 
 @pytest.mark.parametrize("size, padding", [(3, (1, 1)), (3, (0, 1)), (2, (0, 0))])
 def test_the_derivative_of_max_pooling(size, padding, float64):
-    """Many values are equal, as after a ReLU: the first of a window has its gradient."""
+    """Of equal maxima, as after a ReLU, the first in a window gets the gradient."""
     x = jnp.asarray(np.maximum(random.normal(size=(3, 2, 8, 9)), 0))
     x = jnp.pad(x, ((0, 0), (0, 0), padding, padding), constant_values=-jnp.inf)
     maxima, backward = jax.vjp(lambda x: pooling._maxima(x, size), x)
@@ -90,7 +90,7 @@ def test_gradients_of_readers_are_added():
 
 @pytest.fixture(scope="module")
 def accelerator(on_cpu):
-    """Networks are computed as on a GPU."""
+    """Computes networks as a GPU does."""
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
@@ -117,7 +117,7 @@ def _loss_and_gradients(form: str):
 
     graphdef, *states = nnx.split(model, nnx.Param, ...)
     params, batch_stats = map(nnx.to_pure_dict, states)
-    params = jax.tree.map(lambda x: x + 0.01, params)  # Biases of 0 would hide mistakes.
+    params = jax.tree.map(lambda x: x + 0.01, params)  # Zero biases would hide mistakes.
     (value, found), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch_stats)
     return value, found, gradients
 
@@ -136,7 +136,7 @@ def test_the_network_is_the_same_as_on_cpu(form, on_cpu, accelerator, float64):
 
 
 def test_aligned_convolutions_are_the_same():
-    """16 bits: channels are padded; 32 bits: they are not."""
+    """Channels are padded in 16 bits and not in 32 bits."""
     kernel = random.normal(size=(3, 3, 5, 12))
     for dtype, wide in ((jnp.bfloat16, 16), (jnp.float32, 12)):
         x, k = jnp.asarray(VALUES, dtype), jnp.asarray(kernel, dtype)
@@ -145,7 +145,7 @@ def test_aligned_convolutions_are_the_same():
         assert f"[8,{wide},4,6] = conv_general_dilated" in text
 
 
-# Prints what a step on 8 devices exchanges, in the form of each platform: operations, and bytes.
+# Prints the collective operations and bytes of a step on 8 devices, for each platform's form.
 COLLECTIVES = """
 import json, re, jax, small
 from jax import lax
@@ -165,14 +165,14 @@ print(json.dumps({platform: collectives(platform) for platform in ("cpu", "cuda"
 
 
 def test_collectives():
-    """Two passes exchange the mean before they can exchange the variance; one pass does it once."""
+    """Two passes exchange the mean before the variance; one pass exchanges both at once."""
     process = small.start("-c", COLLECTIVES, XLA_FLAGS="--xla_force_host_platform_device_count=8")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     operations, exchanged = zip(*json.loads(out.splitlines()[-1]).values(), strict=True)
     # Each layer has two maps; the stem and the transition have one.
     assert operations[0] - operations[2] >= 2 * 6 + 2
-    # Never a feature map: one of 8 images with 4 channels of 8 x 8 has 8 kB.
+    # No feature map is exchanged: one of 8 images with 4 channels of 8 x 8 has 8 kB.
     assert max(exchanged) < 4 * exchanged[0]
 
 

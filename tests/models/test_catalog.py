@@ -1,4 +1,4 @@
-"""Every name, with its published size."""
+"""Every named network has its published size."""
 
 import pytest
 from flax import nnx
@@ -7,7 +7,7 @@ import densenet_jax as dj
 from densenet_jax.analysis.counts import count_macs, count_params
 from densenet_jax.models.catalog import model_config
 
-# Counted, scale and shift of BatchNorm included; see the papers' Tables 1 and 2.
+# Counts include scale and shift of BatchNorm; see the papers' Tables 1 and 2.
 PARAMETERS = {
     "densenet_k12_d40": 1_019_722,
     "densenet_k12_d100": 6_979_642,
@@ -27,7 +27,7 @@ PARAMETERS = {
     "nin": 966_986,
     "nin_svhn": 1_986_026,
     "all_cnn_c": 1_369_738,
-    "dsn": 3_547_496,  # With its companions, which testing has no use for.
+    "dsn": 3_547_496,  # Includes the companions, which evaluation does not use.
     "highway19": 2_256_838,
     "fractalnet21": 33_714_314,  # The paper says 38.6M.
     "resnet110": 1_727_962,
@@ -64,7 +64,7 @@ CIFAR100_PARAMETERS = {
     "wrn16_8": 11_007_540,
     "wrn28_10": 36_536_884,
 }
-# Multiply-adds for one image, in millions, as printed in the papers or counted from their nets.
+# Multiply-adds for one image, in millions, as printed in the papers or counted from their code.
 MACS = {
     "densenet_k12_d40": 264.8,
     "densenet_bc_k12_d100": 287.9,

@@ -1,4 +1,4 @@
-"""What the other compared networks are said to do, and do."""
+"""The other compared networks behave as their papers describe."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def apply(model, x, train=False):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_testing_is_not_random_and_training_is(name):
+def test_evaluation_is_deterministic_and_training_is_random(name):
     model = tiny(name)
     tested = apply(model, images())
     assert tested.shape == (2, 1000 if name == "rdnet_tiny" else 10)
@@ -60,7 +60,7 @@ def test_images_must_be_large_enough(name):
 
 
 def gradients(model, weight):
-    """Of the training loss, companions weighted by `weight`, for each parameter."""
+    """Returns the gradients of the training loss, with companions weighted by `weight`."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     @jax.jit
@@ -81,12 +81,12 @@ def test_companions_teach_in_training():
     for i in range(3):
         assert np.abs(with_["companions"][i]["kernel"][...]).max() > 0
         assert not without["companions"][i]["kernel"][...].any()
-    # The first of them reads the first convolution, and teaches it.
+    # The first companion reads the first convolution and changes its gradient.
     first = [found["convs"][0]["kernel"][...] for found in (with_, without)]
     assert not np.allclose(*first)
 
 
-def test_companions_vanish_in_testing():
+def test_companions_do_not_affect_evaluation():
     model = tiny("dsn")
     model(images(), train=True)
     assert len(jax.tree.leaves(nnx.state(model, nnx.Intermediate))) == 3
@@ -96,14 +96,14 @@ def test_companions_vanish_in_testing():
     for companion in fresh.companions:
         companion.kernel[...] = jnp.full_like(companion.kernel[...], jnp.nan)
     np.testing.assert_array_equal(fresh(images()), expected)
-    # And images of another size can be tested, though not trained on.
+    # Images of another size can be evaluated, but not trained on.
     fresh(images(16))
     with pytest.raises(dj.InputError, match="built for images of 8 x 8"):
         fresh(images(16), train=True)
 
 
-def test_poolings_of_nin_hang_over_the_edge():
-    """As Caffe's and cuda-convnet's: 3 x 3 from the corner, every second one."""
+def test_poolings_of_nin_overhang_the_edge():
+    """Caffe and cuda-convnet pool 3 x 3 windows from the corner at every second position."""
     x = jnp.arange(16.0).reshape(1, 1, 4, 4)
     np.testing.assert_array_equal(max_pool(x, padding=(0, 1))[0, 0], [[10, 11], [14, 15]])
 
@@ -125,7 +125,7 @@ def test_fractal_block_is_the_fractal_of_the_paper():
     x = jax.random.normal(jax.random.key(0), (2, 2, 8, 8))
 
     def ends(columns, x, start):
-        """f_1 = conv; f_C = join(f_(C-1) of f_(C-1), conv): its ends before the last join."""
+        """Returns the ends before the last join: f_1 = conv; f_C = join(f_(C-1) f_(C-1), conv)."""
         conv = block.columns[columns - 1][start // 2 ** (columns - 1)]
         if columns == 1:
             return [conv(x, Mode(), 0)]
@@ -149,13 +149,13 @@ def test_drop_path_keeps_at_least_one_path():
         for at in joins:
             inputs = at.shape[1]
             assert (at.sum(1) >= 1).all()
-            # Globally, the step's column alone, where the join reads it.
+            # Global drop-path keeps only the step's column, in joins that read it.
             alone = at[is_global & (column < inputs)]
             assert (alone.sum(1) == 1).all()
             np.testing.assert_array_equal(alone.argmax(1), column[is_global & (column < inputs)])
             if inputs > 1 and rate < 0.5:
                 dropped = 1 - np.mean(at[~is_global])
-                # Less than the rate, for what is spared when all would be dropped.
+                # Below the rate, because one input is spared when all would be dropped.
                 assert rate - 0.05 < dropped + rate**inputs / inputs < rate + 0.05
 
 

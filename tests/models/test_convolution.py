@@ -1,4 +1,4 @@
-"""A convolution computed as products, on CPU, is XLA's."""
+"""On CPU a convolution computed as matrix products equals XLA's convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,10 @@ def test_a_convolution_and_its_gradients(side, channels, size):
         return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
 
     @jax.jit
-    def of(x, kernel):
+    def both(x, kernel):
         return [jax.vjp(function, x, kernel) for function in (convolve, direct)]
 
-    (ours, backward), (expected, expected_backward) = of(x, kernel)
+    (ours, backward), (expected, expected_backward) = both(x, kernel)
     pairs = zip(
         (ours, *jax.jit(backward)(g)), (expected, *jax.jit(expected_backward)(g)), strict=True
     )

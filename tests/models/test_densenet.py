@@ -1,4 +1,4 @@
-"""What a user relies on of the DenseNet modules."""
+"""Properties of DenseNets on which users rely."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def images(count=2, size=8, channels=3):
 
 
 def residual_bytes(layers: int, remat: str) -> int:
-    """Bytes that the forward pass of one block keeps for the backward pass."""
+    """Returns the bytes that one block keeps for the backward pass."""
     model = nnx.eval_shape(
         lambda: dj.create_model(
             "densenet_bc_k12_d100", block_config=(layers,), remat=remat, rngs=nnx.Rngs(0)
@@ -52,7 +52,7 @@ def test_memory_grows_linearly_with_remat_and_quadratically_without():
         remat: np.diff([residual_bytes(n, remat) for n in depths])
         for remat in ("none", "concat", "layer")
     }
-    # Twice the layers take twice the bytes, or, if everything is kept, more than three times.
+    # Twice the layers take twice the bytes, or more than three times if everything is kept.
     for remat in ("concat", "layer"):
         np.testing.assert_allclose(grown[remat][1:] / grown[remat][:-1], 2, rtol=0.05)
         assert grown[remat][-1] < grown["none"][-1] / 10
@@ -74,7 +74,7 @@ def test_training_updates_running_statistics_and_evaluation_does_not():
 
 
 def test_masked_images_do_not_count():
-    """Three images and one of padding give what the three images give alone."""
+    """Three images with one image of padding give the results of the three images alone."""
     full, padded = tiny(), tiny()
     x = images(4)
     mask = jnp.array([1.0, 1.0, 1.0, 0.0])
@@ -100,7 +100,7 @@ def test_the_variance_of_a_constant_is_not_negative():
     assert 0 <= batch_statistics(values).var[0, 0] < 1e-6
 
 
-def test_dropout_drops_in_training_only_and_anew_each_time():
+def test_dropout_drops_in_training_only_and_differently_each_time():
     model = tiny(dropout_rate=0.5)
     x = images()
     assert not np.array_equal(apply(model, x, train=True), apply(model, x, train=True))
@@ -117,7 +117,7 @@ def test_dropout_follows_every_convolution_but_the_first(bottleneck, per_layer):
 
 
 def count_primitive(jaxpr, name: str) -> int:
-    """How often a primitive runs in one call, calls of other functions included."""
+    """Returns how often a primitive runs in one call, including called functions."""
     total = 0
     for equation in jaxpr.eqns:
         total += equation.primitive.name == name
@@ -143,7 +143,7 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
 
 
 def test_initialisation_is_the_authors():
-    """Fan-out He for convolutions, +-1/sqrt(fan-in) for the linear layer, unit BatchNorm."""
+    """Convolutions: He with fan-out; linear layer: +-1/sqrt(fan-in); BatchNorm: scale 1."""
     state = dj.weights.to_torch(tiny(growth_rate=24))
     conv = state["features.denseblock1.denselayer1.conv1.weight"]  # 48 -> 96, 1x1
     assert conv.std() == pytest.approx((2 / 96) ** 0.5, rel=0.05)
@@ -156,7 +156,7 @@ def test_initialisation_is_the_authors():
     assert (state["features.norm5.weight"] == 1).all()
 
 
-def test_initialisation_is_the_same_traced_and_not():
+def test_initialisation_is_the_same_under_jit():
     def make():
         return nnx.state(tiny(), nnx.Param)
 

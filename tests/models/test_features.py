@@ -1,4 +1,4 @@
-"""Feature maps by name, for networks that are used as a backbone."""
+"""Named feature maps of networks that serve as a backbone."""
 
 import jax
 import numpy as np
@@ -30,8 +30,8 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("name, overrides, expected", NETWORKS)
-def test_the_classifier_reads_the_last(name, overrides, expected):
-    """Sizes are those of an image of 32 x 32 pixels."""
+def test_the_classifier_reads_the_last_maps(name, overrides, expected):
+    """Expects the sizes for images of 32 x 32 pixels."""
     model = dj.create_model(name, rngs=nnx.Rngs(0), **overrides)
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     maps, logits = jax.jit(lambda x: (model.features(x), model(x)))(images)
@@ -54,6 +54,12 @@ def test_training_a_backbone_moves_its_statistics(name, overrides, expected):
         getattr(model, use)(images, train=True)
         states.append(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
     jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_network_without_named_maps_raises():
+    model = dj.create_model("nin", rngs=nnx.Rngs(0), mlpconv_widths=(4,) * 8)
+    with pytest.raises(dj.InputError, match="a NIN has no named feature maps"):
+        model.features(jax.numpy.zeros((1, 8, 8, 3)))
 
 
 @pytest.mark.slow

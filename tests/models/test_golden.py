@@ -1,4 +1,4 @@
-"""Our numbers against an independent PyTorch implementation's."""
+"""Comparison with golden numbers of an independent PyTorch implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ REMATS = ("none", "concat", "layer")
 
 
 def cases(fast: list[tuple[str, str]]) -> list:
-    """Every network in every mode; those not in `fast` are slow tests."""
+    """Returns every network with every `remat`; cases outside `fast` are slow tests."""
     every = [(name, remat) for name in reference.NETWORKS for remat in REMATS]
     return [pytest.param(*c, marks=() if c in fast else pytest.mark.slow) for c in every]
 
@@ -29,7 +29,7 @@ def relative_error(actual, expected) -> float:
 
 
 def errors(name: str, remat: str, dtype) -> dict[str, float]:
-    """Relative error of each golden number of one network."""
+    """Returns the relative error of each golden number of one network."""
     golden = np.load(reference.GOLDEN / f"{name}.npz")
     _, size, image_size = reference.NETWORKS[name]
     model = reference.network(name, dtype, remat=remat)
@@ -61,9 +61,10 @@ def test_float32(name, remat):
     assert max(found.values()) < 1e-5, max(found, key=found.get)
     if name not in ("densenet_bc_k12_d100", "densenet121"):
         assert max(grads) < 1e-3
-    # Rounding moves a few values of these deepest nets across the corner of a ReLU, and with them
-    # the gradients of a channel. PyTorch's own float32 is as far from its float64: by up to 2.7e-3
-    # for densenet_bc_k12_d100, and by more than 1e-3 for 31 of the 364 gradients of densenet121.
+    # In these deepest networks rounding moves a few values across the corner of a ReLU, which
+    # changes the gradients of a channel. PyTorch's float32 differs as much from its float64: by up
+    # to 2.7e-3 for densenet_bc_k12_d100, and by more than 1e-3 for 31 of 364 gradients of
+    # densenet121.
     assert np.quantile(grads, 0.9 if name == "densenet121" else 0.95) < 1e-3
     assert max(grads) < 5e-3
 
@@ -94,7 +95,7 @@ def test_twelve_steps_of_sgd():
     assert relative_error(logits, golden["eval_logits_after"]) < 1e-6
 
 
-def test_remat_changes_no_gradient_nor_statistic_under_dropout():
+def test_remat_changes_neither_gradients_nor_statistics_under_dropout():
     with jax.enable_x64(True):
         images, labels = reference.batch("remat", 4, 8, 10)
         results = {}

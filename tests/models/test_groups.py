@@ -1,4 +1,4 @@
-"""`bn_group_size`: images are normalised by their group, as if it were alone on a device."""
+"""`bn_group_size` normalises each group of images as if it were alone on a device."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def network(name, **overrides):
 
 
 def train(model, images, mask=None):
-    """Logits, the gradients of a function of those that count, and statistics before and after."""
+    """Returns logits, gradients of a function of the logits that count, old and new statistics."""
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
     params, stats = map(nnx.to_pure_dict, states)
     counts = jnp.ones(len(images)) if mask is None else mask
@@ -51,13 +51,13 @@ def test_each_group_is_normalised_as_if_it_were_alone(name, float64):
     alone = [train(network(name), images[:GROUP]), train(network(name), images[GROUP:])]
     assert_close(logits, jnp.concatenate([part[0] for part in alone]))
     assert_close(gradients, jax.tree.map(jnp.add, alone[0][1], alone[1][1]))
-    # Groups of one size: the running statistics move towards the mean of theirs.
+    # The groups have one size, so the running statistics move towards the mean of the groups'.
     assert_close(stats, jax.tree.map(lambda a, b: (a + b) / 2, alone[0][3], alone[1][3]))
 
 
 @pytest.mark.parametrize("name", ["densenet_bc_k12_d100"])
-def test_padding_counts_in_no_group(name, float64):
-    """Of three groups the second is short and the last one empty, as at the end of an epoch."""
+def test_padding_does_not_count_in_any_group(name, float64):
+    """Tests a short second and an empty third group, as at the end of an epoch."""
     real = 2 * GROUP - 1
     images = jax.random.normal(jax.random.key(1), (3 * GROUP, 8, 8, 3), jnp.float64)
     images = images.at[real:].set(1e3)
@@ -80,5 +80,5 @@ def test_batches_are_whole_groups():
     images = jnp.zeros((4, 8, 8, 3))
     with pytest.raises(dj.InputError, match=r"batch of 4 images .* bn_group_size 3"):
         model(images, train=True)
-    # In testing nothing depends on it.
+    # Evaluation does not use groups.
     assert jax.eval_shape(model, images).shape == (4, 10)

@@ -1,4 +1,4 @@
-"""Residual networks, against the same networks written down once more, block by block."""
+"""Comparison of residual networks with literal implementations, block by block."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def create(name, **overrides):
 
 
 def block_of(name, sizes, **overrides):
-    """A block and its running statistics, which are those of `maps()`."""
+    """Builds a block of the network called `name`."""
     config = model_config(name, dtype=jnp.float64, param_dtype=jnp.float64, **overrides)
     return Block(*sizes, config, rngs=nnx.Rngs(0))
 
@@ -32,7 +32,7 @@ def maps(features=4):
 
 
 def written_down(weights, x, train):
-    """torchvision's ResNet as a function of its weights, by name; images NHWC."""
+    """Computes torchvision's ResNet from named weights; images NHWC."""
 
     def conv(name, x, stride=1):
         kernel = weights[f"{name}.weight"]
@@ -52,7 +52,7 @@ def written_down(weights, x, train):
         convs = [i for i in (1, 2, 3) if f"{name}.conv{i}.weight" in weights]
         y = x
         for i in convs:
-            # Of three convolutions it is the one of 3x3 that has the stride.
+            # In a bottleneck the 3x3 convolution has the stride.
             here = stride if i == (2 if len(convs) == 3 else 1) else 1
             y = norm(f"{name}.bn{i}", conv(f"{name}.conv{i}", y, here))
             y = y if i == convs[-1] else jax.nn.relu(y)
@@ -96,7 +96,7 @@ def test_imagenet_resnets_are_torchvisions(float64, name, widths):
         np.testing.assert_allclose(gradient, expected_gradients[key], rtol=1e-7, atol=1e-12)
 
 
-def test_networks_without_pytorch_names_say_so():
+def test_networks_without_pytorch_names_raise():
     for name in ("preresnet11", "nin"):
         with pytest.raises(dj.InputError, match="has no PyTorch names"):
             dj.weights.to_torch(create(name))
@@ -122,7 +122,7 @@ def test_pre_activation_shares_its_first_norm_with_a_projection(float64, name):
     branch = block.branch(normalized, Mode())
     shortcut = block(x, Mode(), 1.0) - branch
     np.testing.assert_allclose(shortcut, block.shortcut.conv(normalized), atol=1e-12)
-    # Where nothing changes in number or size, the maps go past the norm.
+    # Without a projection the shortcut skips the norm.
     block = block_of(name, (4, 4, 1))
     branch = block.branch(normalized, Mode())
     np.testing.assert_allclose(block(x, Mode(), 1.0) - branch, x, atol=1e-12)
@@ -134,11 +134,11 @@ def test_survival_decays_linearly():
     np.testing.assert_allclose(survival, [1 - l / 54 * 0.5 for l in range(1, 55)])  # noqa: E741
 
 
-def test_expected_output_of_stochastic_depth_is_that_of_testing(float64):
-    """Also, what is skipped does not move the running statistics."""
+def test_expected_output_of_stochastic_depth_is_that_of_evaluation(float64):
+    """Checks too that a skipped branch does not move the running statistics."""
     block = block_of("preresnet11", (4, 4, 1), survival=0.7)
     x, survival = maps(), jnp.asarray(0.7)
-    # Running statistics like those of this batch.
+    # Moves the running statistics to those of this batch.
     kept_branch = _in_training(block, x, 1.0, jax.random.key(0))[0] - x
     graphdef, params, stats = nnx.split(block, nnx.Param, nnx.BatchStat)
 
@@ -154,7 +154,7 @@ def test_expected_output_of_stochastic_depth_is_that_of_testing(float64):
     np.testing.assert_allclose(outputs[~is_kept], np.broadcast_to(x, outputs[~is_kept].shape))
     np.testing.assert_allclose(outputs[is_kept] - x - kept_branch, 0, atol=1e-9)
     assert is_kept.mean() == pytest.approx(0.7, abs=0.05)
-    # 8 x 8 positions of 2 images: running variances are those of 128 values less one.
+    # Running variances are unbiased estimates of 128 values: 8 x 8 positions of 2 images.
     expected = block(x, Mode(), survival)
     np.testing.assert_allclose(expected, x + 0.7 * kept_branch, atol=0.02)
     for name, old in nnx.to_flat_state(nnx.state(block.branch, nnx.BatchStat)):
@@ -163,23 +163,23 @@ def test_expected_output_of_stochastic_depth_is_that_of_testing(float64):
 
 
 def _in_training(block, x, survival, key):
-    """The output of a copy of `block`, and its running statistics after."""
+    """Returns the output and the new running statistics of a copy of `block`."""
     copy = nnx.merge(*nnx.split(block), copy=True)
     return copy(x, Mode(train=True, key=key), survival), nnx.state(copy, nnx.BatchStat)
 
 
-def test_blocks_of_a_stack_get_random_numbers_of_their_own():
+def test_blocks_of_a_stack_get_separate_random_numbers():
     class Draw(nnx.Module):
         def __call__(self, x, mode):
             return x + mode.dropout(jnp.ones(64), 0.5)
 
     stack = Stack(Draw, 3)
     total = stack(jnp.zeros(64), Mode(train=True, key=jax.random.key(0)))
-    # Of three masks that are one, every sum would be 0 or 6.
+    # If the three masks were equal, every sum would be 0 or 6.
     assert set(np.unique(total).tolist()) == {0.0, 2.0, 4.0, 6.0}
 
 
-def test_blocks_of_a_stack_begin_with_weights_of_their_own():
+def test_blocks_of_a_stack_have_separate_initial_weights():
     kernel = create("resnet20").stages[0].rest.blocks.branch.convs[0].kernel[...]
     assert kernel.shape == (2, 3, 3, 16, 16) and not np.allclose(kernel[0], kernel[1])
 

@@ -1,4 +1,4 @@
-"""TPAMI's variants of a dense block against networks written out literally, nothing shared."""
+"""Comparison of TPAMI's variants of a dense block with literal implementations."""
 
 import functools
 
@@ -30,7 +30,7 @@ VARIANTS = {
     },
     "post, imagenet": {"post_activation": True, "stem": "imagenet"},
 }
-# What layers 1 to 5 read.
+# The layers that layers 1 to 5 read.
 READ = {
     "block": [(0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3, 4)],
     "full": [(0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3, 4)],
@@ -53,7 +53,7 @@ def pool(x):
 
 
 def literal(config, params, images, observed):
-    """Logits in training; batch statistics are added to `observed`, by the norm's path."""
+    """Returns training logits; adds batch statistics to `observed` by the norm's path."""
 
     def norm_relu(x, *path):
         p = functools.reduce(lambda tree, key: tree[key], path, params)
@@ -121,7 +121,7 @@ def test_gradients_and_statistics_are_those_of_the_literal_network(variant, rema
     images = jnp.asarray(rng.standard_normal((4, size, size, 3)))
     weighting = jnp.asarray(rng.standard_normal((4, 10)))
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    # Scales and shifts that are not 1 and 0.
+    # Scales differ from 1, shifts from 0.
     params = jax.tree.map(
         lambda p: p + 0.3 * rng.standard_normal(p.shape), nnx.to_pure_dict(params)
     )
@@ -146,7 +146,7 @@ def test_gradients_and_statistics_are_those_of_the_literal_network(variant, rema
         for norm in jax.tree.leaves(tracked, is_leaf=lambda node: "mean" in node)
     ]
     assert len(norms) == len(observed)
-    # In another order, as running statistics are sorted by name.
+    # Sorted, because running statistics are in order of names.
     by_sum = functools.partial(sorted, key=lambda pair: float(pair[0].sum()))
     moved = [(0.1 * mean, 0.9 + 0.1 * var) for mean, var in observed]
     for pair, expected_pair in zip(by_sum(norms), by_sum(moved), strict=True):
@@ -156,7 +156,7 @@ def test_gradients_and_statistics_are_those_of_the_literal_network(variant, rema
 
 @pytest.mark.parametrize("variant", ["full", "logarithmic", "post, full"])
 def test_evaluation_is_training_by_running_statistics(variant):
-    """After many steps on the same images, the running statistics are the batch's."""
+    """After many steps on the same images the running statistics equal the batch's."""
     model = dj.create_model("densenet_bc_k12_d100", rngs=nnx.Rngs(0), **settings(variant))
     images = jax.random.normal(jax.random.key(0), (64, 8, 8, 3))
     apply = nnx.jit(lambda model, x, train: model(x, train=train), static_argnames="train")
@@ -175,7 +175,7 @@ def test_evaluation_is_training_by_running_statistics(variant):
 
 
 @pytest.mark.parametrize("connectivity", ["block", "span", "odd_even", "logarithmic"])
-def test_layers_read_what_the_paper_says(connectivity):
+def test_layers_read_follows_the_paper(connectivity):
     config = model_config("densenet121", connectivity=connectivity, span=2)
     assert [tuple(layers_read(config, layer)) for layer in range(1, 6)] == READ[connectivity]
 
