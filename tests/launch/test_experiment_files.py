@@ -116,7 +116,7 @@ def test_home_directories_are_expanded(tmp_path, monkeypatch, capsys):
     assert command.run(train.main, [*argv, "--workdir=~/new"]) == 2
     assert "epochs is 0" in capsys.readouterr().err
     assert (tmp_path / "cache").is_dir() and not (tmp_path / "~").exists()
-    with pytest.raises(InputError, match="'~nobody_here/x' begins with a home directory that is"):
+    with pytest.raises(InputError, match="'~nobody_here/x' begins with an unknown home directory"):
         command.load_config("~/exp.py", ["--config.init_from=~nobody_here/x"])
     for workdir, message in (("~nobody_here/x", "home directory"), ("", "the path is empty")):
         with pytest.raises(SystemExit):
