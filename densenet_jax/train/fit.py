@@ -121,7 +121,7 @@ def _train(
                 lock.check()
                 run.append_metrics(line)
                 log_event(line)
-                reporter.epoch(line, config.epochs, clock)
+                reporter.epoch(line, config.epochs)
                 progress.end_epoch(line, trainer.totals())
                 is_best = progress.best is line
                 if is_last or is_best or (epoch + 1) % config.checkpoint_every_epochs == 0:

@@ -17,7 +17,7 @@ class Clock:
     """Seconds by purpose. A measurement that starts inside another one interrupts it.
 
     Attributes:
-      seconds: seconds of all finished measurements, by purpose.
+      seconds: seconds by purpose; those of a running measurement follow at its end, or `update`.
     """
 
     def __init__(self) -> None:
@@ -28,15 +28,16 @@ class Clock:
     @contextlib.contextmanager
     def measure(self, purpose: str) -> Iterator[None]:
         """Adds the seconds of the `with` block to `purpose`."""
-        self._add_elapsed()
+        self.update()
         self._purposes.append(purpose)
         try:
             yield
         finally:
-            self._add_elapsed()
+            self.update()
             self._purposes.pop()
 
-    def _add_elapsed(self) -> None:
+    def update(self) -> None:
+        """Adds the time of the running measurement up to now."""
         now = time.monotonic()
         if self._purposes:
             self.seconds[self._purposes[-1]] += now - self._since

@@ -19,7 +19,10 @@ SILENCE_SECONDS = 60  # Without a terminal, a line is printed after so long a si
 
 
 class Reporter:
-    """Prints to standard output, in the first process only. A context manager."""
+    """Prints to standard output, in the first process only. A context manager.
+
+    All rates are images per second of training, without evaluations and checkpoints.
+    """
 
     def __init__(self, steps: int, batch_size: int):
         self._console = Console(
@@ -50,42 +53,48 @@ class Reporter:
         self._last_printed = time.monotonic()
 
     def start(self, step: int, clock: Clock) -> None:
-        """Shows the bar, at `step`."""
+        """Shows the bar, at `step`. `clock` measures "training" and, inside it, "input_wait"."""
         self._task = self._bar.add_task("", total=self._steps, completed=step, rate=0.0)
         self._bar.start()
-        self._started, self._first, self._done = time.monotonic(), step, 0
-        self._seconds = clock.seconds.copy()
+        self._clock, self._started, self._first = clock, time.monotonic(), step
+        self._begin_epoch(step)
 
     def advance(self, steps: int) -> None:
-        self._done += steps
+        self._step += steps
         self._bar.update(self._task, advance=steps, rate=self._rate())
         if self._bar.disable and time.monotonic() - self._last_printed > SILENCE_SECONDS:
-            self.print(
-                f"step {self._first + self._done}/{self._steps}  {self._rate():,.0f} images/s"
-            )
+            self.print(f"step {self._step}/{self._steps}  {self._rate():,.0f} images/s")
 
-    def epoch(self, line: dict, epochs: int, clock: Clock) -> None:
+    def epoch(self, line: dict, epochs: int) -> None:
         """Prints an epoch's metrics, and its share of time in which the devices waited for data."""
-        waited, trained = (
-            clock.seconds[purpose] - self._seconds[purpose]
-            for purpose in ("input_wait", "training")
-        )
-        self._seconds = clock.seconds.copy()
         text = f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  loss {line['train_loss']:.4f}"
         for split in ("validation", "test"):
             if f"{split}_error" in line:
                 text += f"  {split} error {line[f'{split}_error']:.2f} %"
         text += f"  learning rate {line['learning_rate']:.3g}  {self._rate():,.0f} images/s"
-        if waited > 0.01 * trained:
-            text += f"  {100 * waited / trained:.0f} % of the time waiting for data"
+        waited = self._seconds("input_wait") / self._seconds("training")
+        if waited > 0.01:
+            text += f"  {100 * waited:.0f} % of the time waiting for data"
         if "broken_pictures" in line:
             text += f"  {counted(line['broken_pictures'], 'broken picture')}"
-        left = (self._steps - line["step"]) * self._batch_size / self._rate()
+        elapsed = time.monotonic() - self._started
+        left = elapsed * (self._steps - self._step) / (self._step - self._first)
         self.print(f"{text}  {_duration(left)} left")
+        self._begin_epoch(self._step)
+
+    def _begin_epoch(self, step: int) -> None:
+        self._step = self._epoch_first = step
+        self._before = self._clock.seconds.copy()
+
+    def _seconds(self, purpose: str) -> float:
+        """Returns the seconds of `purpose` in this epoch."""
+        self._clock.update()
+        return self._clock.seconds[purpose] - self._before[purpose]
 
     def _rate(self) -> float:
-        """Returns images a second since the start, with the time of evaluations and checkpoints."""
-        return self._done * self._batch_size / (time.monotonic() - self._started)
+        """Returns images per second of training in this epoch."""
+        images = (self._step - self._epoch_first) * self._batch_size
+        return images / self._seconds("training")
 
 
 def _duration(seconds: float) -> str:
