@@ -33,7 +33,7 @@ def heat_maps(model: Network) -> list[np.ndarray]:
                 continue
             is_layer = i < len(block)
             read = layers_read(model.config, i + 1) if is_layer else range(len(kernels))
-            # Of each channel: over positions and outputs, in the order of layers_read.
+            # Per channel, over positions and outputs, in the order of layers_read.
             weights = np.abs(np.asarray(kernel)).mean((0, 1, 3) if kernel.ndim == 4 else 1)
             ends = np.cumsum([k if s else inputs for s in read])[:-1]
             raw[list(read), i] = [part.mean() for part in np.split(weights, ends)]

@@ -17,7 +17,7 @@ import numpy as np
 from densenet_jax.errors import InputError, UnsupportedFile, counted
 from densenet_jax.files import open_regular
 
-MAX_BYTES = 2**28  # Of one unpacked file or archive; the largest official one has 186 MB.
+MAX_BYTES = 2**28  # One unpacked file or archive; the largest official one has 186 MB.
 
 # Name, size in bytes, and SHA-256 (MD5 if it has 32 digits) of the official files. The idx files
 # are listed unzipped, because copies of them differ in their gzip headers.

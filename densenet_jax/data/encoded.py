@@ -10,7 +10,7 @@ import numpy as np
 
 from densenet_jax.files import read_regular
 
-MAX_PICTURE_BYTES = 2**30  # Of an encoded picture; MAX_PIXELS uncompressed pixels take 0.5 GB.
+MAX_PICTURE_BYTES = 2**30  # An encoded picture; MAX_PIXELS uncompressed pixels take 0.5 GB.
 _WHOLE_FILE = -1  # In place of a length.
 
 

@@ -29,7 +29,7 @@ MAX_ENLARGED_PIXELS = 2**26
 # Scans of a progressive JPEG of `max_pixels` pixels; a smaller picture may have more in proportion.
 # Decoding a scan takes time in proportion to all pixels. Encoders write about 10 scans.
 MAX_SCANS = 20
-MAX_SIDE = 4096  # Of crops and of short sides, in pixels. A batch of larger crops takes gigabytes.
+MAX_SIDE = 4096  # Largest crop and short side, in pixels. A larger batch takes gigabytes.
 
 # Formats of photographs, by Pillow's names. Formats such as EPS may start other programs.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")

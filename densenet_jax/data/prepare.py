@@ -16,7 +16,7 @@ from densenet_jax.data.workers import cores
 from densenet_jax.errors import InputError, counted
 from densenet_jax.files import sync
 
-VERSION = "5.1.0"  # Of the set in TFDS.
+VERSION = "5.1.0"  # Version of the set in TFDS.
 SHARD = 1280  # Pictures in a file, about 140 MB.
 
 

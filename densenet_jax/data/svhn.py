@@ -13,7 +13,7 @@ from densenet_jax.data.published import published_reader
 from densenet_jax.errors import InputError, UnsupportedFile, counted
 from densenet_jax.files import check_regular, open_regular
 
-MAX_IMAGES = 2**20  # Of one file; the official "extra" has 531,131.
+MAX_IMAGES = 2**20  # Images in one file; the official "extra" has 531,131.
 MAX_INFLATION = 20  # Ratio of the images to their file; 1.2 in the official files.
 
 

@@ -19,7 +19,7 @@ from densenet_jax.data.encoded import MAX_PICTURE_BYTES, Encoded, Pictures
 from densenet_jax.errors import InputError, UnsupportedFile, counted
 from densenet_jax.files import check_regular, open_regular, read_regular
 
-MAX_RECORD_BYTES = MAX_PICTURE_BYTES + 2**16  # Of a picture with its label and name.
+MAX_RECORD_BYTES = MAX_PICTURE_BYTES + 2**16  # A picture with its label and name.
 _CHUNK = 1000  # Examples read at a time from ArrayRecord, several times faster than one by one.
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from densenet_jax.train.mesh import all_devices
 
 # While a thread writes a checkpoint, the training thread waits at most so long for its turn.
 SWITCH_INTERVAL_SECONDS = 0.0005
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # See malloc.h.
 _FREE_BYTES = 2**31 - 1  # Most free memory that the heap keeps.
 _SILENCED = ("absl", "asyncio")  # Orbax logs at length through these what it raises as well.
 
