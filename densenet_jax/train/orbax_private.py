@@ -5,15 +5,15 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 
 
-def unfinished_directory(folder: Path, step: int) -> Path:
+def unfinished_directory(directory: Path, step: int) -> Path:
     """Returns the directory in which Orbax writes the checkpoint of `step` before it is complete.
 
     Raises FileNotFoundError if there is not exactly one.
     """
-    found = list(folder.glob(f"{step}.*tmp*"))
+    found = list(directory.glob(f"{step}.*tmp*"))
     if len(found) != 1:
         names = [path.name for path in found]
-        raise FileNotFoundError(f"Orbax writes step {step} of {folder} to {names}: expected one")
+        raise FileNotFoundError(f"Orbax writes step {step} of {directory} to {names}: expected one")
     return found[0]
 
 
