@@ -277,11 +277,11 @@ class DenseNet(Network):
     def _stages(self, images: jax.Array, mode: Mode) -> dict[str, list[FeatureMap]]:
         """Returns the feature maps that each stage gives, in order (Figure 2)."""
         halvings = len(self.blocks) - 1 + (2 if self.config.stem == "imagenet" else 0)
-        maps = [self.stem(self.inputs(images, 2**halvings), self.part(mode, 0, 0))]
+        maps = [self.stem(self.inputs(images, 2**halvings), self.layer_mode(mode, 0, 0))]
         stages = {"stem": maps}
         for b in range(len(self.blocks)):
             if b:
-                maps = [self.transitions[b - 1](maps, self.part(mode, b, 0))]
+                maps = [self.transitions[b - 1](maps, self.layer_mode(mode, b, 0))]
                 stages[f"transition{b}"] = maps
             stages[f"block{b + 1}"] = maps = self._block(b, maps, mode)
         return stages
@@ -299,11 +299,11 @@ class DenseNet(Network):
         def new_maps(number: int, earlier: list[FeatureMap]) -> FeatureMap:
             """Returns x_l = H_l([x_0, x_1, ..., x_(l-1)]) (equation 2)."""
             maps_read = [earlier[s] for s in layers_read(self.config, number)]
-            return layers[number - 1](maps_read, self.part(mode, b, number))
+            return layers[number - 1](maps_read, self.layer_mode(mode, b, number))
 
         return grow(maps, len(layers), new_maps)
 
-    def part(self, mode: Mode, block: int, layer: int) -> Mode:
+    def layer_mode(self, mode: Mode, block: int, layer: int) -> Mode:
         """Returns the mode of a layer; layer 0 is the stem or the transition before the block.
 
         Its expected mean is the running mean of the next reader, whose last channels are the

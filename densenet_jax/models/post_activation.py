@@ -35,7 +35,7 @@ class PostActivationLayer(DenseLayer):
         return FeatureMap(normalize_relu(new.values, self.norm1.scale_shift(new.statistics)), None)
 
     def read(self, maps: list[FeatureMap]) -> Reading:
-        return read(maps, self.config)
+        return read_active(maps, self.config)
 
 
 class PostActivationTransition(Transition):
@@ -47,7 +47,7 @@ class PostActivationTransition(Transition):
 
     def __call__(self, maps: list[FeatureMap], mode: Mode) -> FeatureMap:
         conv = remat_if(self.config.remat != "none", concat_normalize_conv)
-        x = mode.dropout(conv(read(maps, self.config), self.conv), self.config.dropout_rate)
+        x = mode.dropout(conv(read_active(maps, self.config), self.conv), self.config.dropout_rate)
         return FeatureMap(average_pool(self.norm(x, mode)), None)
 
 
@@ -75,14 +75,14 @@ class PostActivationDenseNet(DenseNet):
         return FeatureMap(max_pool(x) if self.config.stem == "imagenet" else x, None)
 
     def read_last(self, maps: list[FeatureMap]) -> Reading:
-        return read(maps, self.config)
+        return read_active(maps, self.config)
 
-    def part(self, mode: Mode, block: int, layer: int) -> Mode:
+    def layer_mode(self, mode: Mode, block: int, layer: int) -> Mode:
         return mode.fold(block).fold(layer)
 
 
-def read(maps: list[FeatureMap], config: DenseNetConfig) -> Reading:
-    """Returns the values of `maps` with scales of 1 and shifts of 0: they are active already."""
+def read_active(maps: list[FeatureMap], config: DenseNetConfig) -> Reading:
+    """Returns `maps` with scales of 1 and shifts of 0: BN-ReLU leaves activated maps unchanged."""
     values = [m.values for m in maps]
     channels = sum(x.shape[1] for x in values)
     ones, zeros = (f(channels, config.param_dtype) for f in (jnp.ones, jnp.zeros))
