@@ -1,4 +1,4 @@
-"""The house keeps its plan: which room may import which, and how long a file may be."""
+"""The layout: which package may import which, and how long a file may be."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("densenet_jax", "experiments", "launch")
 FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
-# What of the project each room may import beside itself. A room is a package or a module.
+# What each package of the project, or module beside the packages, may import besides itself.
 ALLOWED = {
     "densenet_jax": {
         "densenet_jax.errors",
@@ -71,14 +71,14 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path) for path in FILES}
 
 
-def room(module: str) -> str:
-    """`densenet_jax.train` of `densenet_jax.train.fit`."""
+def package_of(module: str) -> str:
+    """Returns `densenet_jax.train` for `densenet_jax.train.fit`."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "densenet_jax" else parts[0]
 
 
 def imported_modules(source: str, package: str) -> set[str]:
-    """The modules of the project that `source`, which lies in `package`, imports anywhere."""
+    """Returns the modules of the project that `source`, a module of `package`, imports anywhere."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -116,12 +116,13 @@ def late():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way(path):
     module = module_name(path)
-    if room(module) == "launch":
+    top = package_of(module)
+    if top == "launch":
         return
-    assert room(module) in ALLOWED, "a new room: say above what it may import"
+    assert top in ALLOWED, "a new package: add to ALLOWED what it may import"
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    rooms = {room(name) for name in imported_modules(path.read_text(), package)}
-    assert rooms <= ALLOWED[room(module)] | {room(module)}
+    imported = {package_of(name) for name in imported_modules(path.read_text(), package)}
+    assert imported <= ALLOWED[top] | {top}
 
 
 def test_no_file_is_long():
