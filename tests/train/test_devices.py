@@ -48,7 +48,7 @@ def check_losses(found, expected, rows=1):
 
 
 def test_losses_do_not_depend_on_devices_processes_or_dispatches():
-    """They do not depend on the order of Python sets either."""
+    """The order of Python sets does not change the losses either."""
     script = (TWENTY_STEPS, "densenet_bc,wrn", "float64")
     one = printed(start(*script, 1, devices=1, PYTHONHASHSEED="1"))
     eight = printed(start(*script, 5, devices=8, PYTHONHASHSEED="2"))

@@ -96,7 +96,7 @@ def test_a_run_killed_before_its_result_writes_it_later(copied_run):
 
 
 def test_a_half_written_line_of_metrics_is_written_again(copied_run):
-    """A full disk or a loss of power leaves such a line."""
+    """A full disk or a loss of power leaves a half-written line."""
     path = copied_run / "metrics.jsonl"
     metrics = path.read_bytes()
     (copied_run / "result.json").unlink()

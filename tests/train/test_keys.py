@@ -1,4 +1,4 @@
-"""The table of config keys: each row accepts its own default and describes what it accepts."""
+"""The rows of the table of config keys: defaults, accepted values and remedies."""
 
 import pytest
 

@@ -67,7 +67,7 @@ def test_a_killed_process_frees_the_directory(tmp_path, holder):
 
 
 def test_an_empty_directory_is_removed_again(tmp_path):
-    """An error before the first file, such as missing data, leaves such a directory."""
+    """An error before the first file, such as missing data, leaves an empty directory."""
     with RunLock(tmp_path / "a" / "run"):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]

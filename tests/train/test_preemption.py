@@ -85,7 +85,7 @@ def test_a_state_with_a_nan_loss_is_not_saved(tmp_path):
 
 
 def test_two_processes_stop_together(tmp_path):
-    """Only one process receives the signal; both save the same step, and one process resumes."""
+    """Only one process receives the signal; both save the same step, and one can resume."""
     flags = small.flags({"epochs": 200, "checkpoint_every_epochs": 1000, "eval_every_epochs": 200})
     directory = tmp_path / "run"
     processes = start_two(directory, *flags)

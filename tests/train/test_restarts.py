@@ -62,7 +62,7 @@ def test_only_interrupted_commands_are_restarted(tmp_path, statuses, allowed, ex
 
 
 def start_supervisor(code):
-    """Starts a supervisor of `code`; returns the supervisor and the process number of `code`."""
+    """Starts a supervisor of `code`; returns the supervisor and the process ID of `code`."""
     code = f"import os, time\nprint(os.getpid(), flush=True)\n{code}"
     process = small.start("-c", SUPERVISOR, 5, 2.0, sys.executable, "-c", code)
     return process, int(process.stdout.readline())

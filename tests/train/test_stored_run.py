@@ -41,7 +41,7 @@ def test_the_network_of_a_stored_run_can_be_loaded():
 
 
 def test_a_stored_run_can_be_resumed(tmp_path, capsys):
-    """The copy is as a run that was stopped after its second epoch."""
+    """Resumes the run from the checkpoint of its second epoch."""
     run = shutil.copytree(STORED, tmp_path / "run")
     (run / "result.json").unlink()
     shutil.rmtree(run / "checkpoints" / "88")

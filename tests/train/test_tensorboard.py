@@ -43,9 +43,8 @@ def test_a_resumed_run_replaces_the_events_of_repeated_epochs(tmp_path):
     directory = tmp_path / "tensorboard"
     for first_step in (0, 300):
         with event_log(directory, first_step) as log:
-            assert len(list(directory.glob("*"))) == bool(
-                first_step
-            )  # The first line makes the file.
+            # The first line creates the file.
+            assert len(list(directory.glob("*"))) == bool(first_step)
             for step in (first_step + 300, first_step + 600):
                 log({"step": step, "epoch": step // 300, "train_loss": -2.5})
     events = read_events(directory)

@@ -48,7 +48,7 @@ class Pair:
             self.processes.append(process)
 
     def worker(self, i: int) -> int | None:
-        """Returns the number of the process that trains, a child of the command, or None."""
+        """Returns the ID of the process that trains, a child of the command, or None."""
         pid = self.processes[i].pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(children[0]) if children else None
