@@ -1,4 +1,4 @@
-"""What the tests of all rooms share: where JAX runs, one finished run, one network."""
+"""Shared fixtures: the platform of JAX, a finished run, a network and its weights."""
 
 import os
 import shutil
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from launch.cache import cache_directory
 
-# JAX reads these when it is imported; commands that tests start inherit them.
-# Tests of numbers can run on other devices; most other tests expect a CPU.
+# JAX reads these variables when it is imported; commands that tests start inherit them.
+# Tests of numerical results can run on other devices; most other tests expect a CPU.
 os.environ["JAX_PLATFORMS"] = os.environ.get("DENSENET_JAX_TEST_PLATFORM", "cpu")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
     (cache_directory() or Path(tempfile.gettempdir()) / "densenet_jax") / "tests"
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Compiling takes most of the time here; XLA's optimisations would make it several times longer.
+# Compilation takes most of the time here; XLA's optimisations would make it several times longer.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
-# A helper of one room that serves others as well: published_sets.
+# Tests in other directories import published_sets as well.
 sys.path.append(str(Path(__file__).parent / "data"))
 
 import hypothesis
@@ -32,14 +32,14 @@ from densenet_jax import weight_files
 from densenet_jax.train.fit import fit
 from densenet_jax.train.trainer import Trainer
 
-# The same examples each time: who changes nothing breaks nothing.
+# Hypothesis draws the same examples in each run, so that unchanged code cannot start to fail.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
 def compile_cache():
-    """Gives the other tests their compile cache back if a command turned it off or moved it."""
+    """Restores the compile cache after a test whose command turned it off or moved it."""
     before = jax.config.jax_compilation_cache_dir
     yield
     jax.config.update("jax_compilation_cache_dir", before)
@@ -47,14 +47,14 @@ def compile_cache():
 
 @pytest.fixture
 def float64():
-    """The test runs with 64-bit types."""
+    """Turns 64-bit types on for the test."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def optimized():
-    """The test's functions are worth XLA's optimisations: they run for long."""
+    """Turns XLA's optimisations on for a test whose functions run for a long time."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
@@ -62,33 +62,33 @@ def optimized():
 
 @pytest.fixture(scope="session")
 def trainer():
-    """The trainer of the small run, whose programs are compiled once for all tests."""
+    """Returns the trainer of the small run; its programs are compiled once for all tests."""
     return Trainer(small.config())
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    """The run directory of the small run, which no test may change."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    fit(small.config(), folder)
-    return folder
+    """Returns the run directory of the finished small run, which no test may change."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    fit(small.config(), directory)
+    return directory
 
 
 @pytest.fixture
 def copied_run(finished_run, tmp_path):
-    """A copy of the small run, to be spoilt."""
+    """Returns a copy of the finished small run, which the test may change."""
     return shutil.copytree(finished_run, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")
 def network():
-    """A tiny network for ImageNet's classes, which has learnt nothing."""
+    """Returns a tiny untrained network for the classes of ImageNet."""
     return dj.create_model(small.CLASSIFIER, num_classes=1000, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="session")
 def weights(network, tmp_path_factory):
-    """A file of its weights."""
+    """Returns a file with the weights of `network`."""
     path = tmp_path_factory.mktemp("weights") / "densenet.safetensors"
     weight_files.write(path, dj.weights.to_torch(network))
     return path

@@ -1,4 +1,4 @@
-"""Prints, as JSON, what importing and using densenet_jax changes in the process that does it."""
+"""Prints, as JSON, what importing and using densenet_jax changes in this process."""
 
 import gc
 import importlib
@@ -29,12 +29,12 @@ import simplejpeg
 import tensorboardX
 from absl import flags
 
-# Imported beforehand, because some change the process themselves.
+# These libraries are imported first, because some of them change the process.
 OTHERS = (flax, grain, ml_collections, optax, orbax, rich, simplejpeg, tensorboardX)
 
 
 def state() -> dict[str, str]:
-    """Returns what a library must leave alone, as text."""
+    """Returns the state of the process that a library must not change, as text."""
     loggers = [logging.getLogger(name) for name in (None, "absl", "jax", "densenet_jax")]
     found = {
         "OpenCV's threads": cv2.getNumThreads(),
@@ -42,7 +42,7 @@ def state() -> dict[str, str]:
         "JAX's config": jax.config.values,
         "warnings": warnings.filters,
         "loggers": [(log.level, log.handlers, log.disabled, log.propagate) for log in loggers],
-        # Without the lookup that chooses a backend.
+        # dict.items does not look up the backend, which would choose one.
         "matplotlib's settings": list(dict.items(matplotlib.rcParams)),
         "hidden modules": [name for name, module in sys.modules.items() if module is None],
         "path": sys.path,
@@ -52,7 +52,7 @@ def state() -> dict[str, str]:
         "switch interval": sys.getswitchinterval(),
         "recursion limit": sys.getrecursionlimit(),
         "locale": locale.setlocale(locale.LC_ALL),
-        "folder": Path.cwd(),
+        "directory": Path.cwd(),
         "NumPy": (np.geterr(), np.get_printoptions(), np.random.get_state()[1].tolist()),
         "random": random.getstate(),
         "flags": (flags.FLAGS.is_parsed(), sorted(flags.FLAGS)),
@@ -61,22 +61,22 @@ def state() -> dict[str, str]:
     return {name: repr(value) for name, value in found.items()}
 
 
-def use(folder: Path) -> None:
-    """Does what has changed the process before: crops a picture, logs a line, draws a figure."""
+def use(directory: Path) -> None:
+    """Crops a picture, logs a line and draws a figure, each of which could change the process."""
     from densenet_jax.analysis import style
     from densenet_jax.data.random_crop import random_crop
     from densenet_jax.train.tensorboard import event_log
 
     data = simplejpeg.encode_jpeg(np.zeros((32, 32, 3), np.uint8))
     random_crop(data, 16, np.random.default_rng(0))
-    with event_log(folder, 0) as log:
+    with event_log(directory, 0) as log:
         log({"step": 1, "train_loss": 0.5})
 
     @style.styled
     def draw() -> None:
         figure = matplotlib.figure.Figure()
         assert not figure.subplots().spines["top"].get_visible()
-        style.save(figure, folder / "figure")
+        style.save(figure, directory / "figure")
 
     draw()
 

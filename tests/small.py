@@ -1,4 +1,4 @@
-"""A small run that the tests of several rooms share, and how commands are started."""
+"""The small run that most tests share, and helpers that start commands."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from densenet_jax.train.record import RunDirectory
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "experiments" / "quickstart.py"
 
-# Everything random is on, something is held out, and the last batch of an epoch is short: 1400
+# Everything random is on, some images are held out, and the last batch of an epoch is short: 1400
 # images are 21 batches of 64 and one of 56.
 RUN = {
     "epochs": 4,
@@ -30,9 +30,9 @@ RUN = {
     "data.flip": False,
 }
 STEPS_PER_EPOCH = 22
-# A network of the catalogue, which classifies pictures.
+# A small network of the catalogue, for images with three channels.
 CLASSIFIER = "densenet_bc_k4_d10"
-# Changes that leave a network of one layer without anything random: quickly compiled.
+# Changes to `RUN` that leave one layer and nothing random: quick to compile.
 PLAIN = {
     "model.block_config": (1,),
     "model.bottleneck": 0,
@@ -41,7 +41,7 @@ PLAIN = {
 }
 
 
-# A sweep file, given `settings` and the expression of its `points`.
+# Template of a sweep file, for `settings` and an expression for its `points`.
 SWEEP_FILE = """
 from densenet_jax.train.config import base_config
 from densenet_jax.train.record import RunDirectory
@@ -57,32 +57,35 @@ def get_hyper(hyper):
 
 
 def config(changes: dict | None = None) -> ConfigDict:
+    """Returns the config of the small run with `changes`."""
     made = base_config()
     made.update_from_flattened_dict(RUN | (changes or {}))
     return made
 
 
-def finish(folder, error: float, config: ConfigDict, official=True, params=1, told=(), **changes):
-    """Leaves what a run of `config` with `changes` leaves at its end; in its result also `told`."""
+def finish(
+    directory, error: float, config: ConfigDict, official=True, params=1, extra=(), **changes
+):
+    """Writes the files of a finished run of `config` with `changes`; adds `extra` to its result."""
     config.update_from_flattened_dict(changes)
-    run = RunDirectory(folder)
+    run = RunDirectory(directory)
     run.start(config, {})
     result = {"test_error": error, "model": config.model.name, "data": config.data.name}
     result |= {"epochs": config.epochs, "seed": config.seed, "official_data": official}
     result |= {"params": params, "train_seconds": 10.0, "images_per_second": 100.0}
-    run.finish(result | dict(told))
+    run.finish(result | dict(extra))
 
 
 def flags(changes: dict | None = None) -> list[str]:
-    """What to type after `--config experiments/quickstart.py` for the same config."""
+    """Returns the flags after `--config experiments/quickstart.py` that give `config(changes)`."""
     return [f"--config.{key}={value}" for key, value in (RUN | (changes or {})).items()]
 
 
-def snapshot(folder: Path) -> dict:
-    """Everything in a folder but locks: contents, and when they were written."""
+def snapshot(directory: Path) -> dict:
+    """Returns the time of change and the content of each file in a directory, except locks."""
     return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in sorted(folder.rglob("*"))
+        str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
 
@@ -90,7 +93,7 @@ def snapshot(folder: Path) -> dict:
 def start(
     *arguments, stdin=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment
 ) -> subprocess.Popen:
-    """Starts Python on `arguments` in the repository, with the tests' modules at hand."""
+    """Starts Python with `arguments` in the repository; it can import the tests' helpers."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
@@ -103,7 +106,7 @@ def start(
 
 
 def free_address() -> str:
-    """HOST:PORT where a coordinator can listen."""
+    """Returns HOST:PORT where a coordinator can listen."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
@@ -112,7 +115,7 @@ def free_address() -> str:
 def start_train(
     workdir: Path, *arguments: str, program=("-m", "launch.train"), **settings
 ) -> subprocess.Popen:
-    """Types `python -m launch.train` for the quickstart. For `settings` see `start`."""
+    """Starts `python -m launch.train` for the quickstart. For `settings` see `start`."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return start(
         *(*program, "--config", "experiments/quickstart.py", "--workdir", workdir),

@@ -1,4 +1,4 @@
-"""The tests run on the platform of DENSENET_JAX_TEST_PLATFORM."""
+"""DENSENET_JAX_TEST_PLATFORM chooses the platform of the tests."""
 
 import small
 

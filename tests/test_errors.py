@@ -1,4 +1,4 @@
-"""Helpers that word messages."""
+"""Messages have the right plural and no control characters."""
 
 import logging
 
@@ -22,7 +22,7 @@ from launch.train import main as train
         (10, "class", "10 classes"),
     ],
 )
-def test_counted(number, noun, text):
+def test_counted_nouns_have_the_right_number(number, noun, text):
     assert counted(number, noun) == text
 
 
@@ -36,7 +36,7 @@ def test_counted(number, noun, text):
         ("txt.\u202egpj\u2066", r"txt.\u202egpj\u2066"),
     ],
 )
-def test_printable(text, shown):
+def test_control_characters_are_escaped(text, shown):
     assert printable(text) == shown
 
 

@@ -173,7 +173,7 @@ def run(capsys, *arguments, weights=None, model=NAME):
     return command.run(launch_predict.main, argv), *capsys.readouterr()
 
 
-def test_a_folder_and_a_glob(capsys, weights, photographs, tmp_path, network, caplog):
+def test_a_directory_and_a_glob(capsys, weights, photographs, tmp_path, network, caplog):
     (tmp_path / "notes.txt").write_text("no picture")
     for name in ("folder.jpg", ".ipynb_checkpoints", "__MACOSX"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""A library changes nothing in the process of its user."""
+"""The library changes nothing in the process of its user."""
 
 import json
 
@@ -12,6 +12,6 @@ def test_importing_and_using_the_library_changes_nothing_in_the_process(tmp_path
     found = json.loads(output)
     assert found["changes"] == {}
     assert {"densenet_jax.data.random_crop", "densenet_jax.analysis.curves"} <= {*found["modules"]}
-    # The script has drawn figures and written a log for TensorBoard.
+    # The script really drew figures and wrote a log for TensorBoard.
     assert {path.suffix for path in tmp_path.glob("figure.*")} == {".png", ".svg", ".pdf"}
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1

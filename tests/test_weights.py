@@ -93,7 +93,7 @@ def test_names_of_other_libraries(rename, prefix):
 
 @pytest.mark.parametrize("name, overrides, head", FAMILIES.values(), ids=FAMILIES)
 def test_all_but_the_head(name, overrides, head):
-    """With other classes the head stays unchanged."""
+    """The head stays unchanged if the file has other classes."""
     source = dj.create_model(name, num_classes=7, rngs=nnx.Rngs(0), **overrides)
     target = dj.create_model(name, num_classes=3, rngs=nnx.Rngs(1), **overrides)
     before, given = dj.weights.to_torch(target), dj.weights.to_torch(source)

@@ -1,9 +1,10 @@
-"""What others call the parameters of a DenseNet, given torchvision's names."""
+"""Names that other libraries give to the parameters of a DenseNet."""
 
 import re
 
 
 def as_older_torchvision(name):
+    """Returns the name in older versions of torchvision."""
     return re.sub(r"\.(norm|conv)([12])\.", r".\1.\2.", name)
 
 
@@ -12,7 +13,7 @@ def as_memory_efficient(name):
 
 
 def as_mmpretrain(name, blocks=2):
-    """What follows the last of the `blocks` is a transition there."""
+    """Returns the name in mmpretrain, which calls the last norm a part of a transition."""
     name = re.sub(
         r"^features\.denseblock(\d+)\.denselayer(\d+)",
         lambda m: f"backbone.stages.{int(m[1]) - 1}.block.{int(m[2]) - 1}",

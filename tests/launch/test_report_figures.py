@@ -128,10 +128,10 @@ def test_memory_of_runs_is_plotted(drawn, runs):
     config = forms.quick()
     measurements = {"step_temp_bytes": 2e9}
     small.finish(
-        runs / "cpu", 20.0, config, told=measurements, **{"model.name": "densenet_bc_k12_d16"}
+        runs / "cpu", 20.0, config, extra=measurements, **{"model.name": "densenet_bc_k12_d16"}
     )
     measurements |= {"peak_memory_bytes": 3e9}
-    small.finish(runs / "gpu", 20.0, config, told=measurements, **{"model.name": "preresnet11"})
+    small.finish(runs / "gpu", 20.0, config, extra=measurements, **{"model.name": "preresnet11"})
     lines = drawn("fig5", runs)
     found = {name: x for _, name, x, *_ in measured(lines, "against memory")}
     assert found == {"DenseNet-BC": 2.0, "ResNet": 3.0}
@@ -142,8 +142,8 @@ def test_figure_7_shows_steps_measured_and_planned(drawn, runs):
         config = command.load_config(str(small.ROOT / "experiments/sweeps/memory.py"))
         measurements = {"step_temp_bytes": size, "images_per_second": 32.0}
         changes = {"model.depth": 40, "model.remat": remat}
-        small.finish(runs / remat, 90.0, config, told=measurements, params=176_000, **changes)
-    small.finish(runs / "other", 20.0, forms.quick(), told={"step_temp_bytes": 1e9})
+        small.finish(runs / remat, 90.0, config, extra=measurements, params=176_000, **changes)
+    small.finish(runs / "other", 20.0, forms.quick(), extra={"step_temp_bytes": 1e9})
     plan = {"model": "densenet_bc_k12_d100", "settings": {"block_config": [16, 16, 16]},
             "target": "h100", "batch_size": 64, "dtype": "float32", "remat": "layer",
             "params": 769_162, "memory": {"temp_bytes": 4e8}}  # fmt: skip

@@ -1,11 +1,13 @@
 /* Counts the file-system calls below a directory, and breaks or records them. See faults.py.
  *
- * Loaded with LD_PRELOAD. `faults_arm` starts counting; only the process that armed it is counted.
- * Each call below the directory gets a number, from 1. What happens then is the action:
- *   RECORD  copies the directory to STORE/NUMBER before each `target`-th call, and splits each write
- *           in two, so that the copies also show half-written files; keeps what each fsync puts on
- *           disk as STORE/synced/INODE.NUMBER (the content of a file, or the names in a directory).
- *   FAIL    makes call `target` fail with `error`; with `sticky`, all calls from then on.
+ * Load it with LD_PRELOAD. `faults_arm` starts the count, which only includes calls of its process.
+ * Calls below the directory are numbered from 1. The action decides what happens at a call:
+ *   COUNT   only counts.
+ *   RECORD  copies the directory to STORE/NUMBER before each `target`-th call, and splits
+ *           each write in two, so that the copies include half-written files. Stores what each
+ *           fsync puts on disk as STORE/synced/INODE.NUMBER: the content of a file, or the names in a
+ *           directory.
+ *   FAIL    makes call `target` fail with `error`; with `sticky`, all later calls as well.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -34,7 +36,7 @@ static long target, calls;
 static int error_number, is_sticky, is_armed;
 static pid_t armed_process;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static char is_below[DESCRIPTORS]; /* Whether a descriptor is of a file below the directory. */
+static char is_below[DESCRIPTORS]; /* Whether the file of a descriptor is below the directory. */
 
 void faults_arm(const char *below, int what, long number, int error, int sticky,
                 const char *kept) {
@@ -51,14 +53,14 @@ long faults_disarm(void) {
     return calls;
 }
 
-/* For a process of its own: FAULTS="DIRECTORY:ACTION:TARGET:ERROR:STICKY". */
+/* Arms a separate process: FAULTS="DIRECTORY:ACTION:TARGET:ERROR:STICKY". */
 __attribute__((constructor)) static void arm_from_environment(void) {
     char below[PATH_MAX];
     int what, error, sticky;
     long number;
     const char *text = getenv("FAULTS");
     if (text && sscanf(text, "%4095[^:]:%d:%ld:%d:%d", below, &what, &number, &error, &sticky) == 5) {
-        unsetenv("FAULTS"); /* Not for the processes that this one starts. */
+        unsetenv("FAULTS"); /* Child processes are not armed. */
         faults_arm(below, what, number, error, sticky, "");
     }
 }
@@ -97,7 +99,7 @@ static void shell(const char *format, ...) {
     errno = kept;
 }
 
-/* Counts a call and does what the action says. */
+/* Counts a call, and returns what happens to it. */
 static enum verdict meet(void) {
     enum verdict verdict = PROCEED;
     pthread_mutex_lock(&mutex);
@@ -113,7 +115,7 @@ static enum verdict meet(void) {
     return verdict;
 }
 
-/* Keeps what is on disk now that `descriptor` was synced. */
+/* Stores what the sync of `descriptor` has put on disk. */
 static void keep_synced(int descriptor) {
     struct stat status;
     char path[64];
@@ -166,7 +168,7 @@ OPEN(open64)
 OPENAT(openat)
 OPENAT(openat64)
 
-/* A write of one byte cannot be split; the rest of a split one is another call. */
+/* Splits writes of at least two bytes; the caller writes the rest in another call. */
 #define WRITE(name, signature, whole, half, size)          \
     ssize_t name signature {                               \
         REAL(ssize_t, name, SIGNATURE_##name);             \
@@ -190,7 +192,7 @@ WRITE(pwrite64, (int descriptor, const void *data, size_t size, off64_t offset),
 WRITE(writev, (int descriptor, const struct iovec *parts, int count),
       real(descriptor, parts, count), real(descriptor, parts, 1), count)
 
-/* Calls that only succeed or fail. */
+/* Calls that succeed or fail, without anything in between. */
 #define CALL(result, name, is_ours, signature, types, arguments)        \
     result name signature {                                             \
         REAL(result, name, types);                                      \
@@ -251,7 +253,7 @@ int close(int descriptor) {
     if (!ours(descriptor)) return real(descriptor);
     is_below[descriptor] = 0;
     enum verdict verdict = meet();
-    int result = real(descriptor); /* Linux closes a descriptor even if it reports an error. */
+    int result = real(descriptor); /* Linux closes a descriptor even if close reports an error. */
     if (verdict == REFUSE) errno = error_number;
     return verdict == REFUSE ? -1 : result;
 }

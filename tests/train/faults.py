@@ -3,15 +3,17 @@
     PYTHONPATH=tests:. python tests/train/faults.py states --every 1
 
 WHAT is one of
-    states   A fresh or a resumed run is killed at a call or in the middle of a write; or its
-             machine loses its power there, and with it everything that was not synced.
-    errors   A call fails once, or from then on: no space, an input/output error, no permission.
-Each state that this leaves is resumed. "ended": with the metrics, the result, the arrays and the
-files of an undisturbed run. "refused": with one sentence. Everything else is listed as "wrong".
+    states   Kills a fresh or a resumed run at each call and in the middle of each write. Also cuts
+             the power of its machine there, which loses everything that was not synced.
+    errors   Makes a call fail, once or from then on: no space, an input/output error, or no
+             permission.
+Then resumes the run from each state that this leaves. A state counts as "ended" if the resumed run
+has the metrics, the result, the arrays and the files of an undisturbed run. It counts as "refused"
+if the run ends with an error of one sentence, and as "wrong" otherwise.
 
-faults.c, which this compiles with gcc, counts and breaks the calls. All states are resumed in one
-process with one compiled trainer, so that a state takes a fraction of a second. TensorBoard's files
-are off, because their thread writes at other moments each time.
+This script compiles faults.c with gcc; faults.c counts and breaks the calls. One process with one
+compiled trainer resumes all states, so that a state takes a fraction of a second. TensorBoard's
+files are off, because the thread that writes them runs at other moments each time.
 """
 
 import argparse
@@ -52,18 +54,18 @@ RUN = small.PLAIN | {
     "data.holdout": 0,
     "model.dropout_rate": 0.2,
 }
-COUNT, RECORD, FAIL = range(3)  # Actions of faults.c.
-# Each fails once, or from then on. The cases take turns along the calls.
+COUNT, RECORD, FAIL = range(3)  # The actions of faults.c.
+# A call fails once, or it and all later calls fail. Successive calls take the cases in turn.
 CASES = [
     (error, is_sticky)
     for error in (errno.EIO, errno.ENOSPC, errno.EACCES)
     for is_sticky in (False, True)
 ]
-LITTER = (".damaged", ".damaged2")  # Endings of what is set aside, and kept on purpose.
+SET_ASIDE = (".damaged", ".damaged2")  # Endings of damaged files, which runs keep on purpose.
 
 
 class End(NamedTuple):
-    """How a run ended: "ended" or "refused", or else what was wrong; and what it left."""
+    """The end of a run: "ended", "refused", or what was wrong; and the files that it left."""
 
     how: str
     metrics: str | None = None
@@ -72,16 +74,16 @@ class End(NamedTuple):
     files: tuple[str, ...] = ()
 
 
-def build(folder: Path) -> Path:
-    """Compiles faults.c."""
-    library = folder / "faults.so"
+def build(directory: Path) -> Path:
+    """Compiles faults.c; returns the path of the library."""
+    library = directory / "faults.so"
     command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([*command, "-o", library, SOURCE, "-ldl"], check=True)
     return library
 
 
 class Laboratory:
-    """One compiled trainer, which runs and resumes in any directory."""
+    """A compiled trainer that runs and resumes in any directory."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -92,9 +94,10 @@ class Laboratory:
         self._initial = jax.tree.map(np.asarray, self._trainer.initial_state)
         self._trainer.close = lambda: None
         fit_module.Trainer = self._fresh
-        fit_module.event_log = lambda folder, step: contextlib.nullcontext(lambda line: None)
+        fit_module.event_log = lambda directory, step: contextlib.nullcontext(lambda line: None)
         environment = record.environment()
-        record.environment = lambda: environment  # Starting git for each run would take long.
+        # `record.environment` starts git, which would slow every run down.
+        record.environment = lambda: environment
         self.undisturbed = self.run(root / "undisturbed")
         assert self.undisturbed.how == "ended", self.undisturbed
 
@@ -105,19 +108,19 @@ class Laboratory:
         return self._trainer
 
     def broken_run(
-        self, folder: Path, action: int, target=0, error=0, is_sticky=False, store=""
+        self, directory: Path, action: int, target=0, error=0, is_sticky=False, store=""
     ) -> tuple[End, int]:
-        """Runs with faults.c at work in `folder`. Returns the end, and the number of calls."""
+        """Runs with faults.c at work in `directory`. Returns the end, and the number of calls."""
         arguments = (action, ctypes.c_long(target), error, is_sticky, str(store).encode())
-        self._library.faults_arm(str(folder).encode(), *arguments)
+        self._library.faults_arm(str(directory).encode(), *arguments)
         self._calls = 0
-        return self.run(folder), self._calls
+        return self.run(directory), self._calls
 
-    def run(self, folder: Path) -> End:
-        """Runs or resumes in `folder`."""
+    def run(self, directory: Path) -> End:
+        """Runs or resumes in `directory`."""
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                fit_module.fit(self._config, folder)
+                fit_module.fit(self._config, directory)
         except (InputError, RunError) as error:
             is_sentence = str(error) and "\n" not in str(error)
             return End("refused" if is_sentence else f"not one sentence: {error}")
@@ -125,16 +128,16 @@ class Laboratory:
             return End(f"{type(error).__name__}: {error}"[:500])
         finally:
             self._calls = self._library.faults_disarm() if self._library else 0
-        with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
             state, _ = checkpoints.restore(self._trainer.initial_state)
         leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
-        result = json.loads((folder / "result.json").read_text())
+        result = json.loads((directory / "result.json").read_text())
         return End(
             "ended",
-            (folder / "metrics.jsonl").read_text(),
+            (directory / "metrics.jsonl").read_text(),
             {name: value for name, value in result.items() if "second" not in name},
             hashlib.sha256(b"".join(leaves)).hexdigest(),
-            tuple(_names(folder)),
+            tuple(_names(directory)),
         )
 
     def judge(self, end: End) -> str:
@@ -147,24 +150,24 @@ class Laboratory:
         return "ended"
 
 
-def _names(folder: Path) -> list[str]:
-    """What lies in a run directory, without what is in sound checkpoints or was set aside."""
-    found = [*folder.glob("*"), *folder.glob("checkpoints/*")]
-    return sorted(str(p.relative_to(folder)) for p in found if not p.name.endswith(LITTER))
+def _names(directory: Path) -> list[str]:
+    """Returns the files of a run directory and the names of its sound checkpoints."""
+    found = [*directory.glob("*"), *directory.glob("checkpoints/*")]
+    return sorted(str(p.relative_to(directory)) for p in found if not p.name.endswith(SET_ASIDE))
 
 
 def recorded(laboratory: Laboratory, begin: Path | None, name: str, every: int) -> tuple[Path, int]:
-    """Records every so many calls of a run, from the run directory `begin` if given.
+    """Records the state of a run at each `every`-th call, from the run directory `begin` if given.
 
-    Returns the store and the number of calls.
+    Returns the directory of the states and the number of calls.
     """
-    folder, store = laboratory.root / name, laboratory.root / f"{name}.store"
+    directory, store = laboratory.root / name, laboratory.root / f"{name}.store"
     (store / "synced").mkdir(parents=True)
     if begin:
-        shutil.copytree(begin, folder)
-        for path in (folder, *folder.rglob("*")):  # All of it is on disk.
+        shutil.copytree(begin, directory)
+        for path in (directory, *directory.rglob("*")):  # The copy counts as synced.
             _note_synced(path, store / "synced" / f"{path.stat().st_ino}.000000")
-    end, calls = laboratory.broken_run(folder, RECORD, every, store=store)
+    end, calls = laboratory.broken_run(directory, RECORD, every, store=store)
     assert laboratory.judge(end) == "ended", end
     return store, calls
 
@@ -177,10 +180,10 @@ def _note_synced(path: Path, note: Path) -> None:
         note.write_text("".join(f"{inode} {what} {name}\n" for inode, what, name in entries))
 
 
-def killed_states(store: Path, folder: Path) -> Iterator[str]:
-    """Puts each state of a killed run into `folder`; yields its description."""
+def killed_states(store: Path, directory: Path) -> Iterator[str]:
+    """Writes each state of a killed run to `directory`; yields its description."""
     for state in _recorded_states(store):
-        _begin(folder, state)
+        _begin(directory, state)
         yield f"call {state.name}"
 
 
@@ -188,13 +191,13 @@ def _recorded_states(store: Path) -> list[Path]:
     return sorted(path for path in store.iterdir() if path.name.isdecimal())
 
 
-def powerless_states(store: Path, folder: Path) -> Iterator[str]:
-    """Puts each state after a loss of power into `folder`; yields its description.
+def powerless_states(store: Path, directory: Path) -> Iterator[str]:
+    """Writes each state after a loss of power to `directory`; yields its description.
 
-    Either the names that were not synced are lost as well, or all names survive, and files that
-    were not synced are empty, as file systems with a journal leave them.
+    In one kind of state, names that were not synced are lost. In the other kind all names survive,
+    and files that were not synced are empty, as file systems with a journal leave them.
     """
-    synced = collections.defaultdict(list)  # The syncs of each inode, in their order.
+    synced = collections.defaultdict(list)  # The syncs of each inode, in order.
     for file in sorted((store / "synced").iterdir(), key=lambda file: int(file.suffix[1:])):
         synced[file.stem].append(file)
     for listing in sorted(store.glob("*.inodes")):
@@ -206,12 +209,12 @@ def powerless_states(store: Path, folder: Path) -> Iterator[str]:
 
         entries = [line.split(" ", 2) for line in listing.read_text().splitlines()]
         for kind in ("names lost", "names kept"):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
             if kind == "names kept":
                 for inode, what, name in entries:
-                    _put(folder / name, what, last(inode))
+                    _put(directory / name, what, last(inode))
             elif entries:
-                _put_synced(folder, entries[0][0], last)
+                _put_synced(directory, entries[0][0], last)
             yield f"call {number}, {kind}"
 
 
@@ -224,27 +227,27 @@ def _put(path: Path, what: str, content: Path | None) -> None:
         path.touch()
 
 
-def _put_synced(folder: Path, inode: str, last) -> None:
-    folder.mkdir(parents=True)
+def _put_synced(directory: Path, inode: str, last) -> None:
+    directory.mkdir(parents=True)
     for line in last(inode).read_text().splitlines() if last(inode) else []:
         inode, what, name = line.split(" ", 2)
         if what == "d":
-            _put_synced(folder / name, inode, last)
+            _put_synced(directory / name, inode, last)
         else:
-            _put(folder / name, what, last(inode))
+            _put(directory / name, what, last(inode))
 
 
-def key(folder: Path) -> str:
-    """The same for directories with the same content."""
+def key(directory: Path) -> str:
+    """Returns a digest of the names and contents of the files in a directory."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(directory.rglob("*")):
         content = path.read_bytes() if path.is_file() else b"/"
-        digest.update(f"{path.relative_to(folder)} {len(content)} ".encode() + content)
+        digest.update(f"{path.relative_to(directory)} {len(content)} ".encode() + content)
     return digest.hexdigest()
 
 
 class Counts:
-    """How the states ended, by kind; each distinct state is tried once."""
+    """Counts how the states ended; resumes each distinct state once."""
 
     def __init__(self, laboratory: Laboratory):
         self._laboratory, self._seen = laboratory, set()
@@ -254,11 +257,11 @@ class Counts:
     def report(self) -> dict:
         return {**self.counts, "what is wrong": self._wrong}
 
-    def resume(self, folder: Path, what: str) -> None:
-        state = key(folder)
+    def resume(self, directory: Path, what: str) -> None:
+        state = key(directory)
         if state not in self._seen:
             self._seen.add(state)
-            self.note(self._laboratory.run(folder), what)
+            self.note(self._laboratory.run(directory), what)
 
     def note(self, end: End, what: str) -> None:
         if self.counts.total() % 100 == 99:
@@ -271,47 +274,42 @@ class Counts:
             print(self._wrong[-1][:600], file=sys.stderr, flush=True)
 
 
-def middle(store: Path, calls: int) -> Path:
-    """A state of a killed run that has checkpoints and is not finished."""
-    return store / f"{2 * calls // 3:06d}"
-
-
 def beginnings(laboratory: Laboratory) -> dict[str, Path | None]:
-    """Returns what a fresh and a resumed run begin with: nothing, and a killed run."""
+    """Returns the initial run directory of a fresh run, None, and that of a resumed run."""
     fresh, _ = recorded(laboratory, None, "fresh", every=50)
     states = _recorded_states(fresh)
-    # With checkpoints, and not finished.
+    # This state has checkpoints and is not finished.
     return {"fresh run": None, "resumed run": states[2 * len(states) // 3]}
 
 
 def try_states(laboratory: Laboratory, every: int) -> dict:
-    """Resumes the states of a fresh and of a resumed run."""
-    report, folder = {}, laboratory.root / "state"
+    """Resumes every recorded state of a fresh and of a resumed run."""
+    report, directory = {}, laboratory.root / "state"
     for name, begin in beginnings(laboratory).items():
         store, calls = recorded(laboratory, begin, f"{name}, again", every)
         report[name] = {"calls": calls}
         for kind, states in (("killed", killed_states), ("without power", powerless_states)):
             counts = Counts(laboratory)
-            for what in states(store, folder):
-                counts.resume(folder, f"{name}, {kind}, {what}")
+            for what in states(store, directory):
+                counts.resume(directory, f"{name}, {kind}, {what}")
             report[name][kind] = counts.report()
     return report
 
 
 def try_errors(laboratory: Laboratory, every: int) -> dict:
-    """Lets each call of a fresh and of a resumed run fail, and then resumes the run."""
-    report, folder = {}, laboratory.root / "state"
+    """Makes each call of a fresh and of a resumed run fail, and then resumes the run."""
+    report, directory = {}, laboratory.root / "state"
     for name, begin in beginnings(laboratory).items():
         counts, after = Counts(laboratory), Counts(laboratory)
-        _begin(folder, begin)
-        calls = laboratory.broken_run(folder, COUNT)[1]
+        _begin(directory, begin)
+        calls = laboratory.broken_run(directory, COUNT)[1]
         for number, (error, is_sticky) in zip(range(1, calls + 1, every), itertools.cycle(CASES)):
-            _begin(folder, begin)
-            end, _ = laboratory.broken_run(folder, FAIL, number, error, is_sticky)
+            _begin(directory, begin)
+            end, _ = laboratory.broken_run(directory, FAIL, number, error, is_sticky)
             what = f"{name}, call {number} {errno.errorcode[error]}{' sticky' * is_sticky}"
             counts.note(end, what)
             if end.how != "ended":
-                after.note(laboratory.run(folder), f"{what}, resumed")
+                after.note(laboratory.run(directory), f"{what}, resumed")
         report[name] = {
             "calls": calls,
             "with the error": counts.report(),
@@ -320,17 +318,18 @@ def try_errors(laboratory: Laboratory, every: int) -> dict:
     return report
 
 
-def _begin(folder: Path, begin: Path | None) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def _begin(directory: Path, begin: Path | None) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
     if begin:
-        shutil.copytree(begin, folder)
+        shutil.copytree(begin, directory)
 
 
 def attack(what: str, every: int) -> dict:
-    """Runs in a process of its own, with faults.c loaded."""
+    """Tries all states or errors. Must run in a process that has loaded faults.c."""
     for library in ("absl", "asyncio", "densenet_jax"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    memory = Path("/dev/shm")  # Its inode numbers are not used again, on which `states` relies.
+    # `states` identifies files by inode, and tmpfs does not use an inode number twice.
+    memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     try:
         laboratory = Laboratory(root)
@@ -340,9 +339,9 @@ def attack(what: str, every: int) -> dict:
 
 
 def start(what: str, every: int) -> dict:
-    """Starts `attack` in a process of its own; returns its report."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {"LD_PRELOAD": str(build(Path(folder)))}
+    """Runs `attack` in a separate process; returns its report."""
+    with tempfile.TemporaryDirectory() as directory:
+        environment = {"LD_PRELOAD": str(build(Path(directory)))}
         process = small.start(__file__, what, "--every", every, "--inside", **environment)
         output, errors = process.communicate()
         if process.returncode:
@@ -355,7 +354,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("states", "errors"))
-    parser.add_argument("--every", type=int, default=1, help="try only each N-th call")
+    parser.add_argument("--every", type=int, default=1, help="try only every N-th call")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     report = (attack if args.inside else start)(args.what, args.every)

@@ -1,9 +1,10 @@
-"""The small run, which sends itself signals before one of its dispatches.
+"""Trains the small run, which sends signals to itself before one of its dispatches.
 
     SIGNALS="SIGTERM SIGINT" python stopped_run.py WORKDIR DISPATCH CHANGES [COORDINATOR PROCESS]
 
-SIGNALS is SIGTERM if unset. DISPATCH counts those of this start from 1; 0: none. CHANGES to the
-config are JSON. With a coordinator there are two processes, and only the second is signalled.
+SIGNALS is SIGTERM if unset. DISPATCH is the number of the dispatch, counted from 1 in each start;
+0 sends no signal. CHANGES is a JSON object of changes to the config. With a coordinator the run has
+two processes, and only the second one receives the signals.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Checkpoints give back what they were given."""
+"""Checkpoints restore the saved state, bit for bit."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def empty(state):
     return jax.tree.map(jnp.zeros_like, state)
 
 
-def test_values_come_back_bit_for_bit(tmp_path):
+def test_values_are_restored_bit_for_bit(tmp_path):
     state, progress = make_state(3), {"training": 1.25, "total": 2.5}
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == []
@@ -44,7 +44,7 @@ def test_values_come_back_bit_for_bit(tmp_path):
         assert np.asarray(given).tobytes() == np.asarray(found).tobytes()
 
 
-def test_only_the_newest_are_kept(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (10, 20, 30, 40):
             state = make_state(step)
@@ -58,7 +58,7 @@ def test_only_the_newest_are_kept(tmp_path):
     np.testing.assert_array_equal(restored.params["kernel"], state.params["kernel"])
 
 
-def test_the_best_is_kept_beside_the_newest(tmp_path):
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step, best in ((10, 10), (20, 20), (30, 20), (40, 20), (50, 20)):
             checkpoints.save(make_state(step), {}, best=best)
@@ -68,14 +68,14 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
     np.testing.assert_array_equal(state.params["kernel"], make_state(20).params["kernel"])
 
 
-def test_no_checkpoint(tmp_path):
+def test_restoring_without_a_checkpoint_is_refused(tmp_path):
     message = "holds no checkpoint: train it first"
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError, match=message):
         checkpoints.restore(empty(make_state(10)))
 
 
-def test_a_saved_state_may_change_at_once(tmp_path):
-    """Saving goes on in the background, while training overwrites the memory it came from."""
+def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
+    """Saving continues in the background while training overwrites the memory of the state."""
     state = TrainState(jnp.asarray(1, jnp.int32), {"x": jnp.ones((1000, 1000))}, {}, {})
     expected = np.asarray(state.params["x"]).copy()
     overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)

@@ -1,4 +1,4 @@
-"""Options that programs are compiled with."""
+"""Compiler options of each platform."""
 
 import logging
 
@@ -19,7 +19,7 @@ def lowered():
 
 @pytest.fixture
 def eager(monkeypatch):
-    """The environment of our commands."""
+    """Sets the environment variables that our commands set."""
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setenv(*compiler.EAGER_LOADING)
 
@@ -40,27 +40,27 @@ def test_convolutions_are_captured_only_where_kernels_are_loaded_early(eager, mo
     assert compiler_options(small.config(), "gpu") == {}
 
 
-def test_flags_of_the_user_are_left_alone(eager, monkeypatch):
+def test_flags_of_the_user_are_not_overridden(eager, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=")
     assert compiler_options(small.config(), "gpu") == {}
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_this_jaxlib_knows_the_options(deterministic, eager, lowered, caplog):
-    """Any compiler refuses options that it does not know."""
+def test_the_installed_jaxlib_accepts_the_options(deterministic, eager, lowered, caplog):
+    """A compiler refuses options that it does not know, on every platform."""
     config = small.config({"deterministic": deterministic})
     assert compile_program(lowered, config, "gpu")(1) == 2
     assert not caplog.messages
 
 
-def test_what_is_captured_may_be_unknown(eager, lowered, monkeypatch, caplog):
+def test_an_unknown_option_is_dropped_with_a_warning(eager, lowered, monkeypatch, caplog):
     monkeypatch.setattr(compiler, "_IN_GRAPHS", "FUSION,NO_SUCH_THING")
     with caplog.at_level(logging.WARNING):
         assert compile_program(lowered, small.config(), "gpu")(1) == 2
     assert "does not record convolutions" in caplog.messages[0]
 
 
-def test_other_mistakes_are_not_swallowed(eager, lowered, monkeypatch):
+def test_other_compiler_errors_are_raised(eager, lowered, monkeypatch):
     options = {"xla_of_no_name": True}
     monkeypatch.setattr(compiler, "compiler_options", lambda *_: options)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_no_name"):

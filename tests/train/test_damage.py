@@ -1,4 +1,4 @@
-"""Checkpoints that are not as they were written: told, set aside, and the one before is used."""
+"""Damaged checkpoints are reported and set aside, and the previous checkpoint is used."""
 
 import json
 import logging
@@ -23,21 +23,21 @@ OLDER, NEWER = 3, 5
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A folder with two checkpoints, which no test may change."""
-    folder = tmp_path_factory.mktemp("saved")
-    with Checkpoints(folder) as checkpoints:
+    """Returns a directory with two checkpoints, which no test may change."""
+    directory = tmp_path_factory.mktemp("saved")
+    with Checkpoints(directory) as checkpoints:
         for step in (OLDER, NEWER):
             checkpoints.save(make_state(step), {"epoch": step})
-    return folder
+    return directory
 
 
 def files_of(checkpoint):
     return sorted(path for path in checkpoint.rglob("*") if path.is_file())
 
 
-def restored(folder) -> int:
-    """The step of what is restored, which is looked at to the last bit."""
-    with Checkpoints(folder) as checkpoints:
+def restored(directory) -> int:
+    """Restores the last checkpoint and compares it bit for bit; returns its step."""
+    with Checkpoints(directory) as checkpoints:
         state, progress = checkpoints.restore(like=empty(make_state(OLDER)))
     step = int(state.step)
     assert progress == {"epoch": step}
@@ -62,56 +62,56 @@ DAMAGE = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
     "cut short": cut,
-    "a bit changed": change,
+    "one bit changed": change,
 }
 FILES = {
-    "sums": CHECKSUM_FILE,
+    "checksums": CHECKSUM_FILE,
     "progress": "progress/metadata",
     "tree": "state/_METADATA",
     "manifest": "state/manifest.ocdbt",
-    "numbers": "state/ocdbt.process_0/d/*",
+    "arrays": "state/ocdbt.process_0/d/*",
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize("file", FILES)
-def test_the_one_before_is_used(saved, tmp_path, caplog, file, kind):
-    folder = shutil.copytree(saved, tmp_path / "checkpoints")
-    path = max((folder / str(NEWER)).glob(FILES[file]), key=lambda path: path.stat().st_size)
+def test_the_previous_checkpoint_is_used(saved, tmp_path, caplog, file, kind):
+    directory = shutil.copytree(saved, tmp_path / "checkpoints")
+    path = max((directory / str(NEWER)).glob(FILES[file]), key=lambda path: path.stat().st_size)
     DAMAGE[kind](path)
-    damaged = small.snapshot(folder / str(NEWER))
-    assert restored(folder) == OLDER
+    damaged = small.snapshot(directory / str(NEWER))
+    assert restored(directory) == OLDER
     (message,) = [record.getMessage() for record in caplog.records]
     assert f"the checkpoint of step {NEWER} cannot be read" in message
     assert f"using step {OLDER}" in message
-    # Nothing is lost; and the step can be saved again.
-    assert small.snapshot(folder / f"{NEWER}.damaged") == damaged
-    with Checkpoints(folder) as checkpoints:
+    # The damaged files are kept, and the step can be saved again.
+    assert small.snapshot(directory / f"{NEWER}.damaged") == damaged
+    with Checkpoints(directory) as checkpoints:
         checkpoints.save(make_state(NEWER), {"epoch": NEWER})
-    assert restored(folder) == NEWER
+    assert restored(directory) == NEWER
 
 
 @settings(max_examples=40)
 @given(data=st.data())
-def test_no_changed_bit_is_taken_for_what_was_saved(saved, tmp_path_factory, data):
-    folder = shutil.copytree(saved, tmp_path_factory.mktemp("flipped") / "checkpoints")
-    path = data.draw(st.sampled_from(files_of(folder / str(NEWER))))
+def test_a_changed_bit_never_changes_the_restored_values(saved, tmp_path_factory, data):
+    directory = shutil.copytree(saved, tmp_path_factory.mktemp("flipped") / "checkpoints")
+    path = data.draw(st.sampled_from(files_of(directory / str(NEWER))))
     position = data.draw(st.integers(0, path.stat().st_size - 1))
     change(path, position, data.draw(st.integers(0, 7)))
-    assert restored(folder) in (OLDER, NEWER)
+    assert restored(directory) in (OLDER, NEWER)
 
 
-def test_all_are_damaged(saved, tmp_path):
-    folder = shutil.copytree(saved, tmp_path / "checkpoints")
+def test_only_damaged_checkpoints_are_an_error(saved, tmp_path):
+    directory = shutil.copytree(saved, tmp_path / "checkpoints")
     for step in (OLDER, NEWER):
-        change(folder / str(step) / CHECKSUM_FILE)
-    before = small.snapshot(folder)
+        change(directory / str(step) / CHECKSUM_FILE)
+    before = small.snapshot(directory)
     with pytest.raises(InputError, match=rf"only damaged .*step {NEWER}.*step {OLDER}.*from the"):
-        restored(folder)
-    assert small.snapshot(folder) == before
+        restored(directory)
+    assert small.snapshot(directory) == before
 
 
-def test_a_checkpoint_of_another_format(tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints, monkeypatch.context() as patch:
         patch.setattr("densenet_jax.train.checkpoint.FORMAT", 99)
         checkpoints.save(make_state(NEWER), {})
@@ -126,7 +126,7 @@ def newest(run):
     return run / "checkpoints" / max(filter(str.isdecimal, names), key=int)
 
 
-def test_training_goes_on_from_the_one_before(copied_run, caplog):
+def test_training_resumes_from_the_previous_checkpoint(copied_run, caplog):
     metrics = (copied_run / "metrics.jsonl").read_bytes()
     (copied_run / "result.json").unlink()
     change(newest(copied_run) / FILES["manifest"])
@@ -136,7 +136,7 @@ def test_training_goes_on_from_the_one_before(copied_run, caplog):
     assert newest(copied_run).name == str(4 * small.STEPS_PER_EPOCH)
 
 
-def test_evaluation_tells_and_touches_nothing(copied_run, capsys, caplog):
+def test_evaluation_warns_and_changes_no_file(copied_run, capsys, caplog):
     change(newest(copied_run) / FILES["manifest"])
     before = small.snapshot(copied_run)
     argv = ["--workdir", str(copied_run), "--compile_cache=off"]
@@ -148,7 +148,7 @@ def test_evaluation_tells_and_touches_nothing(copied_run, capsys, caplog):
     assert small.snapshot(copied_run) == before
 
 
-def test_a_checkpoint_under_the_name_of_another_step(copied_run, caplog):
+def test_a_checkpoint_named_after_another_step_is_skipped(copied_run, caplog):
     metrics = (copied_run / "metrics.jsonl").read_bytes()
     (copied_run / "result.json").unlink()
     last = newest(copied_run)
@@ -160,7 +160,10 @@ def test_a_checkpoint_under_the_name_of_another_step(copied_run, caplog):
     assert newest(copied_run) == last
 
 
-def test_a_save_that_orbax_skips_is_told(saved, tmp_path):
-    folder = shutil.copytree(saved, tmp_path / "checkpoints")
-    with Checkpoints(folder) as checkpoints, pytest.raises(Interrupted, match="does not save"):
+def test_a_save_that_orbax_skips_is_an_error(saved, tmp_path):
+    directory = shutil.copytree(saved, tmp_path / "checkpoints")
+    with (
+        Checkpoints(directory) as checkpoints,
+        pytest.raises(Interrupted, match="Orbax skips step 4"),
+    ):
         checkpoints.save(make_state(OLDER + 1), {})

@@ -1,4 +1,4 @@
-"""The same numbers on however many devices and processes."""
+"""Results do not depend on the number of devices and processes."""
 
 import json
 
@@ -32,62 +32,69 @@ def start_two(*arguments, devices):
 
 
 def printed(process) -> dict:
+    """Waits for a process; returns the JSON object in its last line."""
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return json.loads(output.splitlines()[-1])
 
 
 def check_losses(found, expected, rows=1):
-    """`found` has a sum for every `rows` of the `expected` ones."""
+    """Checks losses, of which `found` has the sum of every `rows` of `expected`."""
     assert found["losses"].keys() == expected["losses"].keys()
     for key, losses in found["losses"].items():
         assert len(losses) == STEPS // rows
-        sums = np.reshape(expected["losses"][key], (-1, rows)).sum(1)
-        np.testing.assert_allclose(losses, sums, rtol=TOLERANCES[key.split()[1]], err_msg=key)
+        totals = np.reshape(expected["losses"][key], (-1, rows)).sum(1)
+        np.testing.assert_allclose(losses, totals, rtol=TOLERANCES[key.split()[1]], err_msg=key)
 
 
 def test_losses_do_not_depend_on_devices_processes_or_dispatches():
-    """Nor on the order in which Python walks through a set."""
-    what = (TWENTY_STEPS, "densenet_bc,wrn", "float64")
-    one = printed(start(*what, 1, devices=1, PYTHONHASHSEED="1"))
-    eight = printed(start(*what, 5, devices=8, PYTHONHASHSEED="2"))
-    first, second = map(printed, start_two(*what, 1, devices=2))
+    """The order of Python sets does not change the losses either."""
+    script = (TWENTY_STEPS, "densenet_bc,wrn", "float64")
+    one = printed(start(*script, 1, devices=1, PYTHONHASHSEED="1"))
+    eight = printed(start(*script, 5, devices=8, PYTHONHASHSEED="2"))
+    first, second = map(printed, start_two(*script, 1, devices=2))
     check_losses(eight, one, rows=5)
     assert first["losses"] == second["losses"]
     check_losses(first, one)
-    # Each process has half of the batch, and together they have all of it.
+    # Each process has half of the batch, and both together have the whole batch.
     images = set(first["examples"]), set(second["examples"])
     assert [len(part) for part in images] == [32, 32]
     assert set.union(*images) == set(epoch_order(0, 0, 1400, 64)[0])
-    # One device has nobody to exchange with. Eight sum the gradients of all parameters.
+    # One device exchanges nothing. Eight devices add up the gradients of all parameters.
     for key, exchanged in eight["collective_bytes"].items():
         assert set(one["collective_bytes"][key].values()) == {0}
         assert exchanged["gradients"] >= 8 * eight["params"][key]
         assert exchanged["statistics"] > 0
 
 
-def test_a_run_can_go_on_on_other_devices(tmp_path, float64):
-    """From 2 processes of 2 devices to 1 process, from 1 device to 4 and from 4 to 1."""
-    # Two processes stop a while after the signal.
+def test_a_run_can_resume_on_other_devices(tmp_path, float64):
+    """Moves a run from 2 processes of 2 devices to 1 device, then to 4 devices, then to 1."""
+    # The run is long, because two processes stop some steps after the signal.
     run = {"epochs": 60, "checkpoint_every_epochs": 60, "eval_every_epochs": 20}
     changes = small.PLAIN | run | {"dtype": "float64", "model.dropout_rate": 0.2}
     fit(small.config(changes), tmp_path / "alone")
-    said = []
+    outputs = []
 
-    def go_on(processes, status=PREEMPTED_STATUS):
+    def resume(processes, status=PREEMPTED_STATUS):
         for process in processes:
             output, errors = process.communicate(timeout=300)
             assert process.returncode == status, errors
-            said.append(output)
+            outputs.append(output)
 
-    def what(stop_after):
+    def script(stop_after):
         return STOPPED_RUN, tmp_path / "run", stop_after, json.dumps(changes)
 
-    go_on(start_two(*what(20), devices=2))
-    go_on([start(*what(10), devices=1)])
-    go_on([start(*what(10), devices=4)])
-    go_on([start(*what(0), devices=1)], 0)
-    assert ["resuming from step" in output for output in said] == [False, False, True, True, True]
+    resume(start_two(*script(20), devices=2))
+    resume([start(*script(10), devices=1)])
+    resume([start(*script(10), devices=4)])
+    resume([start(*script(0), devices=1)], 0)
+    assert ["resuming from step" in text for text in outputs] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     lines, others = (RunDirectory(tmp_path / name).metrics() for name in ("run", "alone"))
     assert len(lines) == 60
     for line, other in zip(lines, others, strict=True):
@@ -96,9 +103,9 @@ def test_a_run_can_go_on_on_other_devices(tmp_path, float64):
 
 @pytest.mark.slow
 def test_losses_on_any_number_of_devices():
-    what = (TWENTY_STEPS, "densenet_bc,wrn", "float64,float32", 1)
-    one = printed(start(*what))
+    script = (TWENTY_STEPS, "densenet_bc,wrn", "float64,float32", 1)
+    one = printed(start(*script))
     for devices in (2, 4, 8):
-        check_losses(printed(start(*what, devices=devices)), one)
-    for found in map(printed, start_two(*what, devices=2)):
+        check_losses(printed(start(*script, devices=devices)), one)
+    for found in map(printed, start_two(*script, devices=2)):
         check_losses(found, one)

@@ -1,9 +1,9 @@
-"""A run whose file-system calls fail, or that is killed at one of them."""
+"""A run survives a kill, a loss of power or an error at any of its file-system calls."""
 
 import pytest
 from faults import start
 
-# Every so many calls: a fast sample, and all of them.
+# Tries every 199th call, or every call.
 SAMPLE = [199, pytest.param(1, marks=pytest.mark.slow)]
 
 

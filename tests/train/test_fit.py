@@ -1,4 +1,4 @@
-"""A run from its config to its result, undisturbed and disturbed."""
+"""A run from its config to its result, with and without interruption."""
 
 import contextlib
 import io
@@ -21,11 +21,11 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def read_metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def read_metrics(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_run_directory(finished_run):
+def test_a_run_writes_its_files(finished_run):
     config = read_json(finished_run / "config.json")
     assert config["epochs"] == 4 and config["model"]["growth_rate"] == 4
     environment = read_json(finished_run / "environment.json")
@@ -38,14 +38,14 @@ def test_metrics_have_a_line_for_every_epoch(finished_run):
     lines = read_metrics(finished_run)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert [line["step"] for line in lines] == [22, 44, 66, 88]
-    # The authors' indexing: ceil(4 / 2) = 2 and ceil(4 * 3 / 4) = 3.
+    # The rate drops in epochs ceil(4 / 2) = 2 and ceil(4 * 3 / 4) = 3, as in the authors' code.
     assert [line["learning_rate"] for line in lines] == [0.1, 0.01, 0.001, 0.001]
     for line in lines:
         assert {"train_loss", "test_loss", "test_error", "validation_error"} <= line.keys()
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
 
 
-def test_result(finished_run, trainer):
+def test_the_result_agrees_with_the_metrics(finished_run, trainer):
     result, last = read_json(finished_run / "result.json"), read_metrics(finished_run)[-1]
     assert result["test_error"] == last["test_error"]
     assert (result["epochs"], result["seed"], result["reported_epoch"]) == (4, 0, 4)
@@ -56,7 +56,7 @@ def test_result(finished_run, trainer):
     assert result["images_per_second"] * result["train_seconds"] >= 4 * 1400 * 0.99
 
 
-def test_evaluates_only_when_asked_and_at_the_end(tmp_path):
+def test_epochs_are_evaluated_at_the_interval_and_at_the_end(tmp_path):
     changes = {"eval_every_epochs": 2, "epochs": 3, "data.holdout": 0}
     fit(small.config(small.PLAIN | changes), tmp_path / "run")
     evaluated = ["test_error" in line for line in read_metrics(tmp_path / "run")]
@@ -71,7 +71,7 @@ def test_the_best_epoch_in_validation_can_be_reported(tmp_path):
     assert result["reported_epoch"] == best["epoch"]
     for key in ("test_error", "validation_error", "train_loss"):
         assert result[key] == best[key]
-    # Wherever it is, and the first of several; epochs that were not evaluated do not count.
+    # The first of equal epochs counts, wherever it is. Epochs without an evaluation do not count.
     worse = best | {"epoch": 9, "validation_error": best["validation_error"] + 1}
     same, unknown = best | {"epoch": 10}, {"epoch": 11, "train_loss": 0.0}
     for order in ([worse, best, same, unknown], [best, worse, unknown, same]):
@@ -85,7 +85,7 @@ def test_a_finished_run_is_left_alone(finished_run):
     assert small.snapshot(finished_run) == before
 
 
-def test_a_run_killed_just_before_its_result(copied_run):
+def test_a_run_killed_before_its_result_writes_it_later(copied_run):
     metrics = (copied_run / "metrics.jsonl").read_bytes()
     result = read_json(copied_run / "result.json")
     (copied_run / "result.json").unlink()
@@ -96,7 +96,7 @@ def test_a_run_killed_just_before_its_result(copied_run):
 
 
 def test_a_half_written_line_of_metrics_is_written_again(copied_run):
-    """As left by a full disk or a machine that loses its power."""
+    """A full disk or a loss of power leaves a half-written line."""
     path = copied_run / "metrics.jsonl"
     metrics = path.read_bytes()
     (copied_run / "result.json").unlink()
@@ -106,14 +106,14 @@ def test_a_half_written_line_of_metrics_is_written_again(copied_run):
     assert path.read_bytes() == metrics
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
+def test_a_nan_loss_ends_the_run(tmp_path):
     with pytest.raises(RunError, match=r"loss is nan in step 2 \(epoch 1, learning rate 1e\+30"):
         fit(small.config({**small.PLAIN, "learning_rate": 1e30}), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_compiling_a_shorter_dispatch_is_no_training(tmp_path, monkeypatch):
-    """The last two of 22 steps are a program of their own, compiled in the first epoch."""
+def test_compiling_a_shorter_dispatch_does_not_count_as_training(tmp_path, monkeypatch):
+    """The last two of 22 steps are a separate program, compiled in the first epoch."""
 
     def compile_slowly(*arguments):
         time.sleep(1)
@@ -122,15 +122,13 @@ def test_compiling_a_shorter_dispatch_is_no_training(tmp_path, monkeypatch):
     monkeypatch.setattr("densenet_jax.train.trainer.compile_program", compile_slowly)
     changes = {"epochs": 1, "steps_per_dispatch": 10}
     result = fit(small.config(small.PLAIN | changes), tmp_path / "run")
-    # Of training alone; the seconds are those of evaluation as well.
+    # The rate is that of training alone; the seconds include evaluation.
     assert result["images_per_second"] * result["train_seconds"] >= 1400 * 0.99
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 5])
-def test_the_last_good_checkpoint_outlives_a_loss_that_is_not_a_number(
-    tmp_path, steps_per_dispatch
-):
-    """The rate jumps after two epochs; the step after the first with that rate shows it."""
+def test_a_nan_loss_keeps_the_last_finite_checkpoint(tmp_path, steps_per_dispatch):
+    """The rate jumps after two epochs, and the second step with that rate has the NaN."""
     changes = {
         "learning_rate": 1e30,
         "learning_rate_drops": (),
@@ -147,12 +145,12 @@ def test_the_last_good_checkpoint_outlives_a_loss_that_is_not_a_number(
 
 
 def test_the_best_epoch_has_a_checkpoint(tmp_path):
-    """Rates that are too high make the error go up and down."""
+    """With too high a learning rate the error rises and falls."""
     changes = {"learning_rate": 2.0, "learning_rate_drops": (), "epochs": 6}
     fit(small.config(small.PLAIN | changes | {"checkpoint_every_epochs": 100}), tmp_path / "run")
     lines = read_metrics(tmp_path / "run")
     best = best_epoch(lines)
-    assert best["step"] < lines[-1]["step"], "or this tests nothing"
+    assert best["step"] < lines[-1]["step"], "the test needs a best epoch before the last"
     argv = ["--workdir", str(tmp_path / "run"), "--checkpoint=best", "--compile_cache=off"]
     with contextlib.redirect_stdout(io.StringIO()) as output:
         assert command.run(evaluate.main, argv) == 0
@@ -161,7 +159,7 @@ def test_the_best_epoch_has_a_checkpoint(tmp_path):
         assert printed[key] == best[key]
 
 
-def test_the_folder_of_another_run_is_refused(finished_run):
+def test_the_directory_of_another_run_is_refused(finished_run):
     before = small.snapshot(finished_run)
     with pytest.raises(InputError, match=r"seed \(0 there, 1 here\)"):
         fit(small.config({"seed": 1}), finished_run)
@@ -170,7 +168,7 @@ def test_the_folder_of_another_run_is_refused(finished_run):
 
 @pytest.mark.slow
 def test_the_quickstart_learns(tmp_path):
-    """A network that sees its images and labels right gets under 3 % wrong."""
+    """With the right images and labels the test error is below 3 %."""
     process = small.start_train(tmp_path / "run", JAX_DISABLE_MOST_OPTIMIZATIONS="0")
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors

@@ -18,16 +18,16 @@ STEPS = {"batch_size": 8, "steps_per_dispatch": 3, "data.examples": 24, "data.au
 
 
 def _end_of_steps(trainer: Trainer, flat: bool):
-    """Returns the state and the sums after the first dispatch."""
+    """Returns the state and the totals after the first dispatch."""
     dispatch = next(trainer.epoch(0))
     assert dispatch.steps == 3
-    learner = dataclasses.replace(trainer._context, flat_loop=flat)
-    steps = jax.jit(functools.partial(train_steps, context=learner))
+    context = dataclasses.replace(trainer._context, flat_loop=flat)
+    steps = jax.jit(functools.partial(train_steps, context=context))
     return steps(trainer.initial_state, trainer.totals(), *dispatch, np.int32(0))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-def test_flat_steps_are_the_same_steps(dtype, float64):
+def test_flat_vectors_give_the_same_steps(dtype, float64):
     changes = {"dtype": dtype} | STEPS
     trainer = Trainer(small.config(small.PLAIN | {"model.bottleneck": 4} | changes))
     ends = [_end_of_steps(trainer, flat) for flat in (False, True)]
@@ -40,7 +40,7 @@ def test_flat_steps_are_the_same_steps(dtype, float64):
 
 
 def test_networks_may_have_no_running_statistics(float64):
-    """Deeply-Supervised Nets have none; their companions' losses count."""
+    """Deeply-Supervised Nets have none. The losses of their companions count."""
     config = base_config()
     changes = {"data.name": "digits", "model.name": "dsn", "dtype": "float64"} | STEPS
     narrow = {"mlpconv_widths": (4, 4), "kernel_sizes": (3,), "companion_size": 8}
@@ -52,8 +52,8 @@ def test_networks_may_have_no_running_statistics(float64):
     jax.tree.map(close, *ends)
 
 
-def test_multipliers_are_never_flat():
-    """Multipliers find parameters by their paths."""
+def test_multipliers_turn_flat_vectors_off():
+    """Multipliers find parameters by path, and a flat vector has no paths."""
     trainer = Trainer(small.config({**small.PLAIN, "learning_rate_multipliers": (("conv0", 0.0),)}))
     assert not trainer._context.flat_loop
 
@@ -78,21 +78,21 @@ def test_only_kernels_are_converted():
         (6, 4, 3),
     ],
 )
-def test_an_epoch_is_divided_equally_where_it_can_be(steps, most, expected):
+def test_an_epoch_is_divided_into_equal_dispatches_if_possible(steps, most, expected):
     assert steps_per_dispatch(steps, most) == expected
 
 
 def test_the_last_dispatch_may_be_shorter():
     """Losses do not depend on how an epoch is divided."""
-    sums = {}
+    losses = {}
     for most in (1, 5):
         changes = {"batch_size": 8, "data.examples": 56, "steps_per_dispatch": most}
         trainer = Trainer(small.config(small.PLAIN | changes))
-        state, total, steps = trainer.initial_state, trainer.totals(), []
+        state, totals, steps = trainer.initial_state, trainer.totals(), []
         for dispatch in trainer.epoch(0):
             steps.append(dispatch.steps)
-            state, total = trainer.train(state, total, dispatch, 0)
+            state, totals = trainer.train(state, totals, dispatch, 0)
         assert steps == {1: [1] * 7, 5: [5, 2]}[most]
-        assert int(state.step) == 7 and float(total.examples) == 56
-        sums[most] = float(total.loss)
-    assert sums[1] == pytest.approx(sums[5], rel=1e-5)
+        assert int(state.step) == 7 and float(totals.examples) == 56
+        losses[most] = float(totals.loss)
+    assert losses[1] == pytest.approx(losses[5], rel=1e-5)

@@ -1,4 +1,4 @@
-"""The table of config keys: each row accepts its own default and describes what it accepts."""
+"""The rows of the table of config keys: defaults, accepted values and remedies."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from densenet_jax.train.keys import KEYS, Key
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_row_agrees_with_itself(key):
+def test_a_row_accepts_its_default_and_its_choices(key):
     row = KEYS[key]
     assert row.accepts(row.default)
     assert (row.default is None) == (row.optional is not None)
@@ -15,11 +15,11 @@ def test_a_row_agrees_with_itself(key):
     assert not row.choices or (row.kind is str and all(map(row.accepts, row.choices)))
     if row.bounds:
         assert row.kind in (int, float) and row.bounds[0] < row.bounds[1]
-    # A fragment in plain words, which a list of choices and the default follow.
+    # `--help` appends the choices and the default to the text.
     assert row.help == row.help.strip() and not row.help.endswith((".", ";"))
 
 
-def test_the_base_config_is_made_from_the_table():
+def test_the_base_config_has_the_defaults_of_the_table():
     assert {key: row.default for key, row in all_keys().items()} == flatten(base_config())
     assert all(row.optional for key, row in all_keys().items() if key.startswith("model."))
     assert set(KEYS) <= set(defaults())
@@ -41,7 +41,7 @@ def test_the_base_config_is_made_from_the_table():
         (Key((), ""), ((), (1,)), (None,), "use a tuple"),
     ],
 )  # fmt: skip
-def test_values_that_a_row_accepts(row, accepted, refused, remedy):
+def test_a_row_accepts_only_its_values(row, accepted, refused, remedy):
     assert all(map(row.accepts, accepted)) and not any(map(row.accepts, refused))
     assert row.remedy == remedy
 
@@ -55,5 +55,5 @@ def test_values_that_a_row_accepts(row, accepted, refused, remedy):
         ("later.key", "x", "later.key is 'x': use a value of the key's type"),
     ],
 )
-def test_message_about_a_refused_value(key, value, message):
+def test_a_refused_value_is_reported_with_a_remedy(key, value, message):
     assert str(refusal(key, value)) == message

@@ -1,4 +1,4 @@
-"""One run at a time writes to a run directory."""
+"""Only one run at a time writes to a run directory."""
 
 import errno
 import fcntl
@@ -16,7 +16,7 @@ from densenet_jax.train.fit import fit
 from densenet_jax.train.lock import RunLock, is_locked
 from launch import command, train
 
-# Holds a directory until it is killed.
+# Holds the lock of a directory until it is killed.
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -28,13 +28,14 @@ with RunLock(Path(sys.argv[1])):
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
+def short_wait(monkeypatch):
+    """Shortens the wait for a lock."""
     monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.2)
 
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that holds the directory `run`."""
+    """Yields a process that holds the lock of the directory `run`."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, tmp_path / "run"], cwd=small.ROOT, stdout=subprocess.PIPE
     )
@@ -44,16 +45,16 @@ def holder(tmp_path):
     process.communicate()
 
 
-def test_a_second_run_is_refused_and_told_who_is_there(tmp_path, holder, capsys):
-    folder = tmp_path / "run"
-    assert is_locked(folder / lock.NAME)
-    before = small.snapshot(folder)
-    flags = ["--config", str(small.QUICKSTART), "--compile_cache=off", "--workdir", str(folder)]
+def test_a_second_run_is_refused_and_the_first_process_named(tmp_path, holder, capsys):
+    directory = tmp_path / "run"
+    assert is_locked(directory / lock.NAME)
+    before = small.snapshot(directory)
+    flags = ["--config", str(small.QUICKSTART), "--compile_cache=off", "--workdir", str(directory)]
     assert command.run(train.main, [*flags, *small.flags()]) == 3
     output, errors = capsys.readouterr()
-    assert f"{folder} is in use by another run (process {holder.pid} on " in errors
+    assert f"{directory} is in use by another run (process {holder.pid} on " in errors
     assert errors.count("\n") == 1 and "compiled" not in output
-    assert small.snapshot(folder) == before
+    assert small.snapshot(directory) == before
 
 
 def test_a_killed_process_frees_the_directory(tmp_path, holder):
@@ -66,13 +67,13 @@ def test_a_killed_process_frees_the_directory(tmp_path, holder):
 
 
 def test_an_empty_directory_is_removed_again(tmp_path):
-    """As after an error that comes before the first file, such as data that are missing."""
+    """An error before the first file, such as missing data, leaves an empty directory."""
     with RunLock(tmp_path / "a" / "run"):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_the_newest_run_wins_where_nothing_can_be_locked(tmp_path, monkeypatch, caplog):
+def test_the_newest_run_continues_if_files_cannot_be_locked(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -86,23 +87,23 @@ def test_the_newest_run_wins_where_nothing_can_be_locked(tmp_path, monkeypatch, 
                 older.check()
 
 
-def test_a_run_stops_when_another_one_has_taken_its_directory(tmp_path, monkeypatch):
-    """The first line of metrics is written by the thief."""
-    append, folder = lock.RunLock.check, tmp_path / "run"
+def test_a_run_stops_if_another_run_takes_its_directory(tmp_path, monkeypatch):
+    """Another run takes the directory before the first line of metrics is written."""
+    check, directory = lock.RunLock.check, tmp_path / "run"
 
-    def steal(held):
-        holder = json.loads((folder / lock.NAME).read_text())
-        (folder / lock.NAME).write_text(json.dumps(holder | {"token": "another", "process": 7}))
-        append(held)
+    def take_and_check(held):
+        holder = json.loads((directory / lock.NAME).read_text())
+        (directory / lock.NAME).write_text(json.dumps(holder | {"token": "another", "process": 7}))
+        check(held)
 
-    monkeypatch.setattr(lock.RunLock, "check", steal)
+    monkeypatch.setattr(lock.RunLock, "check", take_and_check)
     with pytest.raises(Interrupted, match=r"another run has taken .*process 7 on"):
-        fit(small.config(small.PLAIN), folder)
-    assert (folder / "metrics.jsonl").read_bytes() == b""
+        fit(small.config(small.PLAIN), directory)
+    assert (directory / "metrics.jsonl").read_bytes() == b""
 
 
 @pytest.mark.parametrize("seeds", [5, pytest.param(200, marks=pytest.mark.slow)])
-def test_two_starts_at_random_moments(seeds):
+def test_exactly_one_of_two_simultaneous_runs_trains(seeds):
     report = race(seeds)
     assert report["what is wrong"] == []
     assert report["ended and refused"] >= 1

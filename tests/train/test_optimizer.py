@@ -28,7 +28,7 @@ def rates(made, steps):
     return np.asarray(jax.vmap(learning_rate(made, EXAMPLES))(jnp.asarray(steps)))
 
 
-def test_cosine():
+def test_the_cosine_schedule_follows_its_formula():
     made = config(learning_rate_schedule="cosine", epochs=10)
     steps = 10 * steps_per_epoch(made, EXAMPLES)
     at = np.arange(0, steps, 97)
@@ -72,20 +72,20 @@ def test_warmup_comes_before_the_schedule():
     ],
     ids=lambda value: value.model.name if hasattr(value, "model") else "",
 )  # fmt: skip
-def test_rates_of_the_recipes(made, expected):
+def test_recipes_have_the_published_learning_rates(made, expected):
     """Compares the rates by epoch, counted from 1."""
     steps = [(epoch - 1) * steps_per_epoch(made, EXAMPLES) for epoch in expected]
     np.testing.assert_allclose(rates(made, steps), list(expected.values()), rtol=1e-4)
 
 
-def test_without_the_last_batch():
+def test_drop_last_omits_the_short_batch():
     assert steps_per_epoch(config(**{"data.drop_last": True, "batch_size": 128}), EXAMPLES) == 390
 
 
 def test_companions_fade_out():
     made = recipes.deeply_supervised("dsn", "c10")
     weight = companion_weight(made, EXAMPLES)
-    # 50,000 of 200,000 steps.
+    # The weights are 0 after 50,000 of 200,000 steps.
     np.testing.assert_allclose(
         [weight(0), weight(25_000), weight(50_000), weight(150_000)],
         [0.001, 0.0005, 0, 0],
@@ -105,7 +105,7 @@ def one_update(made, gradient=3.0):
     return updates, chosen.update(gradients, state, params())[0]
 
 
-def test_multipliers_are_for_the_parameters_they_match():
+def test_multipliers_change_the_parameters_that_they_match():
     multipliers = (("bias$", 2.0), ("^convs/8/", 0.1))
     updates, _ = one_update(config(learning_rate_multipliers=multipliers, momentum=0.0))
     plain = -0.1 * 3
@@ -126,7 +126,7 @@ def test_malformed_multipliers_are_refused(multipliers):
 
 
 @pytest.mark.parametrize(("nesterov", "expected"), [(True, (1.9, 2.71)), (False, (1.0, 1.9))])
-def test_momentum(nesterov, expected):
+def test_momentum_follows_its_formula(nesterov, expected):
     for update, factor in zip(one_update(config(nesterov=nesterov)), expected, strict=True):
         np.testing.assert_allclose(update["convs"][8]["kernel"], -0.3 * factor, rtol=1e-6)
 

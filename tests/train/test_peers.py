@@ -1,4 +1,4 @@
-"""Several processes: what each says, with which status and when, if another one is lost."""
+"""The messages and exit statuses of all processes of a run if one of them is lost."""
 
 import signal
 import socket
@@ -8,14 +8,14 @@ import pytest
 import small
 
 TIMEOUT_SECONDS = 6
-# Importing JAX and a loaded machine take their time beside the timeout.
+# Allows for the import of JAX and for a loaded machine, in addition to the timeout.
 SLACK_SECONDS = 90
 ENDLESS = small.flags(small.PLAIN | {"epochs": 100_000, "data.holdout": 0})
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts process `process` of an endless run."""
+    """Yields a function that starts process `process` of an endless run."""
     started = []
 
     def start(process, processes, address, *arguments, timeout=TIMEOUT_SECONDS, **settings):
@@ -32,7 +32,7 @@ def start(tmp_path):
 
 
 def error_of(process, status=3):
-    """Returns the one sentence with which `process` ends."""
+    """Waits for a process that fails; returns its error message, which is one line."""
     _, errors = process.communicate(timeout=TIMEOUT_SECONDS + SLACK_SECONDS)
     assert process.returncode == status, errors
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
@@ -53,13 +53,13 @@ def test_a_process_that_is_lost_ends_the_other(start, tmp_path, lost, how):
     assert time.monotonic() - began < (TIMEOUT_SECONDS + 30 if how == signal.SIGSTOP else 30)
     end = "died" if how == signal.SIGKILL else "has not answered for 6 s"
     assert f"process {lost} of 2 {end}" in error
-    if how == signal.SIGSTOP:  # Awake again, it ends as well.
+    if how == signal.SIGSTOP:  # The stopped process ends as well once it continues.
         processes[lost].send_signal(signal.SIGCONT)
         assert "error: process" in error_of(processes[lost])
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_processes_that_do_not_come(start, tmp_path):
+def test_missing_processes_are_an_error(start, tmp_path):
     address = small.free_address()
     error = error_of(start(1, 2, address))
     assert f"process 0 at {address} within 6 s (Connect call failed" in error
@@ -69,7 +69,7 @@ def test_processes_that_do_not_come(start, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_port_that_is_taken(start):
+def test_a_port_in_use_is_an_error(start):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         processes = [start(i, 2, f"127.0.0.1:{port}") for i in range(2)]
@@ -84,7 +84,7 @@ def test_a_port_that_is_taken(start):
         ((3, 3, 3), (0, 1, 1), "two processes were started with --process=1"),
     ],
 )
-def test_processes_that_do_not_fit_together(start, processes, numbers, sentence):
+def test_inconsistent_numbers_of_processes_are_an_error(start, processes, numbers, sentence):
     address = small.free_address()
     started = [start(i, n, address, timeout=60) for i, n in zip(numbers, processes, strict=True)]
     for process in started:
@@ -99,7 +99,7 @@ def test_a_mistake_in_one_process_ends_both_with_its_status(start):
     assert "process 1 of 2 ended with status 2: see its message" in error_of(other, status=2)
 
 
-def test_other_settings_in_one_process_end_both(start):
+def test_different_settings_in_two_processes_end_both(start):
     address = small.free_address()
     arguments = [(), ("--config.learning_rate=0.3", "--config.seed=1")]
     for process in [start(i, 2, address, *arguments[i], timeout=60) for i in range(2)]:
@@ -109,7 +109,7 @@ def test_other_settings_in_one_process_end_both(start):
         )
 
 
-# Runs `launch.train`, in which a checkpoint cannot be written.
+# Runs `launch.train` in a process that cannot write checkpoints.
 FULL_DISK = """
 import errno, resource, sys
 from densenet_jax.train import checkpoint
@@ -122,9 +122,9 @@ def save(*arguments, save=checkpoint.Checkpoints.save, **settings):
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     save(*arguments, **settings)
 
-if "{process}" == "0":  # While it finishes what all have written.
-    checkpoint.write_sums = fail
-else:  # While it writes its part.
+if "{process}" == "0":  # Fails while it completes the checkpoint of all processes.
+    checkpoint.write_checksums = fail
+else:  # Fails while it writes its part.
     checkpoint.Checkpoints.save = save
 sys.exit(command.run(train.main))
 """
@@ -140,13 +140,13 @@ def test_a_checkpoint_that_one_process_cannot_write_ends_both(start, process):
     assert f"process {process} of 2 ended with status 3: see its message" in error_of(other)
 
 
-def test_mistakes_that_are_known_at_once(start):
+def test_wrong_flags_are_refused_at_once(start):
     address = small.free_address()
     assert "--process is 5 of --processes 2" in error_of(start(5, 2, address), status=2)
     assert "--timeout is 0" in error_of(start(0, 2, address, timeout=0), status=2)
 
 
-def test_evaluate_meets_in_the_same_way(copied_run):
+def test_evaluate_connects_processes_like_training(copied_run):
     address = small.free_address()
     given = ("-m", "launch.evaluate", "--workdir", copied_run, f"--coordinator={address}")
     lonely = small.start(*given, "--processes=2", "--process=1", f"--timeout={TIMEOUT_SECONDS}")
@@ -157,13 +157,13 @@ def test_evaluate_meets_in_the_same_way(copied_run):
     assert '"test_error"' in ends[0][0]
 
 
-def test_a_run_that_two_processes_finish_says_nothing_of_peers(start):
+def test_two_processes_that_finish_print_no_error(start):
     address = small.free_address()
     both = [start(i, 2, address, "--config.epochs=1", timeout=60) for i in range(2)]
     ends = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     assert [errors for _, errors in ends] == ["", ""]
-    # A process that died at the very end needs no other one when it starts again.
+    # A process that died at the very end can start again without the other one.
     again = start(1, 2, address, "--config.epochs=1", timeout=60)
     output, errors = again.communicate(timeout=300)
     assert again.returncode == 0 and "nothing to do" in output, errors

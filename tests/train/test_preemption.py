@@ -1,4 +1,4 @@
-"""Signals: a run saves itself at once, and resumes to the same bits."""
+"""A run that receives a signal saves a checkpoint at once, and resumes to the same bits."""
 
 import json
 import os
@@ -17,22 +17,22 @@ SCRIPT = "tests/train/stopped_run.py"
 
 
 @pytest.mark.parametrize("step", [30, 22, pytest.param(21, marks=pytest.mark.slow)])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished_run, step):
-    """Stopped in the middle of an epoch, in its last step, and in the step before."""
-    folder = tmp_path / "run"
-    process = small.start(SCRIPT, folder, step, "{}")
+def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_run(tmp_path, finished_run, step):
+    """Stops the run in the middle of an epoch, in its last step, and in the step before."""
+    directory = tmp_path / "run"
+    process = small.start(SCRIPT, directory, step, "{}")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == PREEMPTED_STATUS, errors
     assert errors.splitlines()[-1].startswith(f"received SIGTERM; saved step {step}.")
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    with Checkpoints(directory / "checkpoints") as checkpoints:
         assert checkpoints.steps()[0] == step
-    assert len(RunDirectory(folder).metrics()) == step // small.STEPS_PER_EPOCH
-    process = small.start(SCRIPT, folder, 0, "{}")
+    assert len(RunDirectory(directory).metrics()) == step // small.STEPS_PER_EPOCH
+    process = small.start(SCRIPT, directory, 0, "{}")
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert f"resuming from step {step}" in output
     expected = (finished_run / "metrics.jsonl").read_bytes()
-    assert (folder / "metrics.jsonl").read_bytes() == expected
+    assert (directory / "metrics.jsonl").read_bytes() == expected
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
@@ -41,38 +41,40 @@ def test_other_signals_save_as_well(tmp_path, name):
     ((status, _, errors),) = outputs([process])
     assert status == PREEMPTED_STATUS
     assert errors.splitlines()[-1].startswith(f"received {name}; saved step 3.")
-    assert errors.count("\n") == 1 + (name == "SIGINT"), "which says how to end at once"
+    # SIGINT also prints how to end at once.
+    assert errors.count("\n") == 1 + (name == "SIGINT")
 
 
 @pytest.mark.parametrize("names", ["SIGTERM SIGINT", "SIGINT SIGINT", "SIGTERM SIGHUP SIGINT"])
-def test_a_further_interruption_ends_a_run_at_once(tmp_path, names):
-    folder = tmp_path / "run"
-    process = small.start(SCRIPT, folder, 30, json.dumps(small.PLAIN), SIGNALS=names)
+def test_ctrl_c_after_a_signal_ends_a_run_at_once(tmp_path, names):
+    directory = tmp_path / "run"
+    process = small.start(SCRIPT, directory, 30, json.dumps(small.PLAIN), SIGNALS=names)
     ((status, _, errors),) = outputs([process])
     assert status == 130
     assert errors.splitlines()[-1].startswith("interrupted: ended at once")
     assert errors.count("\n") == 1 + names.startswith("SIGINT")
-    ((status, _, _),) = outputs([small.start(SCRIPT, folder, 0, json.dumps(small.PLAIN))])
+    ((status, _, _),) = outputs([small.start(SCRIPT, directory, 0, json.dumps(small.PLAIN))])
     assert status == 0
 
 
-def start_two(folder, *flags):
-    """The same command twice, as on two hosts."""
+def start_two(directory, *flags):
+    """Starts the same command twice, as on two hosts."""
     coordinator = small.free_address()
     return [
         small.start_train(
-            folder, *flags, f"--coordinator={coordinator}", "--processes=2", f"--process={i}"
+            directory, *flags, f"--coordinator={coordinator}", "--processes=2", f"--process={i}"
         )
         for i in range(2)
     ]
 
 
 def outputs(processes):
+    """Waits for processes; returns (status, output, errors) of each."""
     found = [process.communicate(timeout=300) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, found, strict=True)]
 
 
-def test_a_state_gone_wrong_is_not_saved(tmp_path):
+def test_a_state_with_a_nan_loss_is_not_saved(tmp_path):
     """The signal comes with the step whose loss is NaN."""
     changes = json.dumps(small.PLAIN | {"learning_rate": 1e30})
     process = small.start(SCRIPT, tmp_path / "run", 2, changes)
@@ -83,10 +85,10 @@ def test_a_state_gone_wrong_is_not_saved(tmp_path):
 
 
 def test_two_processes_stop_together(tmp_path):
-    """Only one of them is signalled; both save the same step, and go on."""
+    """Only one process receives the signal; both save the same step, and one can resume."""
     flags = small.flags({"epochs": 200, "checkpoint_every_epochs": 1000, "eval_every_epochs": 200})
-    folder = tmp_path / "run"
-    processes = start_two(folder, *flags)
+    directory = tmp_path / "run"
+    processes = start_two(directory, *flags)
     for line in processes[0].stdout:
         if line.startswith("epoch   3/"):
             processes[1].send_signal(signal.SIGTERM)
@@ -94,12 +96,12 @@ def test_two_processes_stop_together(tmp_path):
     ends = outputs(processes)
     assert [status for status, _, _ in ends] == [PREEMPTED_STATUS] * 2, ends
     assert "received SIGTERM; saved step" in ends[0][2]
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    with Checkpoints(directory / "checkpoints") as checkpoints:
         step = checkpoints.steps()[0]
     assert step >= 3 * small.STEPS_PER_EPOCH
-    assert not (folder / "result.json").exists()
-    # One process can go on with what two have saved.
-    process = small.start_train(folder, *flags)
+    assert not (directory / "result.json").exists()
+    # One process can resume from the checkpoint of two processes.
+    process = small.start_train(directory, *flags)
     for line in process.stdout:
         if "resuming from step" in line:
             assert f"step {step} " in line
@@ -107,23 +109,23 @@ def test_two_processes_stop_together(tmp_path):
             break
     process.terminate()
     assert outputs([process])[0][0] == PREEMPTED_STATUS
-    assert json.loads((folder / "environment.json").read_text())["processes"] == 1
+    assert json.loads((directory / "environment.json").read_text())["processes"] == 1
 
 
 @pytest.mark.parametrize(
     ("tasks", "nodes", "gpus", "expected"),
     [("2", "2", "4", [0, 1, 2, 3]), ("8", "2", "4", None), ("2", "2", None, None)],
 )
-def test_a_slurm_task_alone_on_its_node_has_all_its_gpus(tasks, nodes, gpus, expected):
+def test_a_slurm_task_that_is_alone_on_its_node_gets_all_gpus(tasks, nodes, gpus, expected):
     environment = {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_STEP_NUM_NODES": nodes}
     environment |= {"SLURM_GPUS_ON_NODE": gpus} if gpus else {}
     assert hosts.gpus_of_slurm_task(environment) == expected
 
 
-def test_flags_of_several_hosts_go_together(tmp_path):
+def test_flags_of_several_hosts_must_be_set_together(tmp_path):
     process = small.start_train(tmp_path / "run", "--coordinator=127.0.0.1:1")
     status, _, errors = outputs([process])[0]
-    assert status == 2 and "--coordinator, --processes and --process go together" in errors
+    assert status == 2 and "--coordinator, --processes and --process must be set together" in errors
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored():
@@ -131,6 +133,6 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
     try:
         with Preemption() as preemption:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not preemption.noticed(1)
+            preemption.check(1)  # Would raise StopRequested.
     finally:
         signal.signal(signal.SIGHUP, previous)

@@ -1,4 +1,4 @@
-"""Machines that run short: of disk, of memory, of the right to write, of a steady clock."""
+"""Runs on machines with a full disk, no permission, little memory or an unsteady clock."""
 
 import itertools
 import re
@@ -12,10 +12,11 @@ from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from launch import command, train
 
-# Goes on with little more memory than it has when it begins.
+# Limits its memory to little more than it has when it starts.
 POOR_RUN = """
 import resource, sys
 import jax, small
+from densenet_jax.train import process
 from densenet_jax.train.fit import fit
 from launch import command
 
@@ -34,66 +35,66 @@ sys.exit(command.run(main))
 
 @pytest.fixture
 def disk(tmp_path):
-    """A function that makes a file system of a size, and mounts it on the folder that it gives."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+    """Yields a function that mounts a file system with given options, and returns its path."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
 
     def mount(options):
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory]
         if subprocess.run(command, capture_output=True).returncode:
             pytest.skip("mounting is not allowed here")
-        return folder
+        return directory
 
     yield mount
-    subprocess.run(["umount", folder], capture_output=True)
+    subprocess.run(["umount", directory], capture_output=True)
 
 
 def end_of(process):
+    """Waits for a process; returns its status, output and errors."""
     output, errors = process.communicate(timeout=300)
     assert "Traceback" not in errors
     return process.returncode, output, errors
 
 
-def test_a_full_disk(disk, tmp_path):
-    """It ends the run, which goes on as if it had not been once there is room."""
+def test_a_full_disk_ends_the_run_and_free_space_resumes_it(disk, tmp_path):
     changes = small.PLAIN | {"checkpoint_every_epochs": 1}
-    folder = disk("size=220k") / "run"
-    status, _, errors = end_of(small.start_train(folder, *small.flags(changes)))
+    directory = disk("size=220k") / "run"
+    status, _, errors = end_of(small.start_train(directory, *small.flags(changes)))
     assert status == 3 and errors.count("\n") == 1
-    assert re.search(r"the disk is full.*that of step \d+ is kept", errors)
+    assert re.search(r"the disk is full.*the checkpoint of step \d+ is kept", errors)
     disk("remount,size=10m")
-    fit(small.config(changes), folder)
+    fit(small.config(changes), directory)
     fit(small.config(changes), tmp_path / "other")
-    metrics = [(path / "metrics.jsonl").read_bytes() for path in (folder, tmp_path / "other")]
+    metrics = [(path / "metrics.jsonl").read_bytes() for path in (directory, tmp_path / "other")]
     assert metrics[0] == metrics[1]
 
 
-def test_a_disk_that_cannot_be_written_to(disk, capsys):
-    folder = disk("ro")
-    argv = ["--config", str(small.QUICKSTART), "--workdir", str(folder), "--compile_cache=off"]
+def test_a_read_only_disk_is_refused(disk, capsys):
+    directory = disk("ro")
+    argv = ["--config", str(small.QUICKSTART), "--workdir", str(directory), "--compile_cache=off"]
     assert command.run(train.main, argv) == 2
     output, errors = capsys.readouterr()
-    assert errors == f"error: cannot write to workdir {folder}: Read-only file system.\n"
+    assert errors == f"error: cannot write to workdir {directory}: Read-only file system\n"
     assert "compiled" not in output
 
 
-def test_a_cache_that_cannot_be_written_to(tmp_path, caplog):
+def test_an_unusable_compile_cache_is_reported(tmp_path, caplog):
     path = tmp_path / "file"
     path.write_text("precious")
     command.use_compile_cache(str(path / "cache"))
-    assert f"compiled programs are not kept: {path / 'cache'}: Not a directory" in caplog.text
+    assert f"compiled programs are not stored: {path / 'cache'}: Not a directory" in caplog.text
     assert path.read_text() == "precious"
 
 
-def test_too_little_memory(tmp_path):
+def test_too_little_memory_is_reported_with_remedies(tmp_path):
     status, _, errors = end_of(small.start("-c", POOR_RUN, tmp_path / "run"))
     assert status == 4
     for word in ("not enough memory", "batch_size", "model.remat", "launch.plan"):
         assert word in errors
 
 
-def test_a_clock_that_jumps(tmp_path, finished_run, monkeypatch):
-    """Back and forth by a day, as when a machine sets it in the middle of a run."""
+def test_a_clock_that_jumps_changes_no_result(tmp_path, finished_run, monkeypatch):
+    """The clock jumps by a day in both directions, as if the machine set it during the run."""
     now, jumps = time.time, itertools.cycle([0, -86400, 86400])
     monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
     result = fit(small.config(), tmp_path / "run")

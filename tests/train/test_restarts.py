@@ -1,4 +1,4 @@
-"""--restarts: a command that is cut off starts again by itself."""
+"""--restarts: an interrupted command restarts automatically."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import torture_peers
 
 
 def command(tmp_path, *statuses):
-    """Returns a command that ends with each of `statuses` in turn; negative: with that signal."""
+    """Returns a command that ends with each of `statuses` in turn; signals are negative."""
     script = tmp_path / "command.py"
     script.write_text(
         "import os, pathlib, sys\n"
@@ -27,7 +27,7 @@ def command(tmp_path, *statuses):
     return [sys.executable, str(script), str(tmp_path / "count"), *map(str, statuses)]
 
 
-# In a process of its own, because JAX must not have started in a process that forks.
+# Runs in a separate process, because JAX must not have started in a process that forks.
 SUPERVISOR = (
     "import signal, sys; from launch import restarts;"
     "signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # The tests may run under nohup.
@@ -46,7 +46,7 @@ SUPERVISOR = (
         ((75,), 5, 75, 1),
     ],
 )
-def test_what_is_started_again(tmp_path, statuses, allowed, expected, starts):
+def test_only_interrupted_commands_are_restarted(tmp_path, statuses, allowed, expected, starts):
     process = small.start("-c", SUPERVISOR, allowed, "inf", *command(tmp_path, *statuses))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == expected
@@ -62,14 +62,14 @@ def test_what_is_started_again(tmp_path, statuses, allowed, expected, starts):
 
 
 def start_supervisor(code):
-    """Starts a supervisor of `code`, which prints a line; returns it and the process of `code`."""
+    """Starts a supervisor of `code`; returns the supervisor and the process ID of `code`."""
     code = f"import os, time\nprint(os.getpid(), flush=True)\n{code}"
     process = small.start("-c", SUPERVISOR, 5, 2.0, sys.executable, "-c", code)
     return process, int(process.stdout.readline())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_reach_the_command_and_end_it_for_good(number):
+def test_signals_reach_the_command_and_prevent_a_restart(number):
     process, _ = start_supervisor("time.sleep(600)")
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -94,7 +94,7 @@ def status_of(pid):
         return "Z"
 
 
-def test_a_command_that_stays_stopped_is_started_again():
+def test_a_command_that_stays_stopped_is_restarted():
     process, child = start_supervisor("time.sleep(600)")
     os.kill(child, signal.SIGSTOP)
     assert int(process.stdout.readline()) != child
@@ -103,7 +103,7 @@ def test_a_command_that_stays_stopped_is_started_again():
     assert "restart 1 of 5 in 1 s: the run was killed by SIGKILL" in errors
 
 
-def test_a_negative_number_of_restarts(tmp_path):
+def test_a_negative_number_of_restarts_is_refused(tmp_path):
     process = small.start_train(tmp_path / "run", "--restarts=-1")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and "--restarts is -1" in errors
@@ -116,13 +116,13 @@ def check(report):
 
 
 @pytest.mark.slow
-def test_two_kills_of_two_processes(tmp_path):
-    """Each process dies once; the run ends as an undisturbed one."""
+def test_a_run_of_two_processes_survives_two_kills(tmp_path):
+    """Each process is killed once."""
     report = torture_peers.torture_pair(tmp_path, kills=2)
     check(report)
     assert report["of_process"] == [1, 1]
 
 
 @pytest.mark.slow
-def test_fifty_kills_of_two_processes(tmp_path):
+def test_a_run_of_two_processes_survives_fifty_kills(tmp_path):
     check(torture_peers.torture_pair(tmp_path, kills=50))

@@ -1,4 +1,4 @@
-"""What a run directory holds is checked: metrics against the checkpoint, files of others, paths."""
+"""Checks of a run directory: metrics that differ from the checkpoint, other files, odd paths."""
 
 import json
 import math
@@ -24,13 +24,13 @@ from launch import command, evaluate, train
 
 @pytest.fixture(scope="module")
 def stopped_run(finished_run, tmp_path_factory):
-    """The small run as it was after two of its four epochs."""
-    folder = shutil.copytree(finished_run, tmp_path_factory.mktemp("stopped") / "run")
-    (folder / "result.json").unlink()
-    shutil.rmtree(folder / "checkpoints" / str(4 * small.STEPS_PER_EPOCH))
-    metrics = folder / "metrics.jsonl"
+    """Returns the small run as it was after two of its four epochs."""
+    directory = shutil.copytree(finished_run, tmp_path_factory.mktemp("stopped") / "run")
+    (directory / "result.json").unlink()
+    shutil.rmtree(directory / "checkpoints" / str(4 * small.STEPS_PER_EPOCH))
+    metrics = directory / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
-    return folder
+    return directory
 
 
 def cut_off(lines):
@@ -90,7 +90,7 @@ def test_an_early_checkpoint_without_metrics_needs_the_file(tmp_path):
         (b"[" * 100_000, "nested too deeply"),
     ],
 )
-def test_garbage_is_one_sentence(copied_run, name, content, reason):
+def test_a_damaged_file_is_a_one_line_error(copied_run, name, content, reason):
     (copied_run / name).write_bytes(content)
     run = RunDirectory(copied_run)
     read = {"config.json": run.config, "model.json": run.model, "result.json": run.result}[name]
@@ -162,19 +162,19 @@ def test_a_damaged_line_of_metrics_is_named(copied_run):
         RunDirectory(copied_run).metrics()
 
 
-def test_strays_of_editors_and_loggers_are_no_other_files(tmp_path):
+def test_files_of_editors_and_loggers_are_ignored(tmp_path):
     strays = (".config.json.new", ".notes.swp", "notes~", "slurm-7.out", "train.log", ".nfs0001")
     for name in strays:
         (tmp_path / name).write_text("mine")
     run = RunDirectory(tmp_path)
     run.check(small.config())
     run.start(small.config(), {})
-    assert not (tmp_path / ".config.json.new").exists(), "left by a killed start of this run"
+    assert not (tmp_path / ".config.json.new").exists(), "left by a killed start of a run"
     assert {(tmp_path / name).read_text() for name in strays[1:]} == {"mine"}
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "metrics.jsonl", "checkpoints"])
-def test_other_files_are_named(tmp_path, name):
+def test_a_directory_with_other_files_is_refused(tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(InputError, match=rf"holds other files \({name}\)"):
         RunDirectory(tmp_path).check(small.config())
@@ -198,23 +198,23 @@ def test_checkpoints_in_other_odd_paths_are_read(tmp_path, name):
     assert progress == {"epoch": 3}
 
 
-def test_a_dangling_link(tmp_path):
+def test_a_dangling_link_is_refused(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "gone")
     with pytest.raises(InputError, match=r"run, a symbolic link to .*gone, which does not exist"):
         RunDirectory(tmp_path / "run").check(small.config())
 
 
-def test_the_best_can_be_read_while_a_run_saves(tmp_path):
+def test_the_best_checkpoint_can_be_read_while_a_run_saves(tmp_path):
     """Each save may remove the checkpoint that is being read."""
-    folder, is_done, read = tmp_path / "checkpoints", threading.Event(), []
+    directory, is_done, read = tmp_path / "checkpoints", threading.Event(), []
 
     def keep_reading():
         like = {"params": make_state(1).params, "batch_stats": make_state(1).batch_stats}
         while not is_done.is_set():
-            with Checkpoints(folder, read_only=True) as checkpoints:
+            with Checkpoints(directory, read_only=True) as checkpoints:
                 read.append(checkpoints.restore_model(like, "best"))
 
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(directory) as checkpoints:
         checkpoints.save(make_state(1), {}, best=1)
         checkpoints.wait()
         reader = threading.Thread(target=keep_reading)
@@ -226,7 +226,7 @@ def test_the_best_can_be_read_while_a_run_saves(tmp_path):
     assert len(read) >= 3
 
 
-def test_what_an_interrupted_deletion_left_is_removed(tmp_path):
+def test_the_rest_of_an_interrupted_deletion_is_removed(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (10, 20, 30, 40):
             checkpoints.save(make_state(step), {}, best=10)
@@ -254,8 +254,8 @@ def test_training_outlives_its_standard_output(tmp_path, output):
     assert done.returncode == (0 if "head" in output else 3)
 
 
-def test_a_checkpoint_whose_arrays_are_not_those_that_were_saved(tmp_path, monkeypatch):
-    """It is read back before it counts, and one that cannot be read back is an error."""
+def test_a_checkpoint_that_reads_back_with_other_values_is_an_error(tmp_path, monkeypatch):
+    """A checkpoint is read back before it becomes the newest one."""
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(10), {})
         checkpoints.wait()
@@ -268,12 +268,12 @@ def test_a_checkpoint_whose_arrays_are_not_those_that_were_saved(tmp_path, monke
         assert checkpoints.steps() == [10]
 
 
-@pytest.mark.parametrize("kind", ["a directory in place of the sums", "no permission"])
-def test_a_checkpoint_that_cannot_be_read_is_passed_over(copied_run, capsys, caplog, kind):
+@pytest.mark.parametrize("kind", ["a directory in place of the checksums", "no permission"])
+def test_a_checkpoint_that_cannot_be_read_is_skipped(copied_run, capsys, caplog, kind):
     newest = copied_run / "checkpoints" / str(4 * small.STEPS_PER_EPOCH)
     if kind == "no permission":
         (newest / "SHA256SUMS").unlink()
-        (newest / "SHA256SUMS").symlink_to("SHA256SUMS")  # Root may read all files, but no loop.
+        (newest / "SHA256SUMS").symlink_to("SHA256SUMS")  # Even root cannot read a loop.
     else:
         (newest / "SHA256SUMS").unlink()
         (newest / "SHA256SUMS").mkdir()
@@ -283,7 +283,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(copied_run, capsys, cap
     assert json.loads(capsys.readouterr().out)["step"] < int(newest.name)
 
 
-def test_a_large_loss_is_no_damage(copied_run):
+def test_a_large_loss_is_accepted(copied_run):
     path = copied_run / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_loss": 1e30}))
     assert RunDirectory(copied_run).result()["test_loss"] == 1e30

@@ -18,6 +18,7 @@ from launch import command, predict
 
 
 def rewrite(run, name, change):
+    """Applies `change` to the object in a JSON file of a run."""
     path = run / name
     found = json.loads(path.read_text())
     change(found)
@@ -77,7 +78,7 @@ CROP = {"resize": 8, "size": 8, "interpolation": "bicubic"}
         (lambda found: found.pop("preprocessing"), "it has no 'preprocessing'"),
     ],
 )
-def test_values_of_model_json(copied_run, change, message):
+def test_values_of_model_json_are_checked(copied_run, change, message):
     rewrite(copied_run, "model.json", change)
     if message:
         with pytest.raises(InputError, match=rf"model\.json is damaged \(.*{message}"):
@@ -86,15 +87,15 @@ def test_values_of_model_json(copied_run, change, message):
         saved_network.load_network(copied_run)
 
 
-def test_a_growth_rate_that_the_checkpoint_does_not_have(copied_run):
-    """The arrays of one layer take any width, so that nothing else would notice."""
+def test_a_growth_rate_that_differs_from_the_checkpoint_is_refused(copied_run):
+    """A network with another width would run, so only a comparison finds the difference."""
     rewrite(copied_run, "model.json", put_setting(growth_rate=5))
-    with pytest.raises(InputError, match=r"not of the network in model\.json") as caught:
+    with pytest.raises(InputError, match=r"differs from the network in model\.json") as caught:
         saved_network.load_network(copied_run)
     assert "has shape" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_layers_that_the_checkpoint_does_not_have(copied_run):
+def test_layers_that_the_checkpoint_lacks_are_refused(copied_run):
     rewrite(copied_run, "model.json", put_setting(block_config=[1, 2]))
     with pytest.raises(InputError) as caught:
         saved_network.load_network(copied_run)
@@ -119,7 +120,7 @@ def test_class_names_do_not_control_the_terminal(copied_run, tmp_path, capsys):
 
 
 def changed(key, value):
-    """A config with any value, as one from a file can have."""
+    """Returns a config with any value, of any type, as a file can contain."""
     config = small.config()
     group = config
     *groups, last = key.split(".")
@@ -143,7 +144,7 @@ def test_bounds_of_numbers(key):
         float("inf"),
         (1,),
     ]
-    if not isinstance(flatten(small.config())[key], float):  # Those, ConfigDict converts.
+    if not isinstance(flatten(small.config())[key], float):  # ConfigDict converts these to floats.
         wrong += [True, 10**400]
     for value in wrong:
         with pytest.raises(InputError, match=rf"^{key} is .*: use an? \w+ from .* to "):
@@ -166,7 +167,7 @@ def test_bounds_of_numbers(key):
         ("learning_rate_multipliers", (("a", 10**400),)),
     ],
 )
-def test_huge_values_of_a_config(key, value):
+def test_huge_values_of_a_config_are_refused(key, value):
     config = changed(key, value)
     if key == "model.name":
         config.model = ConfigDict({"name": value})
@@ -175,7 +176,7 @@ def test_huge_values_of_a_config(key, value):
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_with_an_integer_that_no_float_holds(copied_run):
+def test_an_integer_too_large_for_a_float_is_refused(copied_run):
     rewrite(copied_run, "config.json", put(learning_rate=10**400))
     with pytest.raises(InputError, match=r"config\.json is damaged \(int too large"):
         command.load_config(str(copied_run))

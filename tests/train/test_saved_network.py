@@ -1,4 +1,4 @@
-"""Networks from run directories, for use and as the start of another training."""
+"""Networks of run directories, for use and as the start of another run."""
 
 import json
 import re
@@ -23,6 +23,7 @@ from densenet_jax.train.trainer import Trainer
 
 
 def states(model):
+    """Returns the parameters and running statistics of a network, by path."""
     return dict(nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))))
 
 
@@ -34,10 +35,11 @@ def assert_equal(one, other):
 
 @pytest.fixture(scope="module")
 def network(finished_run):
+    """Returns the network of the finished small run."""
     return saved_network.load_network(finished_run)
 
 
-def test_the_network_of_a_run_gives_its_errors(finished_run, network, trainer):
+def test_the_network_of_a_run_has_the_test_error_of_its_result(finished_run, network, trainer):
     result = json.loads((finished_run / "result.json").read_text())
     images = (trainer.data.test.images - np.float32(trainer.data.mean)) / np.float32(
         trainer.data.std
@@ -47,22 +49,22 @@ def test_the_network_of_a_run_gives_its_errors(finished_run, network, trainer):
     assert 100 * errors.mean() == pytest.approx(result["test_error"])
 
 
-def test_a_run_tells_what_its_network_wants(network):
+def test_a_run_describes_the_input_of_its_network(network):
     found = network.description
     assert found["family"] == "DenseNetConfig"
     assert found["crop"] == {"resize": 8, "size": 8, "interpolation": "bicubic"}
-    # Digits are white at 16, pictures at 255.
+    # White is 16 in the digits and 255 in pictures.
     assert found["mean"] == pytest.approx([4.88 * 255 / 16])
 
 
-def test_a_run_begins_with_that_of_another(finished_run, network):
+def test_a_run_can_start_from_the_network_of_another_run(finished_run, network):
     made = Trainer(small.config({"seed": 5}))
     made.initialize(str(finished_run))
     assert_equal(made._context.model(made.initial_state), network.model)
 
 
 @pytest.mark.parametrize("source", ["file", "run directory"])
-def test_a_run_begins_with_other_weights_and_a_new_head(
+def test_a_run_can_start_from_weights_with_another_head(
     finished_run, network, tmp_path, caplog, source
 ):
     file = tmp_path / "a.safetensors"
@@ -80,7 +82,7 @@ def test_a_run_begins_with_other_weights_and_a_new_head(
         np.testing.assert_array_equal(array, expected[name])
 
 
-def test_weights_of_another_network(finished_run, tmp_path):
+def test_weights_of_another_network_are_refused(finished_run, tmp_path):
     other = dj.create_model("densenet_bc_k4_d10", rngs=nnx.Rngs(0))
     before = dj.weights.to_torch(other)
     with pytest.raises(InputError, match=r"has another network, which differs in \d+ arrays"):
@@ -105,15 +107,15 @@ def test_nan_in_a_run_directory_is_refused(copied_run, network):
 
 
 @pytest.mark.parametrize("change", [{"family": "Dense"}, {"settings": {"growth": 4}}])
-def test_a_damaged_description(copied_run, change):
+def test_a_damaged_description_is_refused(copied_run, change):
     path = copied_run / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=r"model\.json is damaged"):
         saved_network.load_network(copied_run)
 
 
-def test_going_on_needs_no_weights(finished_run, tmp_path):
-    """What the run began with may be gone by then."""
+def test_resuming_needs_no_initial_weights(finished_run, tmp_path):
+    """The weights that a run started from may be deleted before it resumes."""
     source = shutil.copytree(finished_run, tmp_path / "source")
     changes = {"init_from": str(source), "learning_rate": 0.01}
     fit(small.config(changes), tmp_path / "run")
@@ -126,7 +128,7 @@ def test_going_on_needs_no_weights(finished_run, tmp_path):
 
 
 def test_transfer_beats_training_from_scratch(tmp_path):
-    """Digits 0 to 4 teach what is of use for 5 to 9, of which a folder has few pictures."""
+    """Pretrains on many pictures of the digits 0 to 4, then trains on few of the digits 5 to 9."""
     digits = load_digits()
     for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         if label < 5 or i < 300:

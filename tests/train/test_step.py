@@ -1,4 +1,4 @@
-"""The optimiser, the schedule, and one step of training."""
+"""The optimiser, its schedule, and a training step."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ def draw(seed):
 
 
 def our_sgd(momentum):
-    """The parameters after some steps of our optimiser."""
+    """Returns the parameters after some steps of our optimiser."""
     optimizer = sgd(step_schedule(0.1, DROPS), momentum, WEIGHT_DECAY)
     params = jax.tree.map(jnp.asarray, draw(0))
     state = optimizer.init(params)
@@ -38,7 +38,7 @@ def our_sgd(momentum):
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_sgd_is_the_one_written_down(float64, momentum):
+def test_sgd_follows_its_formula(float64, momentum):
     params, velocity = draw(0), {name: 0.0 for name in SHAPES}
     for step, rate in enumerate(RATES):
         for name, gradient in draw(1 + step).items():
@@ -51,7 +51,7 @@ def test_sgd_is_the_one_written_down(float64, momentum):
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_sgd_is_that_of_pytorch(float64, momentum):
+def test_sgd_gives_the_steps_of_pytorch(float64, momentum):
     torch = pytest.importorskip("torch")
     params = {name: torch.tensor(value, requires_grad=True) for name, value in draw(0).items()}
     optimizer = torch.optim.SGD(
@@ -72,28 +72,28 @@ def test_sgd_is_that_of_pytorch(float64, momentum):
 
 
 def rates_of_epochs(config, examples):
-    """The learning rates at the first and at the last step of every epoch."""
+    """Returns the learning rates at the first and at the last step of each epoch."""
     schedule = step_schedule(config.learning_rate, drop_steps(config, examples))
     steps = steps_per_epoch(config, examples)
     first = np.arange(config.epochs) * steps
     return [np.asarray(jax.vmap(schedule)(at)) for at in (first, first + steps - 1)]
 
 
-def test_rates_of_300_epochs():
+def test_the_rate_drops_in_epochs_150_and_225_of_300():
     """The authors count epochs from 1 and drop the rate in epochs 150 and 225."""
     for rates in rates_of_epochs(base_config(), 50_000):
         np.testing.assert_allclose(rates, [0.1] * 149 + [0.01] * 75 + [0.001] * 76, rtol=1e-6)
 
 
-def test_rates_of_40_epochs():
-    """SVHN's: the rate drops in epochs 20 and 30, counted from 1."""
+def test_the_rate_drops_in_epochs_20_and_30_of_40():
+    """Checks the schedule of SVHN. Epochs count from 1."""
     config = base_config()
     config.epochs = 40
     for rates in rates_of_epochs(config, 604_388):
         np.testing.assert_allclose(rates, [0.1] * 19 + [0.01] * 10 + [0.001] * 11, rtol=1e-6)
 
 
-def test_a_rate_without_drops_stays():
+def test_a_rate_without_drops_is_constant():
     assert float(step_schedule(0.1, ())(10**6)) == pytest.approx(0.1)
 
 
@@ -104,8 +104,8 @@ def test_the_short_last_batch_is_kept():
     assert steps_per_epoch(config, 65) == 2
 
 
-def test_padding_takes_no_part_in_training(float64):
-    """A short batch filled up with padding trains the same as the batch alone."""
+def test_padding_does_not_change_a_training_step(float64):
+    """A short batch with padding gives the same step as the batch alone."""
     trainer = Trainer(small.config({**small.PLAIN, "dtype": "float64", "batch_size": 8}))
     step = jax.jit(functools.partial(train_step, context=trainer._context))
     random = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def test_padding_takes_no_part_in_training(float64):
     padded = step(trainer.initial_state, Batch(images, labels, mask))
     alone = step(trainer.initial_state, Batch(images[:5], labels[:5], mask[:5]))
     assert float(padded[1].examples) == 5
-    # States hold parameters, running statistics and, as momentum, the gradients.
+    # The momentum in the state contains the gradients.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
     jax.tree.map(close, padded, alone)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), padded[0], trainer.initial_state)
@@ -123,13 +123,13 @@ def test_padding_takes_no_part_in_training(float64):
 
 
 def test_the_border_has_the_mean_colour():
-    """Images of nothing but the mean colour stay as they are when shifted."""
+    """Shifting images that have only the mean colour changes nothing."""
     trainer = Trainer(small.config({**small.PLAIN, "batch_size": 8, "data.augment": True}))
     images, labels = np.full((8, 8, 8, 1), 5, np.uint8), np.arange(8)
     losses = []
     for augmentation in (None, trainer._context.augmentation):
-        learner = dataclasses.replace(trainer._context, augmentation=augmentation, mean=(5.0,))
-        steps = jax.jit(functools.partial(train_steps, context=learner))
+        context = dataclasses.replace(trainer._context, augmentation=augmentation, mean=(5.0,))
+        steps = jax.jit(functools.partial(train_steps, context=context))
         indices = np.arange(8)[None]
         state, totals = trainer.initial_state, trainer.totals()
         _, totals = steps(state, totals, images, labels, indices, np.int32(0))

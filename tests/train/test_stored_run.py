@@ -1,6 +1,7 @@
-"""A run of version 0.1.0, kept in stored_run/: every later version can use it.
+"""Every later version can use a run of version 0.1.0, which is in stored_run/.
 
-It was `small.RUN` with `learning_rate_drops=()`. Its best epoch in validation is the first.
+The config of the run is `small.RUN` with `learning_rate_drops=()`. The first epoch is the best one
+in validation.
 """
 
 import json
@@ -19,7 +20,7 @@ STORED = Path(__file__).parent / "stored_run"
 
 
 @pytest.mark.parametrize("checkpoint, epoch", [("last", 4), ("best", 1)])
-def test_it_can_be_evaluated(capsys, checkpoint, epoch):
+def test_a_stored_run_can_be_evaluated(capsys, checkpoint, epoch):
     before = small.snapshot(STORED)
     argv = ["--workdir", str(STORED), f"--checkpoint={checkpoint}", "--compile_cache=off"]
     assert command.run(evaluate.main, argv) == 0
@@ -28,19 +29,19 @@ def test_it_can_be_evaluated(capsys, checkpoint, epoch):
     assert printed["step"] == line["step"]
     for split, images in (("test", 360), ("validation", 37)):
         assert printed[f"{split}_loss"] == pytest.approx(line[f"{split}_loss"], rel=1e-4)
-        # Rounding may turn one image.
+        # Rounding may change the prediction of one image.
         assert abs(printed[f"{split}_error"] - line[f"{split}_error"]) <= 100 / images + 1e-6
     assert small.snapshot(STORED) == before
 
 
-def test_its_network_can_be_used():
+def test_the_network_of_a_stored_run_can_be_loaded():
     model, description = saved_network.load_network(STORED)
     assert description["mean"] == pytest.approx([4.88 * 255 / 16])
     assert model.config.block_config == (1, 1)
 
 
-def test_it_can_be_gone_on_with(tmp_path, capsys):
-    """As if it had been stopped after its second epoch."""
+def test_a_stored_run_can_be_resumed(tmp_path, capsys):
+    """Resumes the run from the checkpoint of its second epoch."""
     run = shutil.copytree(STORED, tmp_path / "run")
     (run / "result.json").unlink()
     shutil.rmtree(run / "checkpoints" / "88")

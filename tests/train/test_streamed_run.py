@@ -1,4 +1,4 @@
-"""Runs on pictures that are streamed: the same on any devices, processes, workers and restarts."""
+"""Runs on streamed pictures do not depend on devices, processes, workers and restarts."""
 
 import json
 
@@ -14,7 +14,7 @@ from experiments.cvpr2017 import recipes
 from launch import evaluate
 
 SCRIPT = "tests/train/stopped_run.py"
-# The recipe with a tiny network: 24 pictures are 3 batches of 8.
+# The recipe for ImageNet with a tiny network. 24 pictures are 3 batches of 8.
 RUN = {
     **{"epochs": 3, "batch_size": 8, "eval_batch_size": 8, "learning_rate": 0.01},
     **{"model.name": "densenet121", "model.block_config": (1, 1), "model.growth_rate": 4},
@@ -31,18 +31,19 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def changes(tmp_path_factory):
-    """To the small config, for the recipe."""
-    folder = tmp_path_factory.mktemp("imagenet")
+    """Returns changes to the small config that train with the recipe on a tiny ImageNet."""
+    directory = tmp_path_factory.mktemp("imagenet")
     train, validation = small_imagenet.train_pictures(), small_imagenet.validation_pictures()
-    small_imagenet.write_archives(folder, train, validation)
-    return RUN | {"data.directory": str(folder)}
+    small_imagenet.write_archives(directory, train, validation)
+    return RUN | {"data.directory": str(directory)}
 
 
 @pytest.fixture(scope="module")
 def finished(changes, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("streamed") / "run"
-    fit(small.config(changes), folder)
-    return folder
+    """Returns the directory of a finished run, which no test may change."""
+    directory = tmp_path_factory.mktemp("streamed") / "run"
+    fit(small.config(changes), directory)
+    return directory
 
 
 def test_the_small_run_follows_the_recipe(changes):
@@ -51,7 +52,7 @@ def test_the_small_run_follows_the_recipe(changes):
         assert ours[key] == recipe[key]
 
 
-def test_what_is_recorded(finished):
+def test_metrics_include_top_5_and_ten_crop_errors(finished):
     lines, result = RunDirectory(finished).metrics(), RunDirectory(finished).result()
     assert [line["step"] for line in lines] == [3, 6, 9]
     for line in lines:
@@ -63,7 +64,7 @@ def test_what_is_recorded(finished):
     assert 0 < result["input_wait_seconds"] < result["train_seconds"]
 
 
-def test_a_run_is_evaluated_on_ten_crops_again(finished, capsys):
+def test_evaluate_gives_the_ten_crop_errors_of_the_run(finished, capsys):
     evaluate.main(["--workdir", str(finished), "--crops=10"])
     found, result = json.loads(capsys.readouterr().out), RunDirectory(finished).result()
     for key in ("test_error", "test_top5_error", "test_error_10crop", "test_top5_error_10crop"):
@@ -72,8 +73,8 @@ def test_a_run_is_evaluated_on_ten_crops_again(finished, capsys):
 
 
 @pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.slow)])
-def test_a_stopped_run_goes_on_with_the_same_pictures(tmp_path, changes, finished, step):
-    """With other workers, from the middle of an epoch and from its end."""
+def test_a_resumed_run_trains_on_the_same_pictures(tmp_path, changes, finished, step):
+    """Resumes with other workers, in the middle of an epoch and at its end."""
     process = small.start(SCRIPT, tmp_path, step, json.dumps(changes))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == PREEMPTED_STATUS, errors
@@ -104,22 +105,22 @@ def test_devices_and_processes_change_no_loss(tmp_path, changes, finished):
 
 
 def test_broken_pictures_are_counted(tmp_path, changes):
-    folder = tmp_path / "imagenet"
+    directory = tmp_path / "imagenet"
     train, validation = small_imagenet.train_pictures(), small_imagenet.validation_pictures()
     for files in train.values():
         name = next(iter(files))
         files[name] = files[name][:500]
     last = next(reversed(validation))
     validation[last] = validation[last][:500]
-    small_imagenet.write_directories(folder, train, validation)
-    wanted = changes | {"data.directory": str(folder), "epochs": 1}
+    small_imagenet.write_directories(directory, train, validation)
+    wanted = changes | {"data.directory": str(directory), "epochs": 1}
     with pytest.raises(InputError, match=r"_1000\.JPEG is damaged .* data\.skip_broken"):
         fit(small.config(wanted), tmp_path / "run")
     result = fit(small.config(wanted | {"data.skip_broken": True}), tmp_path / "run")
     assert result["broken_pictures"] == 3 and result["test_broken_pictures"] == 1
-    assert result["test_error"] in [100 * wrong / 8 for wrong in range(9)], "of eight, not of nine"
+    assert result["test_error"] in [100 * wrong / 8 for wrong in range(9)], "one of nine is broken"
     assert not result["official_data"]
-    # The largest of each of three classes, and one for testing, are over this limit.
+    # The largest picture of each of the three classes, and one test picture, exceed this limit.
     wanted |= {"data.skip_broken": True, "data.max_pixels": 800_000}
     result = fit(small.config(wanted), tmp_path / "limited")
     assert result["broken_pictures"] == 6 and result["test_broken_pictures"] == 2
@@ -136,7 +137,7 @@ def test_broken_pictures_are_counted(tmp_path, changes):
         ({"label_smoothing": 0.1, "loss": "squared_hinge"}, "label_smoothing is 0.1, but"),
     ],
 )
-def test_mistakes(changes, wrong, message):
+def test_impossible_settings_are_refused(changes, wrong, message):
     with pytest.raises(InputError, match=message) as caught:
         Trainer(small.config(changes | wrong))
     assert "\n" not in str(caught.value)
@@ -147,9 +148,9 @@ def test_mistakes(changes, wrong, message):
     [
         ({"data.random_crop": "resized"}, "'resized' is for pictures, not for digits"),
         ({"data.lighting": 0.1}, "are for images of three colours"),
-        ({"data.ten_crops": True}, "ten crops are of pictures, of which digits has none"),
+        ({"data.ten_crops": True}, "data.ten_crops is for pictures, and digits has none"),
     ],
 )
-def test_what_is_for_pictures_only(wrong, message):
+def test_settings_for_pictures_are_refused_for_digits(wrong, message):
     with pytest.raises(InputError, match=message):
         Trainer(small.config(wrong))

@@ -1,4 +1,4 @@
-"""Event files hold the metrics of a run, in the form that TensorBoard reads."""
+"""Event files contain the metrics of a run, in the format of TensorBoard."""
 
 import json
 import struct
@@ -8,16 +8,13 @@ import pytest
 from densenet_jax.train.tensorboard import event_log
 
 
-def read_events(folder):
-    """Returns the events of every file in `folder`, in the order in which TensorBoard reads them.
-
-    Checks the checksums.
-    """
+def read_events(directory):
+    """Returns the events of every file in `directory`, in TensorBoard's order; checks checksums."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     from tensorboardX.record_writer import masked_crc32c
 
     events = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(directory.iterdir()):
         left = path.read_bytes()
         while left:
             header, (length, checksum) = left[:8], struct.unpack("<QI", left[:12])
@@ -30,6 +27,7 @@ def read_events(folder):
 
 
 def scalars(events):
+    """Returns {(tag, step): value}; a later event replaces an earlier one."""
     return {(v.tag, event.step): v.simple_value for event in events for v in event.summary.value}
 
 
@@ -41,14 +39,15 @@ def test_metrics_of_a_run_are_logged(finished_run):
     assert found == pytest.approx(expected)
 
 
-def test_a_later_start_makes_tensorboard_forget_the_lines_that_come_again(tmp_path):
-    folder = tmp_path / "tensorboard"
+def test_a_resumed_run_replaces_the_events_of_repeated_epochs(tmp_path):
+    directory = tmp_path / "tensorboard"
     for first_step in (0, 300):
-        with event_log(folder, first_step) as log:
-            assert len(list(folder.glob("*"))) == bool(first_step)  # No file without a line.
+        with event_log(directory, first_step) as log:
+            # The first line creates the file.
+            assert len(list(directory.glob("*"))) == bool(first_step)
             for step in (first_step + 300, first_step + 600):
                 log({"step": step, "epoch": step // 300, "train_loss": -2.5})
-    events = read_events(folder)
+    events = read_events(directory)
     starts = [event.step for event in events if event.session_log.status == 1]
     assert starts == [1, 301]
     assert scalars(events)["train_loss", 900] == -2.5

@@ -1,4 +1,4 @@
-"""A run that is killed again and again, by SIGKILL."""
+"""A run that is killed repeatedly ends like an undisturbed run."""
 
 import pytest
 from torture import torture
@@ -10,10 +10,10 @@ def check(report):
     assert report["kills"]["inside a save"] >= 1
 
 
-def test_a_run_killed_three_times(tmp_path):
+def test_a_run_survives_three_kills(tmp_path):
     check(torture(tmp_path, kills=3))
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times(tmp_path):
+def test_a_run_survives_twenty_kills(tmp_path):
     check(torture(tmp_path, kills=20, seed=1))

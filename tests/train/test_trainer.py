@@ -16,20 +16,21 @@ from densenet_jax.train.trainer import Trainer
 
 
 def initial_state(trainer):
-    """A copy, as training consumes what it is given."""
+    """Returns a copy of the initial state, because training donates its arguments."""
     return jax.tree.map(lambda leaf: leaf.copy(), trainer.initial_state)
 
 
 def train_epoch(trainer, state, epoch):
-    sums = trainer.totals()
+    """Trains an epoch; returns the state and the totals."""
+    totals = trainer.totals()
     for dispatch in trainer.epoch(epoch):
-        state, sums = trainer.train(state, sums, dispatch, epoch)
-    return state, sums
+        state, totals = trainer.train(state, totals, dispatch, epoch)
+    return state, totals
 
 
 @pytest.mark.parametrize("eval_batch_size", [90, 100])
 def test_evaluation_counts_every_example_once(eval_batch_size):
-    """360 test images are four batches of 90, but no whole number of batches of 100."""
+    """360 test images are four batches of 90; the last batch of 100 is short."""
     changes = {"eval_batch_size": eval_batch_size, "data.holdout": 437}
     trainer = Trainer(small.config(small.PLAIN | changes))
     values = trainer.evaluate(trainer.initial_state)
@@ -46,9 +47,9 @@ def test_evaluation_counts_every_example_once(eval_batch_size):
 
 
 def test_an_epoch_trains_on_every_example_once(trainer):
-    """A step more would show in the number of examples, a step less in that of steps."""
-    state, sums = train_epoch(trainer, initial_state(trainer), 0)
-    assert float(sums.examples) == len(trainer.data.train.labels) == 1400
+    """An extra step would change the number of examples, a missing step that of steps."""
+    state, totals = train_epoch(trainer, initial_state(trainer), 0)
+    assert float(totals.examples) == len(trainer.data.train.labels) == 1400
     assert int(state.step) == trainer.steps_per_epoch == small.STEPS_PER_EPOCH
 
 
@@ -57,7 +58,7 @@ def test_a_run_compiles_its_step_once(tmp_path, caplog):
         fit(small.config(), tmp_path / "run")
     compiled = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(")]
     assert sum("jit(train_steps)" in message for message in compiled) == 1
-    # For the validation and for the test set.
+    # One program is for the validation set and one for the test set.
     assert sum("jit(eval_steps)" in message for message in compiled) == 2
 
 
@@ -70,12 +71,12 @@ def test_later_epochs_compile_nothing(trainer, caplog):
             trainer.evaluate(state)
         assert not caplog.messages
         jax.jit(lambda x: x + 1)(1)
-        assert caplog.messages  # so the log does tell of compilations
+        assert caplog.messages  # The log does record compilations.
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_matmul_precision_is_that_of_the_config(split):
-    """In convolutions and products, of training and of evaluation."""
+def test_matmul_precision_follows_the_config(split):
+    """Checks all convolutions and products, in training and in evaluation."""
     found = {}
     for precision in (None, "default", "highest"):
         trainer = Trainer(small.config(small.PLAIN | {"matmul_precision": precision}))
@@ -88,12 +89,12 @@ def test_matmul_precision_is_that_of_the_config(split):
     assert found["highest"] == products * ["HIGHEST"]
 
 
-def test_wrong_matmul_precision():
+def test_a_wrong_matmul_precision_is_refused():
     with pytest.raises(InputError, match="matmul_precision is 'hi': choose one of default, high, "):
         Trainer(small.config({"matmul_precision": "hi"}))
 
 
-def test_every_matmul_precision_is_one_of_jax():
+def test_jax_accepts_every_matmul_precision():
     for name in KEYS["matmul_precision"].choices:
         check_config(small.config({"matmul_precision": name}))
         with jax.default_matmul_precision(name):
@@ -105,15 +106,14 @@ def test_augmentation_depends_on_the_epoch_and_dropout_on_the_step(trainer):
         state = initial_state(trainer)
         state = dataclasses.replace(state, step=state.step + step)
         dispatch = next(trainer.epoch(0))
-        _, sums = trainer.train(state, trainer.totals(), dispatch, epoch)
-        return float(sums.loss)
+        _, totals = trainer.train(state, trainer.totals(), dispatch, epoch)
+        return float(totals.loss)
 
     assert loss(0, 0) == loss(0, 0)
     assert len({loss(0, 0), loss(1, 0), loss(0, 1)}) == 3
 
 
-def test_seeds_differ():
-    """In what they initialise."""
+def test_the_seed_changes_the_initial_weights():
     states = [Trainer(small.config({"seed": seed})).initial_state for seed in (0, 0, 1)]
     kernels = [np.asarray(state.params["conv0"]["kernel"]) for state in states]
     np.testing.assert_array_equal(kernels[0], kernels[1])

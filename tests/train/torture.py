@@ -1,9 +1,10 @@
-"""Kills a training run again and again, and looks whether it ends as if nothing had been.
+"""Kills a training run repeatedly, and compares its end with that of an undisturbed run.
 
     python tests/train/torture.py --kills 20
 
-The moments are random: a third from the start of the process on, a third from the first epoch on,
-a third while a checkpoint is written. Prints how many kills fell where, and what was equal.
+The moments are random: a third of the kills comes soon after the start of the process, a third soon
+after the first epoch, a third during a save. Prints the number of kills at each point, and whether
+the metrics and the arrays are equal.
 """
 
 import argparse
@@ -24,20 +25,20 @@ from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.trainer import Trainer
 
 RUN = small.PLAIN | {"model.dropout_rate": 0.2, "data.augment": True, "checkpoint_every_epochs": 4}
-EPOCHS_A_KILL = 15  # More than one start gets done.
+EPOCHS_PER_KILL = 15  # More than one start completes before it is killed.
 KINDS = ("in a save", "in training", "from the start")
 
 
-def start(folder: Path, epochs: int):
-    return small.start_train(folder, *small.flags(RUN | {"epochs": epochs}))
+def start(directory: Path, epochs: int):
+    return small.start_train(directory, *small.flags(RUN | {"epochs": epochs}))
 
 
-def unfinished(folder: Path) -> set[tuple[str, int]]:
-    """Checkpoints that are being written, or were when the run was killed: name and inode."""
-    return {(path.name, path.stat().st_ino) for path in (folder / "checkpoints").glob("*tmp*")}
+def unfinished(directory: Path) -> set[tuple[str, int]]:
+    """Returns the name and inode of each checkpoint that is, or was at a kill, being written."""
+    return {(path.name, path.stat().st_ino) for path in (directory / "checkpoints").glob("*tmp*")}
 
 
-def kill(process, folder: Path, kind: str, moments: random.Random) -> None:
+def kill(process, directory: Path, kind: str, moments: random.Random) -> None:
     if kind != "from the start":
         for line in process.stdout:
             if line.startswith("epoch"):
@@ -45,7 +46,7 @@ def kill(process, folder: Path, kind: str, moments: random.Random) -> None:
     if kind == "in a save":
         while process.poll() is None:
             with contextlib.suppress(FileNotFoundError):
-                if unfinished(folder):
+                if unfinished(directory):
                     break
             time.sleep(0.0002)
     time.sleep(moments.uniform(0, {"from the start": 5, "in training": 1, "in a save": 0.05}[kind]))
@@ -53,18 +54,18 @@ def kill(process, folder: Path, kind: str, moments: random.Random) -> None:
     process.communicate()
 
 
-def final_state(folder: Path, epochs: int, run: dict = RUN):
+def final_state(directory: Path, epochs: int, run: dict = RUN):
     trainer = Trainer(small.config(run | {"epochs": epochs}))
-    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps()[0] == epochs * trainer.steps_per_epoch
         state, _ = checkpoints.restore(like=trainer.initial_state)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
-def torture(folder: Path, kills: int, seed: int = 0, say=print) -> dict:
-    """What happened: see the keys."""
-    moments, epochs = random.Random(seed), EPOCHS_A_KILL * kills
-    undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
+def torture(directory: Path, kills: int, seed: int = 0) -> dict:
+    """Runs both runs in `directory`; returns a report."""
+    moments, epochs = random.Random(seed), EPOCHS_PER_KILL * kills
+    undisturbed, disturbed = directory / "undisturbed", directory / "disturbed"
     _, errors = (process := start(undisturbed, epochs)).communicate()
     assert process.returncode == 0, errors
     fell = dict.fromkeys(("before a checkpoint was there", "between saves", "inside a save"), 0)
@@ -77,10 +78,10 @@ def torture(folder: Path, kills: int, seed: int = 0, say=print) -> dict:
         where = "between saves" if names else "before a checkpoint was there"
         where = "inside a save" if unfinished(disturbed) - left_over else where
         fell[where] += 1
-        say(f"kill {i + 1}/{kills} {where}; checkpoints: {' '.join(names)}")
+        print(f"kill {i + 1}/{kills} {where}; checkpoints: {' '.join(names)}")
     output, errors = (process := start(disturbed, epochs)).communicate()
     assert process.returncode == 0, errors
-    say(next(line for line in output.splitlines() if line.startswith("resuming")))
+    print(next(line for line in output.splitlines() if line.startswith("resuming")))
     metrics = [(path / "metrics.jsonl").read_bytes() for path in (undisturbed, disturbed)]
     states = [final_state(path, epochs) for path in (undisturbed, disturbed)]
     return {
@@ -97,12 +98,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
-    report = torture(folder, args.kills, args.seed)
+    directory = Path(tempfile.mkdtemp())
+    report = torture(directory, args.kills, args.seed)
     print(json.dumps(report, indent=2))
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
     return 0 if report["metrics_are_equal"] and report["arrays_are_equal"] else 1
 
 

@@ -1,10 +1,10 @@
-"""Kills processes of a run of two, which restart by themselves; compares with an undisturbed run.
+"""Kills processes of a run of two, which restart; compares the end with an undisturbed run.
 
     PYTHONPATH=tests:. python tests/train/torture_peers.py --kills 50
 
-Which process dies is random, and so is the moment: a third from the start of the processes on, a
-third from the first epoch on, a third while a checkpoint is written. Prints how many kills fell
-where, and what was equal.
+The process and the moment are random: a third of the kills comes soon after the start of the
+processes, a third soon after the first epoch, a third during a save. Prints the number of kills at
+each point, and whether the metrics and the arrays are equal.
 """
 
 import argparse
@@ -22,22 +22,22 @@ from pathlib import Path
 import small
 import torture
 
-# Four steps are an epoch.
+# An epoch has four steps.
 RUN = torture.RUN | {"batch_size": 350}
-EPOCHS_A_KILL = 4  # More than one start gets done.
-# Slack for a machine with other work; what dies is noticed at once.
+EPOCHS_PER_KILL = 4  # More than one start completes before it is killed.
+# Allows for a loaded machine. A killed process is detected at once, without the timeout.
 FLAGS = ("--timeout=120",)
 LONGEST_WAIT_SECONDS = 180
 
 
 class Pair:
-    """The two commands of a run, as on two hosts."""
+    """The two commands of a run that has a process on each of two hosts."""
 
-    def __init__(self, folder: Path, *arguments: str, restarts: int = 0):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.run = folder / "run"
-        self.outputs = [folder / f"output{i}" for i in range(2)]
-        self.errors = [folder / f"errors{i}" for i in range(2)]
+    def __init__(self, directory: Path, *arguments: str, restarts: int = 0):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.run = directory / "run"
+        self.outputs = [directory / f"output{i}" for i in range(2)]
+        self.errors = [directory / f"errors{i}" for i in range(2)]
         shared = (f"--coordinator={small.free_address()}", "--processes=2", *arguments)
         shared += (f"--restarts={restarts}",) if restarts else ()
         self.processes = []
@@ -48,13 +48,13 @@ class Pair:
             self.processes.append(process)
 
     def worker(self, i: int) -> int | None:
-        """Returns the process that trains, a child of the command; None between two restarts."""
+        """Returns the ID of the process that trains, a child of the command, or None."""
         pid = self.processes[i].pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(children[0]) if children else None
 
     def epochs(self) -> int:
-        """Returns how many epochs process 0 has reported in all its starts."""
+        """Returns the number of epochs that process 0 has reported in all its starts."""
         return self.outputs[0].read_text().count("epoch ")
 
     def unfinished(self) -> set[tuple[str, int]]:
@@ -65,6 +65,7 @@ class Pair:
 
 
 def wait_until(condition) -> None:
+    """Waits until `condition()` is true; fails after LONGEST_WAIT_SECONDS."""
     end = time.monotonic() + LONGEST_WAIT_SECONDS
     while not condition():
         assert time.monotonic() < end, "the processes did not start again"
@@ -72,7 +73,7 @@ def wait_until(condition) -> None:
 
 
 def kill(pair: Pair, i: int, kind: str, moments: random.Random) -> str:
-    """Kills process `i` at a random moment. Returns where the kill fell."""
+    """Kills process `i` at a random moment; returns at which point of the run."""
     epochs, left_over = pair.epochs(), pair.unfinished()
     if kind != "from the start":
         wait_until(lambda: pair.epochs() > epochs)
@@ -82,27 +83,28 @@ def kill(pair: Pair, i: int, kind: str, moments: random.Random) -> str:
     time.sleep(moments.uniform(0, longest))
     wait_until(lambda: pair.worker(i))
     assert [process.poll() for process in pair.processes] == [None, None], "the run ended too early"
-    with contextlib.suppress(ProcessLookupError):  # It may be about to leave, without the other.
+    # The process may have ended already, because it lost the other one.
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pair.worker(i), signal.SIGKILL)
     if pair.unfinished() - left_over:
         return "inside a save"
     return "between saves" if pair.epochs() > epochs else "before the first epoch of a start"
 
 
-def torture_pair(folder: Path, kills: int, seed: int = 0, say=print) -> dict:
-    """Returns what happened: see the keys."""
-    moments, epochs = random.Random(seed), EPOCHS_A_KILL * max(kills, 5)
+def torture_pair(directory: Path, kills: int, seed: int = 0) -> dict:
+    """Runs both runs in `directory`; returns a report."""
+    moments, epochs = random.Random(seed), EPOCHS_PER_KILL * max(kills, 5)
     flags = (*small.flags(RUN | {"epochs": epochs}), *FLAGS)
-    undisturbed = Pair(folder / "undisturbed", *flags)
+    undisturbed = Pair(directory / "undisturbed", *flags)
     assert undisturbed.wait() == [0, 0], undisturbed.errors[0].read_text()
-    say(f"the undisturbed run has {epochs} epochs")
-    pair, fell, killed = Pair(folder / "disturbed", *flags, restarts=4 * kills), {}, [0, 0]
+    print(f"the undisturbed run has {epochs} epochs")
+    pair, fell, killed = Pair(directory / "disturbed", *flags, restarts=4 * kills), {}, [0, 0]
     for number in range(kills):
         i = number % 2 if kills < 4 else moments.randrange(2)
         where = kill(pair, i, torture.KINDS[number % 3], moments)
         fell[where] = fell.get(where, 0) + 1
         killed[i] += 1
-        say(f"kill {number + 1}/{kills} of process {i} {where}; {pair.epochs()} epochs reported")
+        print(f"kill {number + 1}/{kills} of process {i} {where}; {pair.epochs()} epochs reported")
     statuses = pair.wait()
     errors = [path.read_text() for path in pair.errors]
     runs = undisturbed.run, pair.run
@@ -125,12 +127,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
-    report = torture_pair(folder, args.kills, args.seed)
+    directory = Path(tempfile.mkdtemp())
+    report = torture_pair(directory, args.kills, args.seed)
     print(json.dumps(report, indent=2))
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
     return 0 if report["metrics_are_equal"] and report["arrays_are_equal"] else 1
 
 

@@ -1,9 +1,9 @@
-"""Twenty steps of small networks, on the devices at hand; prints what came of them, as JSON.
+"""Trains small networks for twenty steps on all devices; prints losses and traffic as JSON.
 
     python twenty_steps.py NETWORKS TYPES STEPS_PER_DISPATCH [COORDINATOR PROCESS]
 
-With everything on that is random, and statistics over groups of images. NETWORKS and TYPES are
-separated by commas; JAX_ENABLE_X64 must be set. With a coordinator there are two processes.
+All random operations are on, and batch statistics are those of groups of images. NETWORKS and TYPES
+are separated by commas. JAX_ENABLE_X64 must be set. With a coordinator the run has two processes.
 """
 
 import json
@@ -31,17 +31,17 @@ NETWORKS = {
 
 
 def losses(trainer: Trainer) -> list[float]:
-    """The sum of the losses of each dispatch."""
-    state, sums, dispatches = trainer.initial_state, trainer.totals(), []
+    """Returns the sum of the losses of each dispatch."""
+    state, totals, cumulative = trainer.initial_state, trainer.totals(), []
     for dispatch in trainer.epoch(0):
         if int(state.step) < STEPS:
-            state, sums = trainer.train(state, sums, dispatch, 0)
-            dispatches.append(float(sums.loss))
-    return np.diff(dispatches, prepend=0).tolist()
+            state, totals = trainer.train(state, totals, dispatch, 0)
+            cumulative.append(float(totals.loss))
+    return np.diff(cumulative, prepend=0).tolist()
 
 
 def own_examples(trainer: Trainer) -> list[int]:
-    """The training images that this process works on in the first dispatch."""
+    """Returns the indices of the images that this process trains on in the first dispatch."""
     shards = next(trainer.epoch(0)).indices.addressable_shards
     return sorted(int(i) for shard in shards for i in np.asarray(shard.data).ravel())
 

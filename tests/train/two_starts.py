@@ -1,10 +1,10 @@
-"""Starts two runs in one directory, at random moments, again and again.
+"""Starts two runs in the same directory at random moments, and repeats this with other seeds.
 
     PYTHONPATH=tests:. python tests/train/two_starts.py --seeds 200
 
-Each of two processes has compiled its trainer before, so that both come to the directory within
-milliseconds. Exactly one may train there; the other is refused, or finds the run finished. Prints
-how many of each there were, and what was wrong.
+Both processes compile their trainers first, so that they open the directory within milliseconds of
+each other. Exactly one may train there; the other one is refused, or finds the run finished. Prints
+the number of each outcome, and a list of what was wrong.
 """
 
 import argparse
@@ -23,27 +23,27 @@ from faults import Laboratory
 from densenet_jax.train import lock
 from densenet_jax.train.trainer import Trainer
 
-WAIT_SECONDS = 0.1  # For the lock: less than a run takes, so that both ends occur.
-LATEST_START = 1.0  # Seconds.
+WAIT_SECONDS = 0.1  # Wait for the lock. Shorter than a run, so that both outcomes occur.
+LATEST_START_SECONDS = 1.0
 
 
 def serve(root: Path) -> None:
-    """Runs in each directory that standard input names, after a delay; prints how it ended."""
+    """Runs in each directory that standard input names, after a delay; prints the outcome."""
     lock._WAIT_SECONDS = WAIT_SECONDS
     laboratory, trained = Laboratory(root), []
     train = Trainer.train
     Trainer.train = lambda *arguments: (trained.append(1), train(*arguments))[1]
     print("ready", flush=True)
     for line in sys.stdin:
-        delay, folder = line.rstrip("\n").split(" ", 1)
+        delay, directory = line.rstrip("\n").split(" ", 1)
         time.sleep(float(delay))
         trained.clear()
-        end = laboratory.run(Path(folder))
+        end = laboratory.run(Path(directory))
         print(json.dumps({"verdict": laboratory.judge(end), "trained": len(trained)}), flush=True)
 
 
 def race(seeds: int) -> dict:
-    """Returns how the runs ended, and what was wrong."""
+    """Returns the number of each outcome, and a list of what was wrong."""
     counts, wrong = collections.Counter(), []
     with tempfile.TemporaryDirectory() as root:
         processes = []
@@ -57,7 +57,7 @@ def race(seeds: int) -> dict:
         for seed in range(seeds):
             delays = random.Random(seed)
             for process in processes:
-                process.stdin.write(f"{delays.uniform(0, LATEST_START)} {root}/run{seed}\n")
+                process.stdin.write(f"{delays.uniform(0, LATEST_START_SECONDS)} {root}/run{seed}\n")
                 process.stdin.flush()
             ends = [json.loads(process.stdout.readline()) for process in processes]
             verdicts = sorted(end["verdict"] for end in ends)
