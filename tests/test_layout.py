@@ -50,6 +50,7 @@ ALLOWED = {
     "densenet_jax.torch_names": {"densenet_jax.errors", "densenet_jax.models"},
     "densenet_jax.weights": {
         "densenet_jax.errors",
+        "densenet_jax.models",
         "densenet_jax.torch_names",
         "densenet_jax.weight_files",
     },

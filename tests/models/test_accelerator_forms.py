@@ -174,6 +174,7 @@ def test_collectives():
     assert operations[0] - operations[2] >= 2 * 6 + 2
     # No feature map is exchanged: one of 8 images with 4 channels of 8 x 8 has 8 kB.
     assert max(exchanged) < 4 * exchanged[0]
+<<<<<<< HEAD
 
 
 # Prints how many all-reduces a step on 8 devices has, in the form of each platform.
@@ -205,3 +206,5 @@ def test_one_pass_halves_the_collectives():
     maps = 2 * 6 + 2
     assert found["cpu"] - found["tpu"] >= maps
     assert found["cuda"] <= found["tpu"]
+=======
+>>>>>>> w-docs
