@@ -174,37 +174,3 @@ def test_collectives():
     assert operations[0] - operations[2] >= 2 * 6 + 2
     # No feature map is exchanged: one of 8 images with 4 channels of 8 x 8 has 8 kB.
     assert max(exchanged) < 4 * exchanged[0]
-<<<<<<< HEAD
-
-
-# Prints how many all-reduces a step on 8 devices has, in the form of each platform.
-COUNT_COLLECTIVES = """
-import json, jax, small
-from jax import lax
-from densenet_jax.train.trainer import Trainer
-
-def collectives(platform):
-    jax.clear_caches()
-    lax.platform_dependent = lambda *a, default, **forms: forms.get(platform, default)(*a)
-    config = small.config({"model.dropout_rate": 0.0, "model.block_config": (4, 2)})
-    program = Trainer(config, devices=jax.devices()).compiled("train").as_text()
-    return program.count(" all-reduce(") + program.count(" all-reduce-start(")
-
-print(json.dumps({platform: collectives(platform) for platform in ("cpu", "cuda", "tpu")}))
-"""
-
-
-def test_one_pass_halves_the_collectives():
-    """A mean and a variance that wants the mean are two exchanges one after the other."""
-    process = small.start(
-        "-c", COUNT_COLLECTIVES, XLA_FLAGS="--xla_force_host_platform_device_count=8"
-    )
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    found = json.loads(out.splitlines()[-1])
-    # Each layer has two maps, the stem and the transition one.
-    maps = 2 * 6 + 2
-    assert found["cpu"] - found["tpu"] >= maps
-    assert found["cuda"] <= found["tpu"]
-=======
->>>>>>> w-docs
