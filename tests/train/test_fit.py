@@ -10,6 +10,7 @@ import pytest
 import small
 
 from densenet_jax.errors import InputError, RunError
+from densenet_jax.train import process
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.compiler import compile_program
 from densenet_jax.train.fit import fit
@@ -31,6 +32,7 @@ def test_a_run_writes_its_files(finished_run):
     environment = read_json(finished_run / "environment.json")
     assert {"packages", "devices", "git_revision"} <= environment.keys()
     assert environment["packages"]["jax"] == jax.__version__
+    assert environment["process"]["switch_interval_seconds"] == process.SWITCH_INTERVAL_SECONDS
     assert any((finished_run / "checkpoints").iterdir())
 
 
