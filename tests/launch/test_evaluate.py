@@ -58,7 +58,7 @@ def test_a_directory_that_is_not_a_run_directory(tmp_path, capsys, folder):
 
 @pytest.mark.parametrize("checkpoints", ["none", "an empty folder"])
 def test_run_without_a_checkpoint(copied_run, capsys, checkpoints):
-    """As left by a run that was stopped before it saved one."""
+    """A run that was stopped before its first save has no checkpoint."""
     shutil.rmtree(copied_run / "checkpoints")
     if checkpoints == "an empty folder":
         (copied_run / "checkpoints").mkdir()

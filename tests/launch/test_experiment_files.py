@@ -62,7 +62,7 @@ def test_colons_in_paths(tmp_path, monkeypatch):
 
 
 def test_none_unsets_optional_keys(tmp_path):
-    """In flags, as the last or an earlier value, in sweeps, and in the config of a run."""
+    """None works in flags, in sweeps and in the config of a run, as an earlier value too."""
     for key in OPTIONAL:
         config = command.override(base_config(), [f"--config.{key}=None"])
         assert flatten(config)[key] is None

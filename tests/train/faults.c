@@ -53,18 +53,6 @@ long faults_disarm(void) {
     return calls;
 }
 
-/* Arms a separate process: FAULTS="DIRECTORY:ACTION:TARGET:ERROR:STICKY". */
-__attribute__((constructor)) static void arm_from_environment(void) {
-    char below[PATH_MAX];
-    int what, error, sticky;
-    long number;
-    const char *text = getenv("FAULTS");
-    if (text && sscanf(text, "%4095[^:]:%d:%ld:%d:%d", below, &what, &number, &error, &sticky) == 5) {
-        unsetenv("FAULTS"); /* Child processes are not armed. */
-        faults_arm(below, what, number, error, sticky, "");
-    }
-}
-
 static int is_active(void) { return is_armed && armed_process == getpid(); }
 
 static int below(const char *path) {
