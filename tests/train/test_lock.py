@@ -101,7 +101,7 @@ def test_a_run_stops_when_another_one_has_taken_its_directory(tmp_path, monkeypa
     assert (folder / "metrics.jsonl").read_bytes() == b""
 
 
-@pytest.mark.parametrize("seeds", [5, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [3, pytest.param(200, marks=pytest.mark.slow)])
 def test_two_starts_at_random_moments(seeds):
     report = race(seeds)
     assert report["what is wrong"] == []

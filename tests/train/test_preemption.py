@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import small
+from cases import slow_except
 
 from densenet_jax.errors import PREEMPTED_STATUS
 from densenet_jax.train.checkpoint import Checkpoints
@@ -16,7 +17,7 @@ from launch import hosts
 SCRIPT = "tests/train/stopped_run.py"
 
 
-@pytest.mark.parametrize("step", [30, 22, pytest.param(21, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", slow_except([30], [30, 22, 21]))
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished_run, step):
     """Stopped in the middle of an epoch, in its last step, and in the step before."""
     folder = tmp_path / "run"
@@ -35,7 +36,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished_run, ste
     assert (folder / "metrics.jsonl").read_bytes() == expected
 
 
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", slow_except(["SIGINT"], ["SIGHUP", "SIGINT"]))
 def test_other_signals_save_as_well(tmp_path, name):
     process = small.start(SCRIPT, tmp_path / "run", 3, json.dumps(small.PLAIN), SIGNALS=name)
     ((status, _, errors),) = outputs([process])
@@ -44,7 +45,10 @@ def test_other_signals_save_as_well(tmp_path, name):
     assert errors.count("\n") == 1 + (name == "SIGINT"), "which says how to end at once"
 
 
-@pytest.mark.parametrize("names", ["SIGTERM SIGINT", "SIGINT SIGINT", "SIGTERM SIGHUP SIGINT"])
+@pytest.mark.parametrize(
+    "names",
+    slow_except(["SIGINT SIGINT"], ["SIGTERM SIGINT", "SIGINT SIGINT", "SIGTERM SIGHUP SIGINT"]),
+)
 def test_a_further_interruption_ends_a_run_at_once(tmp_path, names):
     folder = tmp_path / "run"
     process = small.start(SCRIPT, folder, 30, json.dumps(small.PLAIN), SIGNALS=names)
@@ -84,7 +88,8 @@ def test_a_state_gone_wrong_is_not_saved(tmp_path):
 
 def test_two_processes_stop_together(tmp_path):
     """Only one of them is signalled; both save the same step, and go on."""
-    flags = small.flags({"epochs": 200, "checkpoint_every_epochs": 1000, "eval_every_epochs": 200})
+    epochs = {"epochs": 200, "checkpoint_every_epochs": 1000, "eval_every_epochs": 200}
+    flags = small.flags(small.PLAIN | epochs)
     folder = tmp_path / "run"
     processes = start_two(folder, *flags)
     for line in processes[0].stdout:
