@@ -46,9 +46,12 @@ def check_losses(found, expected, rows=1):
         np.testing.assert_allclose(losses, sums, rtol=TOLERANCES[key.split()[1]], err_msg=key)
 
 
-def test_losses_do_not_depend_on_devices_processes_or_dispatches():
+@pytest.mark.parametrize(
+    "networks", ["densenet_bc", pytest.param("densenet_bc,wrn", marks=pytest.mark.slow)]
+)
+def test_losses_do_not_depend_on_devices_processes_or_dispatches(networks):
     """Nor on the order in which Python walks through a set."""
-    what = (TWENTY_STEPS, "densenet_bc,wrn", "float64")
+    what = (TWENTY_STEPS, networks, "float64")
     one = printed(start(*what, 1, devices=1, PYTHONHASHSEED="1"))
     eight = printed(start(*what, 5, devices=8, PYTHONHASHSEED="2"))
     first, second = map(printed, start_two(*what, 1, devices=2))
@@ -66,8 +69,9 @@ def test_losses_do_not_depend_on_devices_processes_or_dispatches():
         assert exchanged["statistics"] > 0
 
 
-def test_a_run_can_go_on_on_other_devices(tmp_path, float64):
-    """From 2 processes of 2 devices to 1 process, from 1 device to 4 and from 4 to 1."""
+@pytest.mark.parametrize("later", [(4, 1), pytest.param((1, 4, 1), marks=pytest.mark.slow)])
+def test_a_run_can_go_on_on_other_devices(tmp_path, float64, later):
+    """From 2 processes of 2 devices to 1 process, with `later` devices in turn."""
     # Two processes stop a while after the signal.
     run = {"epochs": 60, "checkpoint_every_epochs": 60, "eval_every_epochs": 20}
     changes = small.PLAIN | run | {"dtype": "float64", "model.dropout_rate": 0.2}
@@ -84,10 +88,11 @@ def test_a_run_can_go_on_on_other_devices(tmp_path, float64):
         return STOPPED_RUN, tmp_path / "run", stop_after, json.dumps(changes)
 
     go_on(start_two(*what(20), devices=2))
-    go_on([start(*what(10), devices=1)])
-    go_on([start(*what(10), devices=4)])
-    go_on([start(*what(0), devices=1)], 0)
-    assert ["resuming from step" in output for output in said] == [False, False, True, True, True]
+    for devices in later[:-1]:
+        go_on([start(*what(10), devices=devices)])
+    go_on([start(*what(0), devices=later[-1])], 0)
+    resumed = ["resuming from step" in output for output in said]
+    assert resumed == [False, False, *(True for _ in later)]
     lines, others = (RunDirectory(tmp_path / name).metrics() for name in ("run", "alone"))
     assert len(lines) == 60
     for line, other in zip(lines, others, strict=True):
