@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import small
 import small_imagenet
+from cases import slow_except
 
 from densenet_jax.data import imagenet, stream
 from densenet_jax.data.batches import PADDING, epoch_order
@@ -86,12 +87,14 @@ def test_each_epoch_has_every_picture_once_in_a_different_order(pictures, whole)
     assert not np.array_equal(whole[0].indices, whole[STEPS].indices)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_change_nothing(pictures, whole, workers):
     assert_same(read(source_of(pictures), workers), whole)
 
 
-@pytest.mark.parametrize(("step", "workers"), [(1, 0), (4, 0), (7, 2), (9, 0)])
+@pytest.mark.parametrize(
+    ("step", "workers"), slow_except([(4, 0)], [(1, 0), (4, 0), (7, 2), (9, 0)])
+)
 def test_a_stream_can_start_at_any_step(pictures, whole, step, workers):
     assert_same(read(source_of(pictures, first=step), workers), whole[step:])
 
@@ -128,7 +131,7 @@ def broken_directory(directory, tmp_path):
     return found, short, missing
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_broken_picture_is_an_error(broken_directory, workers):
     found, short, missing = broken_directory
     with pytest.raises(InputError, match=r"(damaged|cannot read).*data\.skip_broken") as caught:

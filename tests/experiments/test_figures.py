@@ -14,11 +14,15 @@ def last_digit(number: float) -> float:
     return 10.0 ** -len(f"{number}".partition(".")[2])
 
 
+# Small networks, large ones with and without FLOPs, and two variants of a block.
+FAST_GROUPS = ("parameter_efficiency", "imagenet", "full_connectivity", "post_activation")
+
+
 def points(kind: str) -> list:
-    """Returns each point of CIFAR-10 or ImageNet; only the first of each curve is a fast test."""
+    """Returns each point of CIFAR-10 or ImageNet; `FAST_GROUPS` have a fast first point a curve."""
     return [
         pytest.param(group, curve, i, id=f"{group}-{curve.name}-{point.label}",
-                     marks=pytest.mark.slow if i else ())
+                     marks=() if i == 0 and group in FAST_GROUPS else pytest.mark.slow)
         for group, curves in figures.CURVES.items()
         if (group == "parameter_efficiency") == (kind == "cifar")
         for curve in curves
@@ -92,7 +96,7 @@ def test_every_figure_has_all_its_points():
 
 
 @pytest.mark.parametrize(
-    "depth", [d if d < 70 else pytest.param(d, marks=pytest.mark.slow)
+    "depth", [d if d < 45 else pytest.param(d, marks=pytest.mark.slow)
               for d in figures.PARAMS_BY_DEPTH]
 )  # fmt: skip
 def test_networks_of_figure_7(depth):
@@ -101,7 +105,7 @@ def test_networks_of_figure_7(depth):
     assert counted == pytest.approx(millions, abs=last_digit(millions))
 
 
-@pytest.mark.parametrize("span", [4, 8])
+@pytest.mark.parametrize("span", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_spans_that_no_figure_shows(span):
     millions = {4: (4.19, 5.18), 8: (5.00, 6.21)}[span]
     for letter, expected in zip("AB", millions, strict=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 import many_runs
 import pytest
 import small
+from cases import slow_except
 
 from densenet_jax.train.config import flatten
 from densenet_jax.train.record import RunDirectory
@@ -62,7 +63,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", slow_except(["status", "sweep", "results"], COMMANDS))
 def test_each_file_is_read_once(swept, opened, tmp_path, capsys, name):
     main, argv = COMMANDS[name](*swept, tmp_path / "out")
     assert command.run(main, argv) == 0

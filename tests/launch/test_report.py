@@ -89,10 +89,10 @@ def test_one_seed_has_no_deviation(runs, run_report):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"data.directory": "elsewhere"},
-        {"model.remat": "layer"},
+        pytest.param({"data.directory": "elsewhere"}, marks=pytest.mark.slow),
+        pytest.param({"model.remat": "layer"}, marks=pytest.mark.slow),
         {"eval_batch_size": 100, "eval_every_epochs": 10, "checkpoint_every_epochs": 50},
-        {"steps_per_dispatch": 7, "deterministic": True},
+        pytest.param({"steps_per_dispatch": 7, "deterministic": True}, marks=pytest.mark.slow),
     ],
 )
 def test_runs_of_a_protocol_may_differ_in_other_keys(runs, run_report, changes):
@@ -104,10 +104,15 @@ def test_runs_of_a_protocol_may_differ_in_other_keys(runs, run_report, changes):
     ("changes", "reason"),
     [
         ({"epochs": 3}, "epochs 3 instead of 300"),
-        ({"data.name": "fashion_mnist"}, "data.name fashion_mnist instead of cifar10"),
-        ({"data.examples": 10_000}, "data.examples 10000 instead of 0"),
-        ({"dtype": "bfloat16"}, "dtype bfloat16 instead of float32"),
-        ({"model.growth_rate": 4}, "model.growth_rate 4 instead of None"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ({"data.name": "fashion_mnist"}, "data.name fashion_mnist instead of cifar10"),
+                ({"data.examples": 10_000}, "data.examples 10000 instead of 0"),
+                ({"dtype": "bfloat16"}, "dtype bfloat16 instead of float32"),
+                ({"model.growth_rate": 4}, "model.growth_rate 4 instead of None"),
+            )
+        ),
         ({"official": False}, "not the official data"),
     ],
 )
@@ -175,8 +180,8 @@ def test_sweep(runs, run_report):
 @pytest.mark.parametrize(
     ("changes", "title"),
     [
-        ({}, "Runs of one setting"),
-        ({"seed": 1}, "Sweep over seed"),
+        pytest.param({}, "Runs of one setting", marks=pytest.mark.slow),
+        pytest.param({"seed": 1}, "Sweep over seed", marks=pytest.mark.slow),
         ({"seed": 1, "model.remat": "layer"}, "Sweep over seed and remat"),
         ({"seed": 1, "model.growth_rate": 24}, "Sweep over growth rate"),
     ],

@@ -51,6 +51,7 @@ def measured(lines, panel=None):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_all_figures_without_runs_show_published_points(tmp_path, capsys):
     out = tmp_path / "report"
     assert command.run(report.main, ["figures", "--out", str(out)]) == 0
@@ -71,8 +72,11 @@ def test_all_figures_without_runs_show_published_points(tmp_path, capsys):
         assert found == sorted(p.error for curves in panels for c in curves for p in c.points)
 
 
-def test_drawing_twice_gives_the_same_files(drawn, tmp_path):
-    drawn("fig12")
+def test_drawing_twice_gives_the_same_files_with_the_published_points(drawn, tmp_path):
+    lines = drawn("fig12")
+    assert not measured(lines)
+    found = sorted(float(line["y"]) for line in lines)
+    assert found == sorted(p.error for c in figures.POST_ACTIVATION for p in c.points)
     first = {kind: (tmp_path / "report" / f"fig12.{kind}").read_bytes() for kind in MAGIC}
     drawn("fig12")
     assert first == {k: (tmp_path / "report" / f"fig12.{k}").read_bytes() for k in MAGIC}
@@ -109,9 +113,9 @@ def test_each_protocol_has_a_separate_row(drawn, runs):
 @pytest.mark.parametrize(
     ("changes", "is_reproduction"),
     [
-        ({}, True),
+        pytest.param({}, True, marks=pytest.mark.slow),
         ({"seed": 3, "model.remat": "layer", "eval_every_epochs": 10}, True),
-        ({"epochs": 10}, False),
+        pytest.param({"epochs": 10}, False, marks=pytest.mark.slow),
         ({"official": False}, False),
     ],
 )

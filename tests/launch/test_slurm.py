@@ -67,7 +67,7 @@ def wait_for(points):
 
 
 def test_a_job_array(submit, finished_run):
-    points = submit([0, 1, 2], None, """--sbatch=--comment='two "words'""")
+    points = submit([0, 1], None, """--sbatch=--comment='two "words'""")
     assert 'Comment=two "words' in local_slurm.state()
     wait_for(points)
     local_slurm.wait(lambda: points[0].exit_status() == 0, 60, "the script of the job does not end")
@@ -76,6 +76,7 @@ def test_a_job_array(submit, finished_run):
     assert metrics(points[1]) != metrics(points[0])
 
 
+@pytest.mark.slow
 def test_a_point_over_two_processes(submit, finished_run):
     points = submit([0], None, "--tasks_per_node", "2")
     wait_for(points)
@@ -87,7 +88,8 @@ def test_a_point_over_two_processes(submit, finished_run):
 
 def test_preemption(submit, tmp_path):
     """A run that receives SIGTERM saves, is requeued, and ends with the same bits."""
-    changes = {"epochs": 24, "checkpoint_every_epochs": 1000}
+    changes = small.PLAIN | {"model.dropout_rate": 0.2, "data.augment": True}
+    changes |= {"epochs": 24, "checkpoint_every_epochs": 1000}
     uninterrupted = tmp_path / "uninterrupted"
     fit(small.config(changes), uninterrupted)
     [point] = submit([0], changes)

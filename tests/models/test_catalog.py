@@ -1,6 +1,7 @@
 """Every named network has its published size."""
 
 import pytest
+from cases import slow_except
 from flax import nnx
 
 import densenet_jax as dj
@@ -91,6 +92,19 @@ MACS = {
 }
 
 
+# Smaller than others of their family, which take up to ten times as long to trace.
+FAST = (
+    *("densenet_k12_d40", "densenet_bc_k12_d100", "densenet_bc_k36_d40", "densenet121"),
+    *("nin", "nin_svhn", "all_cnn_c", "dsn", "highway19", "fractalnet21"),
+    *("resnet110", "preresnet164", "wrn16_4", "wrn28_10", "resnet34", "resnet50", "rdnet_tiny"),
+)
+FAST_WITH_100_CLASSES = ("densenet_k12_d40", "nin", "wrn16_8")
+FAST_MACS = (
+    *("densenet_k12_d40", "nin", "all_cnn_c", "dsn", "highway19", "fractalnet21"),
+    *("resnet110", "wrn16_4", "resnet50"),
+)
+
+
 def count(name: str, **overrides) -> int:
     return count_params(model_config(name, **overrides))
 
@@ -99,17 +113,17 @@ def test_every_name_has_a_count():
     assert set(dj.list_models()) == set(PARAMETERS)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", slow_except(FAST, PARAMETERS))
 def test_parameters(name):
     assert count(name) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", CIFAR100_PARAMETERS)
+@pytest.mark.parametrize("name", slow_except(FAST_WITH_100_CLASSES, CIFAR100_PARAMETERS))
 def test_parameters_with_100_classes(name):
     assert count(name, num_classes=100) == CIFAR100_PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", MACS)
+@pytest.mark.parametrize("name", slow_except(FAST_MACS, MACS))
 def test_multiply_adds(name):
     config = model_config(name)
     size = 224 if config.num_classes == 1000 else 32

@@ -29,11 +29,15 @@ def images(count=2, size=8, channels=3):
     return jax.random.normal(jax.random.key(1), (count, size, size, channels))
 
 
-def residual_bytes(layers: int, remat: str) -> int:
+def residual_bytes(layers: int, remat: str, bottleneck: int) -> int:
     """Returns the bytes that one block keeps for the backward pass."""
     model = nnx.eval_shape(
         lambda: dj.create_model(
-            "densenet_bc_k12_d100", block_config=(layers,), remat=remat, rngs=nnx.Rngs(0)
+            "densenet_bc_k12_d100",
+            block_config=(layers,),
+            remat=remat,
+            bottleneck=bottleneck,
+            rngs=nnx.Rngs(0),
         )
     )
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
@@ -46,10 +50,13 @@ def residual_bytes(layers: int, remat: str) -> int:
     return sum(a.size * a.dtype.itemsize for a, origin in kept if "argument" not in origin)
 
 
-def test_memory_grows_linearly_with_remat_and_quadratically_without():
-    depths = (4, 8, 16, 32)
+@pytest.mark.parametrize(
+    ("depths", "bottleneck"),
+    [((3, 6, 12), 1), pytest.param((4, 8, 16, 32), 4, marks=pytest.mark.slow)],
+)
+def test_memory_grows_linearly_with_remat_and_quadratically_without(depths, bottleneck):
     grown = {
-        remat: np.diff([residual_bytes(n, remat) for n in depths])
+        remat: np.diff([residual_bytes(n, remat, bottleneck) for n in depths])
         for remat in ("none", "concat", "layer")
     }
     # Twice the layers take twice the bytes, or more than three times if everything is kept.

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import slow_except
 from flax import nnx
 from jax import lax
 from reference import forward_and_backward, tensor
@@ -70,7 +71,10 @@ def written_down(weights, x, train):
     return x.mean((2, 3)) @ weights["fc.weight"].T + weights["fc.bias"]
 
 
-@pytest.mark.parametrize(("name", "widths"), [("resnet34", (64, 96)), ("resnet50", (32, 48))])
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    slow_except([("resnet34", (64, 96))], [("resnet34", (64, 96)), ("resnet50", (32, 48))]),
+)
 def test_imagenet_resnets_are_torchvisions(float64, name, widths):
     model = create(name, widths=widths, **SMALL)
     weights = {key: tensor(key, a.shape) for key, a in dj.weights.to_torch(model).items()}
@@ -184,7 +188,7 @@ def test_blocks_of_a_stack_have_separate_initial_weights():
     assert kernel.shape == (2, 3, 3, 16, 16) and not np.allclose(kernel[0], kernel[1])
 
 
-@pytest.mark.parametrize("name", ["resnet20", "preresnet29"])
+@pytest.mark.parametrize("name", slow_except(["resnet20"], ["resnet20", "preresnet29"]))
 def test_rematerialised_blocks_have_the_same_gradients(float64, name):
     overrides = dict(widths=(4, 8, 8), stem_features=4, dropout_rate=0.2)
     overrides |= dict(dtype=jnp.float64, param_dtype=jnp.float64)

@@ -47,9 +47,12 @@ def check_losses(found, expected, rows=1):
         np.testing.assert_allclose(losses, totals, rtol=TOLERANCES[key.split()[1]], err_msg=key)
 
 
-def test_losses_do_not_depend_on_devices_processes_or_dispatches():
+@pytest.mark.parametrize(
+    "networks", ["densenet_bc", pytest.param("densenet_bc,wrn", marks=pytest.mark.slow)]
+)
+def test_losses_do_not_depend_on_devices_processes_or_dispatches(networks):
     """The order of Python sets does not change the losses either."""
-    script = (TWENTY_STEPS, "densenet_bc,wrn", "float64")
+    script = (TWENTY_STEPS, networks, "float64")
     one = printed(start(*script, 1, devices=1, PYTHONHASHSEED="1"))
     eight = printed(start(*script, 5, devices=8, PYTHONHASHSEED="2"))
     first, second = map(printed, start_two(*script, 1, devices=2))
@@ -67,8 +70,9 @@ def test_losses_do_not_depend_on_devices_processes_or_dispatches():
         assert exchanged["statistics"] > 0
 
 
-def test_a_run_can_resume_on_other_devices(tmp_path, float64):
-    """Moves a run from 2 processes of 2 devices to 1 device, then to 4 devices, then to 1."""
+@pytest.mark.parametrize("later", [(4, 1), pytest.param((1, 4, 1), marks=pytest.mark.slow)])
+def test_a_run_can_resume_on_other_devices(tmp_path, float64, later):
+    """Moves a run from 2 processes of 2 devices to 1 process, with `later` devices in turn."""
     # The run is long, because two processes stop some steps after the signal.
     run = {"epochs": 60, "checkpoint_every_epochs": 60, "eval_every_epochs": 20}
     changes = small.PLAIN | run | {"dtype": "float64", "model.dropout_rate": 0.2}
@@ -85,16 +89,11 @@ def test_a_run_can_resume_on_other_devices(tmp_path, float64):
         return STOPPED_RUN, tmp_path / "run", stop_after, json.dumps(changes)
 
     resume(start_two(*script(20), devices=2))
-    resume([start(*script(10), devices=1)])
-    resume([start(*script(10), devices=4)])
-    resume([start(*script(0), devices=1)], 0)
-    assert ["resuming from step" in text for text in outputs] == [
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
+    for devices in later[:-1]:
+        resume([start(*script(10), devices=devices)])
+    resume([start(*script(0), devices=later[-1])], 0)
+    resumed = ["resuming from step" in output for output in outputs]
+    assert resumed == [False, False, *(True for _ in later)]
     lines, others = (RunDirectory(tmp_path / name).metrics() for name in ("run", "alone"))
     assert len(lines) == 60
     for line, other in zip(lines, others, strict=True):

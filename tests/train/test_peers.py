@@ -1,11 +1,16 @@
 """The messages and exit statuses of all processes of a run if one of them is lost."""
 
+import itertools
 import signal
 import socket
 import time
 
 import pytest
 import small
+from cases import slow_except
+
+from launch import train
+from launch.command import run
 
 TIMEOUT_SECONDS = 6
 # Allows for the import of JAX and for a loaded machine, in addition to the timeout.
@@ -39,8 +44,13 @@ def error_of(process, status=3):
     return errors
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("how", "lost"),
+    slow_except(
+        [(signal.SIGKILL, 1), (signal.SIGSTOP, 0)],
+        itertools.product([signal.SIGKILL, signal.SIGSTOP], [0, 1]),
+    ),
+)
 def test_a_process_that_is_lost_ends_the_other(start, tmp_path, lost, how):
     address = small.free_address()
     processes = [start(i, 2, address) for i in range(2)]
@@ -81,7 +91,10 @@ def test_a_port_in_use_is_an_error(start):
     ("processes", "numbers", "sentence"),
     [
         ((2, 3), (0, 1), "--processes is 2 in process 0 and 3 in process 1"),
-        ((3, 3, 3), (0, 1, 1), "two processes were started with --process=1"),
+        pytest.param(
+            *((3, 3, 3), (0, 1, 1), "two processes were started with --process=1"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_inconsistent_numbers_of_processes_are_an_error(start, processes, numbers, sentence):
@@ -113,7 +126,8 @@ def test_different_settings_in_two_processes_end_both(start):
 FULL_DISK = """
 import errno, resource, sys
 from densenet_jax.train import checkpoint
-from launch import command, train
+from launch import train
+from launch.command import run
 
 def fail(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
@@ -130,7 +144,7 @@ sys.exit(command.run(train.main))
 """
 
 
-@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("process", slow_except([1], [0, 1]))
 def test_a_checkpoint_that_one_process_cannot_write_ends_both(start, process):
     address = small.free_address()
     program = "-c", FULL_DISK.format(process=process)
@@ -140,10 +154,19 @@ def test_a_checkpoint_that_one_process_cannot_write_ends_both(start, process):
     assert f"process {process} of 2 ended with status 3: see its message" in error_of(other)
 
 
-def test_wrong_flags_are_refused_at_once(start):
-    address = small.free_address()
-    assert "--process is 5 of --processes 2" in error_of(start(5, 2, address), status=2)
-    assert "--timeout is 0" in error_of(start(0, 2, address, timeout=0), status=2)
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--process=5"], "--process is 5 of --processes 2"),
+        (["--process=0", "--timeout=0"], "--timeout is 0"),
+    ],
+)
+def test_wrong_flags_are_refused_at_once(tmp_path, capsys, flags, message):
+    argv = ["--config", str(small.QUICKSTART), "--workdir", str(tmp_path / "run")]
+    argv += ["--compile_cache=off", f"--coordinator={small.free_address()}", "--processes=2"]
+    assert run(train.main, [*argv, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
 def test_evaluate_connects_processes_like_training(copied_run):

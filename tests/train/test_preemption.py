@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import small
+from cases import slow_except
 
 from densenet_jax.errors import PREEMPTED_STATUS
 from densenet_jax.train.checkpoint import Checkpoints
@@ -16,7 +17,7 @@ from launch import hosts
 SCRIPT = "tests/train/stopped_run.py"
 
 
-@pytest.mark.parametrize("step", [30, 22, pytest.param(21, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", slow_except([30], [30, 22, 21]))
 def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_run(tmp_path, finished_run, step):
     """Stops the run in the middle of an epoch, in its last step, and in the step before."""
     directory = tmp_path / "run"
@@ -35,7 +36,7 @@ def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_run(tmp_path, finishe
     assert (directory / "metrics.jsonl").read_bytes() == expected
 
 
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", slow_except(["SIGINT"], ["SIGHUP", "SIGINT"]))
 def test_other_signals_save_as_well(tmp_path, name):
     process = small.start(SCRIPT, tmp_path / "run", 3, json.dumps(small.PLAIN), SIGNALS=name)
     ((status, _, errors),) = outputs([process])
@@ -45,7 +46,10 @@ def test_other_signals_save_as_well(tmp_path, name):
     assert errors.count("\n") == 1 + (name == "SIGINT")
 
 
-@pytest.mark.parametrize("names", ["SIGTERM SIGINT", "SIGINT SIGINT", "SIGTERM SIGHUP SIGINT"])
+@pytest.mark.parametrize(
+    "names",
+    slow_except(["SIGINT SIGINT"], ["SIGTERM SIGINT", "SIGINT SIGINT", "SIGTERM SIGHUP SIGINT"]),
+)
 def test_ctrl_c_after_a_signal_ends_a_run_at_once(tmp_path, names):
     directory = tmp_path / "run"
     process = small.start(SCRIPT, directory, 30, json.dumps(small.PLAIN), SIGNALS=names)
@@ -86,7 +90,8 @@ def test_a_state_with_a_nan_loss_is_not_saved(tmp_path):
 
 def test_two_processes_stop_together(tmp_path):
     """Only one process receives the signal; both save the same step, and one can resume."""
-    flags = small.flags({"epochs": 200, "checkpoint_every_epochs": 1000, "eval_every_epochs": 200})
+    epochs = {"epochs": 200, "checkpoint_every_epochs": 1000, "eval_every_epochs": 200}
+    flags = small.flags(small.PLAIN | epochs)
     directory = tmp_path / "run"
     processes = start_two(directory, *flags)
     for line in processes[0].stdout:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import small
 import torture_peers
+from cases import slow_except
 
 
 def command(tmp_path, *statuses):
@@ -39,11 +40,11 @@ SUPERVISOR = (
     ("statuses", "allowed", "expected", "starts"),
     [
         ((3, -9, 0), 5, 0, 3),
-        ((3, 3, 3), 1, 3, 2),
+        pytest.param((3, 3, 3), 1, 3, 2, marks=pytest.mark.slow),
         ((-9, -6), 1, 134, 2),
         ((2,), 5, 2, 1),
-        ((4,), 5, 4, 1),
-        ((75,), 5, 75, 1),
+        pytest.param((4,), 5, 4, 1, marks=pytest.mark.slow),
+        pytest.param((75,), 5, 75, 1, marks=pytest.mark.slow),
     ],
 )
 def test_only_interrupted_commands_are_restarted(tmp_path, statuses, allowed, expected, starts):
@@ -68,7 +69,9 @@ def start_supervisor(code):
     return process, int(process.stdout.readline())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", slow_except([signal.SIGTERM], [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+)
 def test_signals_reach_the_command_and_prevent_a_restart(number):
     process, _ = start_supervisor("time.sleep(600)")
     process.send_signal(number)

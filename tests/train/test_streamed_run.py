@@ -73,35 +73,35 @@ def test_evaluate_gives_the_ten_crop_errors_of_the_run(finished, capsys):
 
 
 @pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.slow)])
-def test_a_resumed_run_trains_on_the_same_pictures(tmp_path, changes, finished, step):
+def test_a_resumed_run_trains_on_the_same_pictures(tmp_path, changes, finished, step, capsys):
     """Resumes with other workers, in the middle of an epoch and at its end."""
     process = small.start(SCRIPT, tmp_path, step, json.dumps(changes))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == PREEMPTED_STATUS, errors
-    process = small.start(SCRIPT, tmp_path, 0, json.dumps(changes | {"data.workers": 2}))
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert f"resuming from step {step}" in output
+    fit(small.config(changes | {"data.workers": 2}), tmp_path)
+    assert f"resuming from step {step}" in capsys.readouterr().out
     assert (tmp_path / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
-def test_devices_and_processes_change_no_loss(tmp_path, changes, finished):
-    def flags(devices):
-        return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-
-    arguments = (0, json.dumps(changes))
+@pytest.mark.parametrize("count", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_devices_and_processes_change_no_loss(tmp_path, changes, finished, count):
+    """Eight devices, of two processes or of one."""
     coordinator = small.free_address()
-    processes = [small.start(SCRIPT, tmp_path / "eight", *arguments, **flags(8))] + [
-        small.start(SCRIPT, tmp_path / "two", *arguments, coordinator, process, **flags(4))
-        for process in range(2)
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}"}
+    processes = [
+        small.start(
+            *(SCRIPT, tmp_path / "run", 0, json.dumps(changes)),
+            *([coordinator, process] if count > 1 else []),
+            **flags,
+        )
+        for process in range(count)
     ]
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     expected = RunDirectory(finished).metrics()
-    for name in ("eight", "two"):
-        for line, other in zip(RunDirectory(tmp_path / name).metrics(), expected, strict=True):
-            assert line == pytest.approx(other, rel=1e-4)
+    for line, other in zip(RunDirectory(tmp_path / "run").metrics(), expected, strict=True):
+        assert line == pytest.approx(other, rel=1e-4)
 
 
 def test_broken_pictures_are_counted(tmp_path, changes):

@@ -1,6 +1,7 @@
 """A run that is killed repeatedly ends like an undisturbed run."""
 
 import pytest
+from cases import slow_except
 from torture import torture
 
 
@@ -10,10 +11,7 @@ def check(report):
     assert report["kills"]["inside a save"] >= 1
 
 
-def test_a_run_survives_three_kills(tmp_path):
-    check(torture(tmp_path, kills=3))
-
-
-@pytest.mark.slow
-def test_a_run_survives_twenty_kills(tmp_path):
-    check(torture(tmp_path, kills=20, seed=1))
+# The first kill is inside a save.
+@pytest.mark.parametrize(("kills", "seed"), slow_except([(1, 0)], [(1, 0), (3, 0), (20, 1)]))
+def test_a_run_survives_kills(tmp_path, kills, seed):
+    check(torture(tmp_path, kills, seed))
