@@ -282,7 +282,7 @@ def test_wrong_weights(capsys, weights, photographs, tmp_path, kind, words):
     [
         (["nowhere.jpg"], "there is no picture 'nowhere.jpg'"),
         (["--top=0"], "--top is 0"),
-        (["--crop=64"], "a crop of 64 pixels"),
+        (["--crop=64"], "the crop has 64 pixels"),
         (["--crop=32", "--max_pixels=0"], "max_pixels is 0"),
         (["--crop=32", "--mean=1"], "the mean of the 3 channels is (1.0,): set --mean"),
         (["--crop=32", "--std", "1", "0", "1"], "set --std to a number for each channel, above 0"),

@@ -156,7 +156,7 @@ def start_from(model: Network, source: str) -> None:
         )
     if different:
         logging.getLogger("densenet_jax").warning(
-            "%s: the classifier stays new, because shapes differ: %s", source, ", ".join(different)
+            "%s: the classifier stays new: other shapes of %s", source, ", ".join(different)
         )
     loaded = [path for path in ours if path[0] != _HEAD or not different]
     found = {".".join(map(str, path)): theirs[path][...] for path in loaded}

@@ -118,7 +118,7 @@ def test_a_user_without_a_home(tmp_path):
     assert process.returncode == 0, errors
     assert output.count("usage:") == 2
     warning, error = errors.splitlines()
-    assert "compiled programs are not kept: there is no home directory" in warning
+    assert "compiled programs are not stored: there is no home directory" in warning
     assert "epochs is 0" in error
 
 

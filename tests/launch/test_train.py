@@ -84,7 +84,7 @@ def test_a_finished_run_says_so(typed_run, capsys):
         ("--config.epoch=3", ["epoch", "epochs"]),
         ("--config.epochs=0", ["epochs is 0", "use an integer from 1 to"]),
         ("--config.epochs=many", ["epochs", "many"]),
-        ("--config.batch_size=1438", ["batch_size 1438", "training set of 1437"]),
+        ("--config.batch_size=1438", ["batch_size 1438", "training set (1,437 images)"]),
         ("--config.batch_size=0", ["batch_size is 0"]),
         ("--config.learning_rate=-1", ["learning_rate is -1"]),
         ("--config.learning_rate=nan", ["learning_rate is nan"]),
