@@ -40,17 +40,9 @@ from launch.cache import cache_directory
 from launch.config_help import config_help
 from launch.paths import expanded
 
-STATUSES = f"""exit status:
-  0    done
-  2    a mistake in the command or in a file; nothing was started
-  {INTERRUPTED_STATUS}    the machine cut the run off; the same command resumes it
-  {FAILED_STATUS}    the run failed, and would fail again
-  {PREEMPTED_STATUS}   stopped by SIGTERM, SIGHUP or Ctrl-C, and saved; the same command resumes it
-  130  ended at once by Ctrl-C"""
-
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
-    """Runs a command; returns its exit status, one of `STATUSES`."""
+    """Runs a command; returns its exit status, see `_statuses`."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # Set by `launch`, while it is imported.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -142,17 +134,36 @@ def _fail(error: Exception | str, status: int) -> int:
     return status
 
 
-def parser(doc: str, with_config: bool = False, compiles: bool = True) -> argparse.ArgumentParser:
+def _statuses(resumes: bool) -> str:
+    """Returns the part of `--help` that describes exit statuses."""
+    resume = "; the same command resumes" if resumes else ""
+    meanings = {
+        0: "done",
+        2: "a mistake in the command or in a file; nothing was started",
+        INTERRUPTED_STATUS: f"interrupted by the machine, such as by a full disk{resume}",
+        FAILED_STATUS: "failed, and would fail again",
+        PREEMPTED_STATUS: f"stopped by SIGTERM, SIGHUP or Ctrl-C, and saved{resume}",
+        130: "ended at once by Ctrl-C",
+    }
+    if not resumes:
+        del meanings[PREEMPTED_STATUS]
+    return "\n".join(["exit status:", *(f"  {n:<4} {text}" for n, text in meanings.items())])
+
+
+def parser(
+    doc: str, with_config: bool = False, compiles: bool = True, resumes: bool = False
+) -> argparse.ArgumentParser:
     """Returns an argument parser whose help is `doc`, with the keys of a config if it takes one.
 
     Args:
       compiles: adds the flag for `use_compile_cache`.
+      resumes: whether the same command resumes what was interrupted.
     """
     started = sys.modules["__main__"].__spec__
     described = argparse.ArgumentParser(
         prog=f"python -m {started.name.removesuffix('.__main__')}" if started else None,
         description=doc,
-        epilog="\n\n".join([STATUSES, *([config_help()] if with_config else [])]),
+        epilog="\n\n".join([_statuses(resumes), *([config_help()] if with_config else [])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -17,10 +17,8 @@ _INDENT = 29  # Column of the descriptions, after the longest key.
 
 def config_help() -> str:
     """Returns a row for each config key; the keys of each network family have a section."""
-    lines = [
-        "config keys, with defaults in parentheses (--config.KEY=None unsets an optional key):"
-    ]
-    lines += [_row(key, f"{_described(row)} {_default(row)}") for key, row in KEYS.items()]
+    lines = ["config keys, set by --config.KEY=VALUE (--config.KEY=None unsets an optional key):"]
+    lines += [_row(key, _described(row) + _default(row)) for key, row in KEYS.items()]
     lines += ["", "config keys of every network (unset: the value of model.name in the catalogue):"]
     lines += _family_rows(NetworkConfig)
     for family in FAMILIES:
@@ -40,13 +38,11 @@ def _row(key: str, text: str) -> str:
 
 
 def _described(row: Key) -> str:
-    return row.help + (f"; one of {', '.join(row.choices)}" if row.choices else "")
+    return row.help + (f"; choices: {', '.join(row.choices)}" if row.choices else "")
 
 
 def _default(row: Key) -> str:
-    if isinstance(row.default, tuple):
-        return str(row.default)
-    return f"({'unset' if row.default is None else row.default})"
+    return f"; default: {'unset' if row.default is None else row.default}"
 
 
 def _family_rows(family: type) -> Iterator[str]:

@@ -2,16 +2,16 @@
 
     python -m launch.plan --config experiments/synthetic.py:densenet121 --target h100
 
-Compiles the training program for the target, with many steps a dispatch. Reports for one device the
-memory, the largest batch that fits, and the cost. The command trains nothing and reads no data.
+Compiles the training program for the target, with many steps per dispatch. Reports for one device
+the memory, the largest batch that fits, and the cost. The command trains nothing and reads no data.
 
 For GPUs the report also estimates the step from the compiled program:
   * number of kernels and of launches, with convolutions in CUDA graphs, as in `launch.train`, and
     without
-  * megabytes of memory traffic an image, and the floor: the traffic if everything were fused
-  * microseconds a step and images/s, if each kernel takes at least 2 us (in a CUDA graph) or 4.5 us
-    (launched one by one) and is otherwise limited by memory or arithmetic. Both times are lower
-    bounds: on an H100 steps took 1.7 to 2.4 times as long
+  * megabytes of memory traffic per image, and the floor: the traffic if everything were fused
+  * microseconds per step and images/s, if each kernel takes at least 2 us (in a CUDA graph) or
+    4.5 us (launched one by one) and is otherwise limited by memory or arithmetic. Both times are
+    lower bounds: on an H100 steps took 1.7 to 2.4 times as long
   * for each of these times, the time of the floor as a percentage
   * the most expensive places in the network
 For TPUs the estimate has kernels, collectives and places, in cycles that the compiler estimates.
@@ -42,8 +42,8 @@ from launch.paths import typed_path
 
 # Shortest time of a GPU kernel, see `roofline.estimate`.
 _KERNEL_TIMES = {
-    "captured": "at 2 us a kernel",
-    "launched": "at 4.5 us a kernel",
+    "captured": "at 2 us per kernel",
+    "launched": "at 4.5 us per kernel",
 }
 
 
@@ -148,7 +148,7 @@ def _table(found: dict) -> str:
         ("network", f"{found['model']}, remat {found['remat']}, {found['dtype']}"),
         ("target", f"{chips}{found['target']}, jax {found['jax']}"),
         ("parameters", f"{found['params']:,}"),
-        ("multiply-adds an image", f"{found['macs']:,}"),
+        ("multiply-adds per image", f"{found['macs']:,}"),
     ]
     for kind in ("temp", "argument", "output", "generated_code", "total"):
         value = f"{memory[f'{kind}_bytes'] / 1e9:.3f} GB" if memory else "more than the device has"
@@ -179,19 +179,19 @@ def _estimate_lines(estimate: dict) -> list[str]:
             f", launches {estimate['launches_all_captured']:,} "
             f"({estimate['launches']:,} without convolutions in CUDA graphs)"
         )
-    floor = f"{estimate['floor_mb_an_image']:.1f} MB an image"
-    rows = [("kernels a step", kernels), ("collectives a step", f"{estimate['collectives']:,}")]
+    floor = f"{estimate['floor_mb_an_image']:.1f} MB per image"
+    rows = [("kernels per step", kernels), ("collectives per step", f"{estimate['collectives']:,}")]
     if estimate["times"]:
-        rows.append(("memory traffic", f"{estimate['mb_an_image']:.1f} MB an image"))
-        floor += f", {estimate['floor_us']:,.0f} us a step"
+        rows.append(("memory traffic", f"{estimate['mb_an_image']:.1f} MB per image"))
+        floor += f", {estimate['floor_us']:,.0f} us per step"
     rows.append(("floor, all fused", floor))
     for name, time in (estimate["times"] or {}).items():
-        speed = f"{time['us']:,.0f} us a step, {time['images_per_second']:,.0f} images/s"
+        speed = f"{time['us']:,.0f} us per step, {time['images_per_second']:,.0f} images/s"
         rows.append(
             (_KERNEL_TIMES[name], f"{speed}, {time['floor_share']:.0%} of the floor's speed")
         )
     if estimate["cycles"]:
-        rows.append(("cycles a step", f"{estimate['cycles']:,}"))
+        rows.append(("cycles per step", f"{estimate['cycles']:,}"))
     unit = "cycles" if estimate["cycles"] else "us"
     traffic = "MB" if estimate["times"] else ""
     return [
@@ -212,7 +212,7 @@ def _analytic_table(found: dict) -> str:
     rows = [
         ("network", f"{found['model']}, remat {found['remat']}, {found['dtype']}"),
         ("parameters", f"{found['params']:,}"),
-        ("multiply-adds an image", f"{found['macs']:,}"),
+        ("multiply-adds per image", f"{found['macs']:,}"),
         ("batch", f"{found['batch_size']:,}"),
         *(
             (f"memory: {kind.removesuffix('_bytes')}", f"{size / 1e9:.3f} GB")

@@ -27,7 +27,7 @@ _PLOTS = (".png", ".svg", ".pdf", ".jpg")
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__)
     parser.add_argument(
-        "pictures", nargs="+", metavar="IMAGE", help="a file, a directory or a glob pattern"
+        "pictures", nargs="+", metavar="PICTURE", help="a file, a directory or a glob pattern"
     )
     parser.add_argument(
         "--top",

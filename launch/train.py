@@ -21,7 +21,7 @@ from launch.paths import typed_path
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = command.parser(__doc__, with_config=True)
+    parser = command.parser(__doc__, with_config=True, resumes=True)
     parser.add_argument(
         "--workdir", required=True, type=typed_path, help="the run directory; created if missing"
     )
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         default=0,
         metavar="N",
         help="restart from the last checkpoint, at most N times, after status "
-        f"{INTERRUPTED_STATUS} or a signal that kills; give it on every host (%(default)s)",
+        f"{INTERRUPTED_STATUS} or a signal that kills; set it on every host (default: %(default)s)",
     )
     hosts.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)

@@ -20,8 +20,8 @@ class AllCNNConfig(NetworkConfig):
     Attributes:
       stage_widths: filters of the 3x3 convolutions of each stage; the 1x1 convolution after the
         last stage has as many as that stage.
-      dropout_rate: after each convolution of stride 2.
-      input_dropout_rate: of the images.
+      dropout_rate: dropout probability after each convolution of stride 2.
+      input_dropout_rate: dropout probability for the images.
     """
 
     stage_widths: tuple[int, ...] = (96, 192)

@@ -38,19 +38,20 @@ class DenseNetConfig(NetworkConfig):
 
     Attributes:
       growth_rate: k, the number of feature maps that each layer adds.
-      depth: L, for three equal blocks (section 3, implementation details); or give block_config.
+      depth: L, for three equal blocks (section 3, implementation details); or set block_config.
       block_config: layers in each block; None derives it from depth.
       bottleneck: width of the 1x1 convolution before each 3x3 one, in growth rates; 0 for none.
       compression: theta, the share of feature maps that a transition keeps.
-      connectivity: which earlier layers of its block a layer reads, see `layers_read`. With "full"
-        transitions only pool, so that all layers are read throughout (TPAMI Figures 9 and 10).
+      connectivity: which earlier layers of its block a layer reads; `layers_read` in
+        densenet_jax/models/densenet.py defines the choices. With "full", transitions only pool, and
+        a layer reads all earlier layers of the network (TPAMI Figures 9 and 10).
       span: how many layers back the connectivity "span" reaches.
       growth_factor: multiplies the growth rate from block to block (TPAMI Figure 11).
       post_activation: normalise and rectify after each convolution, once for all readers, instead
-        of before it (TPAMI Figure 12); see post_activation.py.
+        of before it (TPAMI Figure 12); see densenet_jax/models/post_activation.py.
       stem_features: filters of the first convolution; None is 2k.
       stem: "cifar" (3x3) or "imagenet" (7x7 of stride 2, then 3x3 max-pooling of stride 2).
-      dropout_rate: after every convolution but the first (section 4.2).
+      dropout_rate: dropout probability after every convolution but the first (section 4.2).
       se_ratio: number of a layer's new maps for each hidden unit of its squeeze-and-excitation,
         16 in SE-DenseNet; 0 for none.
       remat: what the backward pass recomputes: "none", "concat" (concatenation, normalisation

@@ -22,8 +22,9 @@ class FractalNetConfig(NetworkConfig):
 
     Attributes:
       columns: C; a block's columns have 1, 2, 4, ... 2^(C-1) convolutions.
-      widths: feature maps in each block; after each, 2x2 max-pooling.
-      dropout_rate: of the last block; earlier blocks have less, linearly down to 0 in the first.
+      widths: feature maps in each block; 2x2 max-pooling follows each block.
+      dropout_rate: dropout probability in the last block; earlier blocks have less, linearly down
+        to 0 in the first.
       drop_path_rate: probability that local drop-path drops an input of a join. A random half of
         all steps keeps one column of the whole network instead (global drop-path).
       bn_group_size: number of images of a batch that share batch statistics; 0: all.

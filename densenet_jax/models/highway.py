@@ -26,7 +26,8 @@ class HighwayConfig(NetworkConfig):
       block_config: highway layers in each stage, which a plain 3x3 convolution begins.
       widths: feature maps in each stage.
       head_features: filters of the 1x1 convolution before the classifier.
-      dropout_rate: of the images, after each pooling and before the classifier.
+      dropout_rate: dropout probability for the images, after each pooling, and before the
+        classifier.
     """
 
     block_config: tuple[int, ...] = (4, 5, 5)

@@ -24,10 +24,11 @@ class NINConfig(NetworkConfig):
 
     Attributes:
       mlpconv_widths: filters of each convolution, three in each block. The very last convolution
-        gives the classes and is not listed.
-      kernel_sizes: of the first convolution of each block; the other two are 1x1.
-      dropout_rate: after the first and the second block.
-      kernel_std: of the normal distribution that initialises kernels; 0: He's, by fan-in.
+        produces the classes and is not listed.
+      kernel_sizes: kernel size of the first convolution of each block; the other two are 1x1.
+      dropout_rate: dropout probability after the first and the second block.
+      kernel_std: standard deviation of the normal distribution that initialises kernels; 0: He's,
+        by fan-in.
       companions: whether a linear classifier reads each block in training, as in the Deeply
         Supervised Net.
       companion_size: height and width of the images for which companions are built.

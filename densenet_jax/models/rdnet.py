@@ -29,7 +29,7 @@ class RDNetConfig(NetworkConfig):
 
     Attributes:
       stem_features: feature maps of the 4x4 patches.
-      stage_growth_rates: of the layers of each stage; a stage has three.
+      stage_growth_rates: growth rate of the layers of each stage; a stage has three layers.
       downsampling: the stages, counted from 0, before which height and width are halved.
       drop_path_rate: probability that the last layer is dropped for an image in a training step;
         earlier layers are dropped less often, linearly from 0.

@@ -30,7 +30,7 @@ class ResNetConfig(NetworkConfig):
 
     Attributes:
       block_config: residual blocks in each stage.
-      widths: feature maps that the blocks of each stage give.
+      widths: feature maps that the blocks of each stage produce.
       bottleneck_blocks: use 1x1, 3x3 and 1x1 convolutions, the first two a quarter as wide, instead
         of two 3x3 convolutions.
       pre_activation: normalise and rectify before each convolution instead of after.
@@ -39,7 +39,7 @@ class ResNetConfig(NetworkConfig):
         2x2 positions; both add maps of zeros.
       stem: "cifar" (3x3) or "imagenet" (7x7 of stride 2, then 3x3 max-pooling of stride 2).
       stem_features: filters of the first convolution.
-      dropout_rate: between the convolutions of a block.
+      dropout_rate: dropout probability between the convolutions of a block.
       survival: probability that the last block is kept in a training step; earlier blocks are
         kept more often, linearly up to 1 at the input. 1: always.
       kernel_init: He's normal distribution with "fan_in" or "fan_out".

@@ -78,7 +78,7 @@ KEYS = {
     "init_from": Key(
         None,
         "use these weights at the start: a file with PyTorch names, hf:REPOSITORY, or a run "
-        "directory; a head that does not fit stays new",
+        "directory; a head that does not fit keeps its initial values",
         optional=str,
         is_path=True,
     ),
@@ -189,7 +189,11 @@ KEYS = {
         choices=("standardize", "gcn", "gcn_zca"),
     ),
     "data.drop_last": Key(False, "leave out the short last batch of an epoch"),
-    "data.augment": Key(False, "change training images at random, as set by the next six keys"),
+    "data.augment": Key(
+        False,
+        "change training images at random, as set by random_crop, crop_padding, padding_mode, "
+        "flip, color_jitter and lighting",
+    ),
     "data.random_crop": Key(
         "padded",
         '"padded" crops the padded image; "resized" crops a box of random size from a picture of '

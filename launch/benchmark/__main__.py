@@ -1,4 +1,4 @@
-"""Measures a training step of our network and of its peers on this machine.
+"""Measure a training step of DenseNet and of reference implementations on this machine.
 
     python -m launch.benchmark --model densenet_bc_k12_d100 --against torch,jax-naive
 
@@ -98,24 +98,41 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, metavar="NAME", help="a DenseNet of the catalogue")
-    add("--against", default="torch,jax-naive", metavar="PEERS", help="see above (%(default)s)")
-    add("--batch_size", type=int, default=64, metavar="N", help="images per step (%(default)s)")
-    add("--dtype", default="float32", help="float32 or bfloat16 (%(default)s)")
-    add("--remat", default="concat", help="none, concat or layer, for ours (%(default)s)")
+    add(
+        "--against",
+        default="torch,jax-naive",
+        metavar="PEERS",
+        help="see above (default: %(default)s)",
+    )
+    add(
+        "--batch_size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="images per step (default: %(default)s)",
+    )
+    add("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
+    add("--remat", default="concat", help="none, concat or layer, for ours (default: %(default)s)")
     add(
         "--steps",
         type=int,
         metavar="N",
-        help=f"steps per round ({CPU_STEPS} on CPU, {ACCELERATOR_STEPS} on an accelerator)",
+        help=f"steps per round (default: {CPU_STEPS} on CPU, {ACCELERATOR_STEPS} elsewhere)",
     )
-    add("--rounds", type=int, default=5, metavar="N", help="rounds per contestant (%(default)s)")
+    add(
+        "--rounds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="rounds per contestant (default: %(default)s)",
+    )
     add(
         "--time_limit",
         type=float,
         default=600,
         metavar="SECONDS",
         help="stop a contestant whose start or round takes longer, and report it as failed "
-        "(%(default)s)",
+        "(default: %(default)s)",
     )
     add(
         "--depths",

@@ -1,4 +1,4 @@
-"""Measures how long training takes to reach a test error, against the same training in PyTorch.
+"""Measure how long training takes to reach a test error, against the same training in PyTorch.
 
     python -m launch.benchmark accuracy --config experiments/quickstart.py --test_error 2
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test_error", type=float, required=True, metavar="PERCENT",
                         help="test error at which the clock stops")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3, metavar="N",
-                        help="runs of each command (%(default)s)")  # fmt: skip
+                        help="runs of each command (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     args, overrides = parser.parse_known_args(argv)
     if args.rounds < 1:

@@ -1,4 +1,4 @@
-"""Measures the stream of pictures for training on ImageNet, against PyTorch's DataLoader.
+"""Measure the stream of pictures for training on ImageNet, against PyTorch's DataLoader.
 
     python -m launch.benchmark input
 
@@ -51,7 +51,7 @@ _SIZES = (
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     parser.add_argument("--against", default="torch,torch-colors", metavar="PEERS",
-                        help="see above (%(default)s)")  # fmt: skip
+                        help="see above (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--data_directory",
         type=typed_path,
@@ -59,16 +59,16 @@ def main(argv: list[str] | None = None) -> None:
         help="ImageNet, in any form that training reads",
     )
     parser.add_argument("--pictures", type=int, default=400, metavar="N",
-                        help="JPEGs to generate (%(default)s)")  # fmt: skip
+                        help="JPEGs to generate (default: %(default)s)")  # fmt: skip
     parser.add_argument("--images", type=int, default=2000, metavar="N",
-                        help="crops per round (%(default)s)")  # fmt: skip
+                        help="crops per round (default: %(default)s)")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=64, metavar="N",
-                        help="crops per batch (%(default)s)")  # fmt: skip
+                        help="crops per batch (default: %(default)s)")  # fmt: skip
     parser.add_argument(
-        "--cores", metavar="N,N,...", help="core counts (1, 2, 4 and so on, up to all)"
+        "--cores", metavar="N,N,...", help="core counts (default: 1, 2, 4 and so on, up to all)"
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N",
-                        help="rounds per contestant (%(default)s)")  # fmt: skip
+                        help="rounds per contestant (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     args = parser.parse_args(argv)
     peers = [name for name in args.against.split(",") if name]

@@ -1,4 +1,4 @@
-"""Measures `launch.predict` against the same loop in PyTorch and Pillow.
+"""Measure `launch.predict` against the same loop in PyTorch and Pillow.
 
     python -m launch.benchmark predict --model densenet121
 
@@ -40,13 +40,13 @@ def main(argv: list[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--model", default="densenet121", choices=IMAGENET_DENSENETS,
-                        help="(%(default)s)")  # fmt: skip
+                        help="(default: %(default)s)")  # fmt: skip
     parser.add_argument("--pictures", type=int, default=500, metavar="N",
-                        help="JPEGs to classify (%(default)s)")  # fmt: skip
+                        help="JPEGs to classify (default: %(default)s)")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=32, metavar="N",
-                        help="pictures per batch (%(default)s)")  # fmt: skip
+                        help="pictures per batch (default: %(default)s)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3, metavar="N",
-                        help="runs of each command (%(default)s)")  # fmt: skip
+                        help="runs of each command (default: %(default)s)")  # fmt: skip
     args = parser.parse_args(argv)
     for name in ("pictures", "batch_size", "rounds"):
         if getattr(args, name) < 1:

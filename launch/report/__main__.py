@@ -1,4 +1,4 @@
-"""Writes tables and figures of measured results beside the published ones.
+"""Write tables and figures of measured results beside the published ones.
 
     python -m launch.report table2 --runs runs --out report
     python -m launch.report fig8 --out report
@@ -18,7 +18,7 @@ Reads the finished runs anywhere in a directory and writes a report:
 Without --runs, tables and figures show the published numbers only. A run reproduces a cell or a
 point only if it followed the paper's protocol on the official data; seed, remat and checkpoint
 interval may differ. Tables list all other runs below; figures show them in separate panels. A run
-that cannot be read is reported and left out.
+that cannot be read is reported and skipped.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         help="directory that holds runs; without it: published numbers",
     )
     parser.add_argument(
-        "--out", type=typed_path, help="directory to write to (report); keep requires it"
+        "--out", type=typed_path, help="directory to write to (default: report); keep requires it"
     )
     parser.add_argument(
         "--readme",
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     args.out = args.out or Path("report")
     found = find_runs(args.runs) if args.runs else Found([], [], [])
     for problem in found.broken:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(f"skipped: {problem}", file=sys.stderr)
     try:
         summary = _report(args, found)
     except OSError as error:

@@ -94,7 +94,7 @@ def _check_directory(points: list[Point], snapshots: list[Snapshot]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.parser(__doc__, compiles=False)
+    parser = command.parser(__doc__, compiles=False, resumes=True)
     parser.add_argument("--sweep", required=True, metavar="FILE.py[:ARG]", help="a sweep file")
     parser.add_argument(
         "--workdir", required=True, type=typed_path, help="directory for the runs of all points"

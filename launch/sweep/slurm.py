@@ -67,8 +67,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="processes on each node: 1 uses all GPUs, or start one for each GPU "
-        "(default: %(default)s)",
+        help="processes per node. 1: one process uses all GPUs; set it to the GPU count for one "
+        "process per GPU (default: %(default)s)",
     )
     group.add_argument(
         "--sbatch",

@@ -38,9 +38,9 @@ def test_each_key_of_the_table_has_one_row(sections):
         [described] = re.findall(rf"^  {re.escape(key)}  .*(?:\n {{29}}.*)*", text, re.MULTILINE)
         words = " ".join(described.split())
         assert row.help in words
-        assert not row.choices or f"; one of {', '.join(row.choices)} (" in words
+        assert not row.choices or f"; choices: {', '.join(row.choices)}; " in words
         default = "unset" if row.default is None else row.default
-        assert words.endswith(f" {default}" if row.kind is tuple else f" ({default})")
+        assert words.endswith(f"; default: {default}")
     table, *_ = sections.values()
     assert table == list(KEYS)
 

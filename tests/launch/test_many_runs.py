@@ -233,7 +233,7 @@ def test_report_names_the_runs_that_it_leaves_out(tmp_path, capsys):
         output, error = capsys.readouterr()
         assert "7 runs finished, 0 unfinished, 1 broken. Written" in output
         assert error.count("\n") == 1
-        assert error.startswith(f"left out: {workdir / NAME / 'result.json'} is damaged")
+        assert error.startswith(f"skipped: {workdir / NAME / 'result.json'} is damaged")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("results.md", "results.csv"),
         *(f"sweep.{kind}" for kind in ("md", "csv", "png", "svg", "pdf")),
