@@ -198,7 +198,7 @@ def use_compile_cache(directory: str | None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     ours = cache_directory()
     default = str(ours / "xla") if ours else None
-    directory = directory or jax.config.jax_compilation_cache_dir or default
+    directory = directory or jax.config.values["jax_compilation_cache_dir"] or default
     problem = None
     if directory is None:
         problem = "there is no home directory: name a directory with --compile_cache"

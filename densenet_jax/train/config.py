@@ -152,7 +152,7 @@ def check_config(config: ConfigDict) -> None:
         raise InputError(
             "report is 'best_validation', but data.holdout is 0: hold out images for validation"
         )
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
         raise InputError(
             "dtype is 'float64', but 64-bit types are off: set JAX_ENABLE_X64=1 in the environment"
         )

@@ -49,7 +49,7 @@ def digests(arrays: Any) -> dict[str, str]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
         array = np.ascontiguousarray(leaf)
         digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
         found["/".join(map(_key, path))] = digest.hexdigest()
     return found
 
