@@ -186,6 +186,16 @@ def test_configs_and_tests_that_pages_name_exist(page, monkeypatch):
         assert f"def {test}(" in found.read_text(), f"{path}::{test}"
 
 
+def test_limits_name_constants_that_exist():
+    text = (ROOT / "densenet_jax" / "data" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)\.(_?[A-Z][A-Z_]+)`", text)
+    assert named
+    for module, constant in named:
+        [path] = (ROOT / "densenet_jax").rglob(f"{module}.py")
+        found = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        assert hasattr(found, constant), f"{module}.{constant}"
+
+
 def test_code_of_pages_is_python():
     for page in PAGES:
         for code in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):
