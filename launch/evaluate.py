@@ -76,7 +76,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag} cannot be used with --workdir: the run sets it")
     hosts.join(args)
-    process.configure()
+    process.configure(jax_is_unused=True)
     run = RunDirectory(args.workdir)
     config = run.config()
     if args.data_directory:
@@ -98,7 +98,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
 
 
 def _evaluate_weights(args: argparse.Namespace) -> None:
-    process.configure()
+    process.configure(jax_is_unused=True)
     network = network_flags.read(args)
     expected, label_order = _classes(network, is_run=Path(args.weights).is_dir())
     paths, labels, classes = folders.labelled(args.pictures, expected)

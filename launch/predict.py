@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         check_regular(args.plot)
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
-    process.configure()
+    process.configure(jax_is_unused=True)
     network = network_flags.read(args)
     found = network_flags.apply(
         predict, network, paths, args, classes=network.classes, top=args.top

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     finished = run.result() is not None
     if not finished:  # A process that restarts after the others have finished finds no others.
         hosts.join(args)
-    process.configure()
+    process.configure(jax_is_unused=True)
     picture = args.workdir / "learning_curve.png"
     result = fit(command.load_config(args.config, overrides), args.workdir)
     if jax.process_index() > 0:

@@ -110,6 +110,7 @@ def _train(
                         _check_loss(previous, progress)
                         progress.step += dispatch.steps
                         reporter.advance(dispatch.steps)
+                    del dispatch, previous  # Frees the last images before the evaluation.
                     _check_loss(progress.totals, progress)
                     line = _training_metrics(trainer, progress)
                 if is_last or (epoch + 1) % config.eval_every_epochs == 0:

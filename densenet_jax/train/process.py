@@ -1,7 +1,7 @@
 """Settings that a run needs from its process.
 
-Importing this project changes nothing in a process. `configure` changes it once: commands call it
-before JAX starts, and `fit` calls it for Python users. environment.json records the settings.
+Importing this project changes nothing in a process. Commands call `configure` before JAX starts,
+and `fit` calls it for Python users. environment.json records the settings.
 """
 
 import ctypes
@@ -29,20 +29,23 @@ _SILENCED = ("absl", "asyncio")  # Orbax logs at length through these what it ra
 failed = threading.Event()
 
 
-def configure() -> None:
+def configure(jax_is_unused: bool = False) -> None:
     """Sets what makes steps faster and errors shorter, and starts JAX's backend.
 
-    On NVIDIA GPUs, CUDA loads all kernels at the start, so that CUDA graphs can hold convolutions;
-    see compiler.py. On CPU with the GNU C library, freed memory stays in the process: XLA allocates
+    On CPU with the GNU C library, freed memory stays in the process: XLA allocates
     the temporary memory of each step anew, and to clear pages that come from the system takes 15 to
     20 % of a step.
 
-    Where JAX's backend has started before, the settings of CUDA and of dispatch have no effect.
+    Args:
+      jax_is_unused: whether JAX's backend has not started yet. Then CUDA can load all kernels at
+        the start, so that CUDA graphs can hold convolutions; see compiler.py. Commands know that;
+        `fit` does not, and leaves CUDA as it is.
 
     Raises InputError if JAX cannot use any device.
     """
     configure_errors()
-    os.environ.setdefault(*compiler.EAGER_LOADING)
+    if jax_is_unused:
+        os.environ.setdefault(*compiler.EAGER_LOADING)
     # Steps run on the main thread, because the heaps of other threads stay small.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)

@@ -43,7 +43,7 @@ def config_of(workload: Workload) -> ConfigDict:
 
 def ours(workload: Workload) -> Runner:
     """Prepares the step of `launch.train`, which also draws its batch, on one device."""
-    process.configure()
+    process.configure(jax_is_unused=True)
     trainer = Trainer(config_of(workload), devices=jax.local_devices()[:1])
     compiled = trainer.compiled("train")
     dispatch = next(trainer.epoch(0))

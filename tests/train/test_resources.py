@@ -21,7 +21,7 @@ from densenet_jax.train.fit import fit
 from launch import command
 
 def main(argv):
-    process.configure()
+    process.configure(jax_is_unused=True)
     jax.numpy.ones(3).block_until_ready()
     pages = int(open("/proc/self/statm").read().split()[0])
     limit = pages * resource.getpagesize() + 3 * 2**30
