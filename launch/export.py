@@ -25,11 +25,11 @@ from pathlib import Path
 import jax
 from flax import nnx
 
-from densenet_jax import weight_files, weights
+from densenet_jax import jax_private, weight_files, weights
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.network import Network
 from densenet_jax.train.record import RunDirectory
-from launch import command, jax_private, network_flags
+from launch import command, network_flags
 from launch.paths import typed_path
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import jax
 
+from densenet_jax import jax_private
 from densenet_jax.errors import INTERRUPTED_STATUS, InputError
-from launch import jax_private, peers
+from launch import peers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

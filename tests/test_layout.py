@@ -18,6 +18,7 @@ ALLOWED = {
         "densenet_jax.weights",
     },
     "densenet_jax.errors": set(),
+    "densenet_jax.jax_private": set(),
     "densenet_jax.files": {"densenet_jax.errors"},
     "densenet_jax.pickles": {"densenet_jax.errors"},
     "densenet_jax.models": {"densenet_jax.errors"},
@@ -29,6 +30,7 @@ ALLOWED = {
     "densenet_jax.train": {
         "densenet_jax.errors",
         "densenet_jax.files",
+        "densenet_jax.jax_private",
         "densenet_jax.models",
         "densenet_jax.data",
         "densenet_jax.weights",

@@ -140,7 +140,7 @@ if "{process}" == "0":  # Fails while it completes the checkpoint of all process
     checkpoint.write_checksums = fail
 else:  # Fails while it writes its part.
     checkpoint.Checkpoints.save = save
-sys.exit(command.run(train.main))
+sys.exit(run(train.main))
 """
 
 

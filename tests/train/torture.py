@@ -2,9 +2,9 @@
 
     python tests/train/torture.py --kills 20
 
-The moments are random: a third of the kills comes soon after the start of the process, a third soon
-after the first epoch, a third during a save. Prints the number of kills at each point, and whether
-the metrics and the arrays are equal.
+The moments are random: a third of the kills comes during a save after the first, a third soon
+after the first epoch, a third soon after the start of the process. Prints the number of kills at
+each point, and whether the metrics and the arrays are equal.
 """
 
 import argparse
@@ -33,6 +33,11 @@ def start(directory: Path, epochs: int):
     return small.start_train(directory, *small.flags(RUN | {"epochs": epochs}))
 
 
+def finished(directory: Path) -> list[str]:
+    """Returns the name of each complete checkpoint."""
+    return [path.name for path in (directory / "checkpoints").glob("*") if path.name.isdigit()]
+
+
 def unfinished(directory: Path) -> set[tuple[str, int]]:
     """Returns the name and inode of each checkpoint that is, or was at a kill, being written."""
     return {(path.name, path.stat().st_ino) for path in (directory / "checkpoints").glob("*tmp*")}
@@ -46,7 +51,7 @@ def kill(process, directory: Path, kind: str, moments: random.Random) -> None:
     if kind == "in a save":
         while process.poll() is None:
             with contextlib.suppress(FileNotFoundError):
-                if unfinished(directory):
+                if finished(directory) and unfinished(directory):
                     break
             time.sleep(0.0002)
     time.sleep(moments.uniform(0, {"from the start": 5, "in training": 1, "in a save": 0.05}[kind]))

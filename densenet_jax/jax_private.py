@@ -1,10 +1,10 @@
 """The only uses of private names of JAX, which any version may move.
 
-tests/launch/test_jax_private.py reports the names that the installed version lacks.
+tests/test_jax_private.py reports the names that the installed version lacks.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Cluster(NamedTuple):
@@ -37,6 +37,13 @@ def detect_cluster(devices: Sequence[int] | None) -> Cluster:
     return Cluster(
         *ClusterEnv.auto_detect_unset_distributed_params(None, None, None, devices, None, None)
     )
+
+
+def coordination_client() -> Any:
+    """Returns the client of the key-value store that all processes of a run share."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def restore_closed_jaxpr() -> None:

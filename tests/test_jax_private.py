@@ -9,9 +9,9 @@ import jax.extend.core
 import pytest
 import small
 
-from launch import jax_private
+from densenet_jax import jax_private
 
-PRIVATE = "launch/jax_private.py"
+PRIVATE = "densenet_jax/jax_private.py"
 MODULES = sorted(
     path
     for package in ("densenet_jax", "experiments", "launch")
@@ -67,6 +67,7 @@ def test_one_module_uses_private_names():
     "name",
     [
         "jax._src.core",
+        "jax._src.distributed.global_state.client",
         "jax._src.clusters.ClusterEnv",
         "jax._src.clusters.ClusterEnv.auto_detect_unset_distributed_params",
         "jax.extend.core.ClosedJaxpr",
