@@ -15,8 +15,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
     (cache_directory() or Path(tempfile.gettempdir()) / "densenet_jax") / "tests"
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Compilation takes most of the time here; XLA's optimisations would make it several times longer.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # Compilation takes most of the time of the tests; optimisations would make it much longer.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 # Tests in other directories import published_sets as well.
 sys.path.append(str(Path(__file__).parent / "data"))
@@ -50,14 +51,6 @@ def float64():
     """Turns 64-bit types on for the test."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def optimized():
-    """Turns XLA's optimisations on for a test whose functions run for a long time."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -27,6 +26,9 @@ from densenet_jax.data.pictures import MAX_PIXELS, CentralCrop, decode
 from densenet_jax.data.random_crop import random_crop
 from densenet_jax.data.workers import cores, default_workers
 from densenet_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import grain
 
 _CROP = 1  # Ends the seeds of crops. Otherwise example 0 would share the seed of the order.
 
@@ -185,12 +187,14 @@ def _exit_with_trainer() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def host_batches(source: Source, workers: int | None) -> grain.DatasetIterator:
+def host_batches(source: Source, workers: int | None) -> "grain.DatasetIterator":
     """Returns an iterator over the batches of `source`, which are made ahead of time.
 
     Args:
       workers: number of worker processes; 0: threads of this process; None: `default_workers`.
     """
+    import grain  # Slow to import, and runs on images in memory do not need it.
+
     workers = default_workers() if workers is None else workers
     # A worker process makes one batch while it holds another.
     threads = 1 if workers else min(cores(), 16)

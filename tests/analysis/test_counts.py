@@ -34,6 +34,7 @@ def test_activation_bytes_are_those_that_jax_saves(remat, capsys):
     assert found == pytest.approx(expected, abs=images.nbytes)
 
 
+@pytest.mark.slow
 def test_activation_bytes_grow_with_the_batch_and_shrink_with_the_type():
     def kept(batch_size, **settings):
         config = model_config("densenet_bc_k12_d22", **settings)

@@ -42,6 +42,7 @@ def test_imagenet_is_planned_for_without_pictures():
     assert found["most_images_per_second"] is None, "the CPU's limits are not known"
 
 
+@pytest.mark.slow
 def test_no_more_images_than_arithmetic_or_memory_allow():
     config = recipes.imagenet("densenet121")
     config.dtype = "bfloat16"
@@ -54,6 +55,7 @@ def test_no_more_images_than_arithmetic_or_memory_allow():
     assert of_memory == pytest.approx(4 * 1e12 / (3 * 2 * count_layer_io(network, 224, 224)))
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_a_somewhat_larger_one_does_not():
     config, reported = small.config(PLAIN), []
     target = targets.Target("small", "cpu", 1, 200_000_000)

@@ -8,6 +8,7 @@ import numpy as np
 import published_sets
 import pytest
 from published_sets import assert_same
+from sklearn.datasets import load_digits
 
 from densenet_jax.data import sources
 from densenet_jax.errors import InputError
@@ -29,6 +30,10 @@ def test_digits():
     assert digits.validation is None and digits.num_classes == 10
     np.testing.assert_allclose(digits.mean, digits.train.images.mean(), atol=0.005)
     np.testing.assert_allclose(digits.std, digits.train.images.std(), atol=0.005)
+    # Every fifth image is a test image.
+    published = load_digits()
+    assert np.array_equal(digits.test.images[..., 0], published.images[::5])
+    assert np.array_equal(digits.test.labels, published.target[::5])
 
 
 def test_synthetic_is_fixed_and_learnable():

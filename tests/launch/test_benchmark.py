@@ -37,7 +37,7 @@ def workload(**changes) -> Workload:
     return Workload(**settings | changes)
 
 
-@pytest.fixture(params=slow_except(["densenet_k12_d10", "densenet121"], NETWORKS))
+@pytest.fixture(params=slow_except(["densenet121"], NETWORKS))
 def network(request):
     """Returns a name of `NETWORKS`, its config, and random weights by PyTorch name."""
     config = model_config(request.param, **NETWORKS[request.param])

@@ -96,6 +96,7 @@ def test_interrupted_benchmark_keeps_its_results(tmp_path, monkeypatch):
     assert report["rounds"] == 2, "completed rounds, not planned ones"
 
 
+@pytest.mark.slow
 def test_memory_of_ours_on_an_accelerator():
     with start("ours", workload(batch_size=2, steps=3, platform="gpu")) as ours:
         ours.run_round()

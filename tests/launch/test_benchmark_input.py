@@ -10,6 +10,7 @@ from launch.benchmark import __main__ as benchmark
 from launch.benchmark.input_stream import write_pictures
 
 
+@pytest.mark.slow
 def test_benchmark_of_input(capsys):
     flags = ["--pictures=40", "--images=32", "--batch_size=16", "--rounds=1", "--cores=1"]
     benchmark.main(["input", "--against=", *flags, "--json"])

@@ -56,7 +56,8 @@ sys.exit(command.run(main))
 
 
 @pytest.mark.parametrize(
-    ("when", "status", "stderr"), [("import", -2, ""), ("callback", 130, "interrupted\n")]
+    ("when", "status", "stderr"),
+    slow_except([("import", -2, "")], [("import", -2, ""), ("callback", 130, "interrupted\n")]),
 )
 def test_an_early_ctrl_c_ends_a_command(when, status, stderr):
     process = small.start("-c", EARLY_CTRL_C.format(when=when))

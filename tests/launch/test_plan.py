@@ -57,6 +57,7 @@ def test_this_batch_skips_the_search(tmp_path, capsys):
     assert "compilation" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compiles_in_another_process_if_a_variable_is_missing(monkeypatch, capfd):
     monkeypatch.delenv("JAX_PLATFORMS")
     assert run_plan() == 0

@@ -200,6 +200,7 @@ def test_heat_map_of_a_run(drawn, runs):
     assert min(entries.values()) == 0 and max(entries.values()) == 1
 
 
+@pytest.mark.slow
 def test_profile(finished_run, tmp_path, capsys):
     out = tmp_path / "report"
     argv = ["profile", "--runs", str(finished_run), "--out", str(out)]

@@ -86,6 +86,7 @@ def test_a_point_over_two_processes(submit, finished_run):
         np.testing.assert_allclose(ours["train_loss"], theirs["train_loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_preemption(submit, tmp_path):
     """A run that receives SIGTERM saves, is requeued, and ends with the same bits."""
     changes = small.PLAIN | {"model.dropout_rate": 0.2, "data.augment": True}

@@ -193,6 +193,7 @@ def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_failed_points_are_reported_and_rerun_only_with_retry(write, start, tmp_path, capsys):
     spec = write('hyper.sweep("config.learning_rate", [0.1, 1e30])')
     assert start(spec) == 4

@@ -7,9 +7,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
 import small
 
 
+@pytest.mark.slow
 def test_training_from_a_source_tree_without_metadata(tmp_path):
     """Python finds all packages, but no metadata of this project and of NumPy."""
     ours = [small.ROOT / name for name in ("densenet_jax", "experiments", "launch")]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from cases import slow_except
 from flax import nnx
 from jax import lax
 
@@ -128,7 +129,7 @@ def on_cpu():
         return _loss_and_gradients("concat")
 
 
-@pytest.mark.parametrize("form", ["none", "concat", "layer"])
+@pytest.mark.parametrize("form", slow_except(["concat"], ["none", "concat", "layer"]))
 def test_the_network_is_the_same_as_on_cpu(form, on_cpu, accelerator, float64):
     actual = _loss_and_gradients(form)
     close = lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-12)  # noqa: E731
@@ -164,6 +165,7 @@ print(json.dumps({platform: collectives(platform) for platform in ("cpu", "cuda"
 """
 
 
+@pytest.mark.slow
 def test_collectives():
     """Two passes exchange the mean before the variance; one pass exchanges both at once."""
     process = small.start("-c", COLLECTIVES, XLA_FLAGS="--xla_force_host_platform_device_count=8")

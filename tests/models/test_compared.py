@@ -136,6 +136,7 @@ def test_fractal_block_is_the_fractal_of_the_paper():
     np.testing.assert_allclose(block(x, Mode(), 0, None), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_drop_path_keeps_at_least_one_path():
     def kept(key, rate):
         paths = Paths.draw(key, rate, columns=3)

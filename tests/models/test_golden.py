@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import reference
+from cases import slow_except
 from flax import nnx
 
 from densenet_jax.data.batches import Batch
@@ -13,15 +14,8 @@ from densenet_jax.train.optimizer import sgd, step_schedule
 from densenet_jax.train.step import TrainState, train_step
 from densenet_jax.train.trainer import StepContext
 
-pytestmark = pytest.mark.usefixtures("optimized")
-
 REMATS = ("none", "concat", "layer")
-
-
-def cases(fast: list[tuple[str, str]]) -> list:
-    """Returns every network with every `remat`; cases outside `fast` are slow tests."""
-    every = [(name, remat) for name in reference.NETWORKS for remat in REMATS]
-    return [pytest.param(*c, marks=() if c in fast else pytest.mark.slow) for c in every]
+CASES = [(name, remat) for name in reference.NETWORKS for remat in REMATS]
 
 
 def relative_error(actual, expected) -> float:
@@ -44,16 +38,15 @@ def errors(name: str, remat: str, dtype) -> dict[str, float]:
     return {key: relative_error(value, golden[key]) for key, value in actual.items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "remat"), cases(fast=[("densenet_bc_k12_d22", remat) for remat in REMATS])
-)
+@pytest.mark.parametrize(("name", "remat"), slow_except([("densenet_bc_k12_d22", "concat")], CASES))
 def test_float64(name, remat):
     with jax.enable_x64(True):
         found = errors(name, remat, jnp.float64)
     assert max(found.values()) < 1e-9, max(found, key=found.get)
 
 
-@pytest.mark.parametrize(("name", "remat"), cases(fast=[("densenet_bc_k12_d22", "concat")]))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "remat"), CASES)
 def test_float32(name, remat):
     with jax.default_matmul_precision("highest"):  # GPUs and TPUs would use fewer bits.
         found = errors(name, remat, jnp.float32)
@@ -101,7 +94,7 @@ def test_remat_changes_neither_gradients_nor_statistics_under_dropout():
         results = {}
         for remat in REMATS:
             model = reference.dj.create_model(
-                "densenet_bc_k12_d100", block_config=(3,), growth_rate=4, rngs=nnx.Rngs(0),
+                "densenet_bc_k12_d100", block_config=(2,), growth_rate=4, rngs=nnx.Rngs(0),
                 remat=remat, dropout_rate=0.2, dtype=jnp.float64, param_dtype=jnp.float64,
             )  # fmt: skip
             results[remat] = gradients_and_statistics(model, images, labels)

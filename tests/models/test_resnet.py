@@ -188,7 +188,8 @@ def test_blocks_of_a_stack_have_separate_initial_weights():
     assert kernel.shape == (2, 3, 3, 16, 16) and not np.allclose(kernel[0], kernel[1])
 
 
-@pytest.mark.parametrize("name", slow_except(["resnet20"], ["resnet20", "preresnet29"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20", "preresnet29"])
 def test_rematerialised_blocks_have_the_same_gradients(float64, name):
     overrides = dict(widths=(4, 8, 8), stem_features=4, dropout_rate=0.2)
     overrides |= dict(dtype=jnp.float64, param_dtype=jnp.float64)

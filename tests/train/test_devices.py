@@ -70,7 +70,8 @@ def test_losses_do_not_depend_on_devices_processes_or_dispatches(networks):
         assert exchanged["statistics"] > 0
 
 
-@pytest.mark.parametrize("later", [(4, 1), pytest.param((1, 4, 1), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("later", [(4, 1), (1, 4, 1)])
 def test_a_run_can_resume_on_other_devices(tmp_path, float64, later):
     """Moves a run from 2 processes of 2 devices to 1 process, with `later` devices in turn."""
     # The run is long, because two processes stop some steps after the signal.

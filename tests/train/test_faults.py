@@ -1,13 +1,11 @@
 """A run survives a kill, a loss of power or an error at any of its file-system calls."""
 
 import pytest
+from cases import slow_except
 from faults import start
 
-# Tries every 199th call, or every call.
-SAMPLE = [199, pytest.param(1, marks=pytest.mark.slow)]
 
-
-@pytest.mark.parametrize("every", SAMPLE)
+@pytest.mark.parametrize("every", slow_except([199], [199, 1]))
 def test_every_state_ends_like_an_undisturbed_run(every):
     report = start("states", every)
     for run in report.values():
@@ -17,9 +15,9 @@ def test_every_state_ends_like_an_undisturbed_run(every):
             assert "refused" not in run[kind]
 
 
-@pytest.mark.parametrize("every", SAMPLE)
-def test_every_failure_is_one_sentence_and_the_run_can_be_resumed(every):
-    report = start("errors", every)
+@pytest.mark.slow
+def test_every_failure_is_one_sentence_and_the_run_can_be_resumed():
+    report = start("errors", 1)
     for run in report.values():
         assert run["with the error"]["what is wrong"] == []
         assert run["with the error"]["refused"] >= 3

@@ -8,6 +8,7 @@ import time
 import jax
 import pytest
 import small
+from cases import slow_except
 
 from densenet_jax.errors import InputError, RunError
 from densenet_jax.train import process
@@ -114,6 +115,7 @@ def test_a_nan_loss_ends_the_run(tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_compiling_a_shorter_dispatch_does_not_count_as_training(tmp_path, monkeypatch):
     """The last two of 22 steps are a separate program, compiled in the first epoch."""
 
@@ -128,7 +130,7 @@ def test_compiling_a_shorter_dispatch_does_not_count_as_training(tmp_path, monke
     assert result["images_per_second"] * result["train_seconds"] >= 1400 * 0.99
 
 
-@pytest.mark.parametrize("steps_per_dispatch", [1, 5])
+@pytest.mark.parametrize("steps_per_dispatch", slow_except([1], [1, 5]))
 def test_a_nan_loss_keeps_the_last_finite_checkpoint(tmp_path, steps_per_dispatch):
     """The rate jumps after two epochs, and the second step with that rate has the NaN."""
     changes = {

@@ -46,10 +46,8 @@ def test_other_signals_save_as_well(tmp_path, name):
     assert errors.count("\n") == 1 + (name == "SIGINT")
 
 
-@pytest.mark.parametrize(
-    "names",
-    slow_except(["SIGINT SIGINT"], ["SIGTERM SIGINT", "SIGINT SIGINT", "SIGTERM SIGHUP SIGINT"]),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("names", ["SIGTERM SIGINT", "SIGINT SIGINT", "SIGTERM SIGHUP SIGINT"])
 def test_ctrl_c_after_a_signal_ends_a_run_at_once(tmp_path, names):
     directory = tmp_path / "run"
     process = small.start(SCRIPT, directory, 30, json.dumps(small.PLAIN), SIGNALS=names)

@@ -86,6 +86,7 @@ def test_an_unusable_compile_cache_is_reported(tmp_path, caplog):
     assert path.read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_reported_with_remedies(tmp_path):
     status, _, errors = end_of(small.start("-c", POOR_RUN, tmp_path / "run"))
     assert status == 4

@@ -114,6 +114,7 @@ def test_a_damaged_description_is_refused(copied_run, change):
         saved_network.load_network(copied_run)
 
 
+@pytest.mark.slow
 def test_resuming_needs_no_initial_weights(finished_run, tmp_path):
     """The weights that a run started from may be deleted before it resumes."""
     source = shutil.copytree(finished_run, tmp_path / "source")
@@ -127,6 +128,7 @@ def test_resuming_needs_no_initial_weights(finished_run, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_transfer_beats_training_from_scratch(tmp_path):
     """Pretrains on many pictures of the digits 0 to 4, then trains on few of the digits 5 to 9."""
     digits = load_digits()

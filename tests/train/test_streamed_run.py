@@ -72,7 +72,8 @@ def test_evaluate_gives_the_ten_crop_errors_of_the_run(finished, capsys):
     assert found["test_loss"] == pytest.approx(result["test_loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [4, 6])
 def test_a_resumed_run_trains_on_the_same_pictures(tmp_path, changes, finished, step, capsys):
     """Resumes with other workers, in the middle of an epoch and at its end."""
     process = small.start(SCRIPT, tmp_path, step, json.dumps(changes))
@@ -83,7 +84,8 @@ def test_a_resumed_run_trains_on_the_same_pictures(tmp_path, changes, finished, 
     assert (tmp_path / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 1])
 def test_devices_and_processes_change_no_loss(tmp_path, changes, finished, count):
     """Eight devices, of two processes or of one."""
     coordinator = small.free_address()
@@ -104,6 +106,7 @@ def test_devices_and_processes_change_no_loss(tmp_path, changes, finished, count
         assert line == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_broken_pictures_are_counted(tmp_path, changes):
     directory = tmp_path / "imagenet"
     train, validation = small_imagenet.train_pictures(), small_imagenet.validation_pictures()

@@ -1,7 +1,6 @@
 """A run that is killed repeatedly ends like an undisturbed run."""
 
 import pytest
-from cases import slow_except
 from torture import torture
 
 
@@ -12,6 +11,7 @@ def check(report):
 
 
 # The first kill is inside a save.
-@pytest.mark.parametrize(("kills", "seed"), slow_except([(1, 0)], [(1, 0), (3, 0), (20, 1)]))
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "seed"), [(3, 0), (20, 1)])
 def test_a_run_survives_kills(tmp_path, kills, seed):
     check(torture(tmp_path, kills, seed))
