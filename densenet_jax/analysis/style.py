@@ -45,3 +45,4 @@ def save(figure: Figure, path: Path) -> None:
         metadata = undated.get(file.suffix)
         figure.savefig(drawn, format=file.suffix.removeprefix("."), metadata=metadata)
         write_durably(file, drawn.getvalue())
+        figure.set_layout_engine("none")  # The other files get the layout that this one found.

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import slow_except
 from flax import nnx
 
 import densenet_jax as dj
@@ -79,9 +78,8 @@ def test_reuse_is_relative_to_all_that_is_read():
     np.testing.assert_allclose(reuse(raw), [(1 + 0.5) / 2, 1.5])
 
 
-@pytest.mark.parametrize(
-    "name", slow_except(["densenet_bc_k4_d10"], ["densenet_bc_k4_d10", "preresnet20"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["densenet_bc_k4_d10", "preresnet20"])
 def test_gradient_norms(name):
     settings = {} if "dense" in name else {"widths": (4, 8, 8)}
     model = dj.create_model(name, rngs=nnx.Rngs(0), **settings)

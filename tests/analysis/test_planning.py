@@ -31,6 +31,7 @@ def test_a_step_is_planned_without_data():
     assert set(found["collective_bytes"].values()) == {0} and found["estimated_cycles"] is None
 
 
+@pytest.mark.slow
 def test_imagenet_is_planned_for_without_pictures():
     config = recipes.imagenet("densenet121")
     changes = {"block_config": (1,), "growth_rate": 4, "stem_features": 8, "bn_group_size": 0}
@@ -127,6 +128,7 @@ def test_the_program_that_users_run_is_planned(name, steps_per_dispatch, rows, m
     assert config.steps_per_dispatch == steps_per_dispatch
 
 
+@pytest.mark.slow
 def test_no_batch_fits_where_the_network_does_not():
     assert max_batch(small.config(PLAIN), targets.Target("tiny", "cpu", 1, 100_000), print) == 0
 

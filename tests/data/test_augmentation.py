@@ -100,6 +100,7 @@ def test_jitter_is_a_sequence_of_three_blends(image, order):
     assert 0.6 - 1e-4 < np.min(drawn) < 0.7 and 1.3 < np.max(drawn) < 1.4 + 1e-4
 
 
+@pytest.mark.slow
 def test_colors_have_the_same_moments_as_a_plain_implementation(image):
     count, jitter, lighting = 20_000, 0.4, 0.1
     ours = colors(count, jitter, lighting, image)

@@ -37,7 +37,7 @@ def workload(**changes) -> Workload:
     return Workload(**settings | changes)
 
 
-@pytest.fixture(params=slow_except(["densenet121"], NETWORKS))
+@pytest.fixture(params=slow_except(["densenet_k12_d10"], NETWORKS))
 def network(request):
     """Returns a name of `NETWORKS`, its config, and random weights by PyTorch name."""
     config = model_config(request.param, **NETWORKS[request.param])
@@ -139,6 +139,7 @@ def broken_torch(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
 
 
+@pytest.mark.slow
 def test_benchmark(tmp_path, capsys, broken_torch):
     """Two contestants are measured, one failure is reported, and all files are written."""
     out = tmp_path / "out"

@@ -67,6 +67,7 @@ def test_run_without_a_checkpoint(copied_run, capsys, checkpoints):
     assert errors.count("\n") == 1 and "holds no checkpoint" in errors
 
 
+@pytest.mark.slow
 def test_data_that_have_moved(tmp_path, capsys):
     parts = published_sets.make_parts({"train": 40, "test": 20})
     files = published_sets.cifar_files("cifar10", "binary", parts)

@@ -125,6 +125,7 @@ def states(spec, folder):
     return {point.name: point.state() for point in load_points(spec, folder / "sweep")}
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_stops_its_points(write, tmp_path):
     spec, folder = write(SEEDS, epochs=100_000), tmp_path / "sweep"
     argv = ("-m", "launch.sweep", "--sweep", spec, "--workdir", folder, "--parallel", "1")
@@ -149,7 +150,7 @@ def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
 
     Both points train alike, so that the other point has the result of an uninterrupted run.
     """
-    spec = write('hyper.sweep("config.checkpoint_every_epochs", [3, 4])', epochs=30)
+    spec = write('hyper.sweep("config.checkpoint_every_epochs", [3, 4])', epochs=15)
     victim = load_points(spec, tmp_path / "sweep")[1]
 
     def kill():
@@ -189,7 +190,7 @@ def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
     assert start(spec, "--status") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines[1:]] == [
-        [name, "finished", "30/30"] for name in names
+        [name, "finished", "15/15"] for name in names
     ]
 
 

@@ -209,6 +209,7 @@ def test_missing_arguments(argv, capsys):
     assert "required" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_resumes_what_was_not_finished(copied_run, capsys):
     """Without the newest checkpoint and what came after it."""
     metrics = (copied_run / "metrics.jsonl").read_bytes()

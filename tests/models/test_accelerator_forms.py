@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from cases import slow_except
 from flax import nnx
 from jax import lax
 
@@ -129,7 +128,8 @@ def on_cpu():
         return _loss_and_gradients("concat")
 
 
-@pytest.mark.parametrize("form", slow_except(["concat"], ["none", "concat", "layer"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["none", "concat", "layer"])
 def test_the_network_is_the_same_as_on_cpu(form, on_cpu, accelerator, float64):
     actual = _loss_and_gradients(form)
     close = lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-12)  # noqa: E731

@@ -45,6 +45,7 @@ def test_the_classifier_reads_the_last_maps(name, overrides, expected):
     np.testing.assert_allclose(model.classifier(averages), logits, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, overrides, expected", NETWORKS[:1])
 def test_training_a_backbone_moves_its_statistics(name, overrides, expected):
     images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))

@@ -56,6 +56,7 @@ def test_each_group_is_normalised_as_if_it_were_alone(name, float64):
     assert_close(stats, jax.tree.map(lambda a, b: (a + b) / 2, alone[0][3], alone[1][3]))
 
 
+@pytest.mark.slow
 def test_padding_does_not_count_in_any_group(float64):
     """Tests a short second and an empty third group, as at the end of an epoch."""
     name = "densenet_bc_k12_d100"

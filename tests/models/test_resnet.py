@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import slow_except
 from flax import nnx
 from jax import lax
 from reference import forward_and_backward, tensor
@@ -71,9 +70,10 @@ def written_down(weights, x, train):
     return x.mean((2, 3)) @ weights["fc.weight"].T + weights["fc.bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "widths"),
-    slow_except([("resnet34", (64, 96))], [("resnet34", (64, 96)), ("resnet50", (32, 48))]),
+    [("resnet34", (64, 96)), ("resnet50", (32, 48))],
 )
 def test_imagenet_resnets_are_torchvisions(float64, name, widths):
     model = create(name, widths=widths, **SMALL)
@@ -138,6 +138,7 @@ def test_survival_decays_linearly():
     np.testing.assert_allclose(survival, [1 - l / 54 * 0.5 for l in range(1, 55)])  # noqa: E741
 
 
+@pytest.mark.slow
 def test_expected_output_of_stochastic_depth_is_that_of_evaluation(float64):
     """Checks too that a skipped branch does not move the running statistics."""
     block = block_of("preresnet11", (4, 4, 1), survival=0.7)

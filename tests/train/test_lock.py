@@ -102,7 +102,8 @@ def test_a_run_stops_if_another_run_takes_its_directory(tmp_path, monkeypatch):
     assert (directory / "metrics.jsonl").read_bytes() == b""
 
 
-@pytest.mark.parametrize("seeds", [2, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 200])
 def test_exactly_one_of_two_simultaneous_runs_trains(seeds):
     report = race(seeds)
     assert report["what is wrong"] == []

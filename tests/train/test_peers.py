@@ -184,6 +184,7 @@ def test_evaluate_connects_processes_like_training(copied_run):
     assert '"test_error"' in ends[0][0]
 
 
+@pytest.mark.slow
 def test_two_processes_that_finish_print_no_error(start):
     address = small.free_address()
     both = [start(i, 2, address, "--config.epochs=1", timeout=60) for i in range(2)]

@@ -56,6 +56,7 @@ def end_of(process):
     return process.returncode, output, errors
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_free_space_resumes_it(disk, tmp_path):
     changes = small.PLAIN | {"checkpoint_every_epochs": 1}
     directory = disk("size=220k") / "run"
@@ -94,6 +95,7 @@ def test_too_little_memory_is_reported_with_remedies(tmp_path):
         assert word in errors
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_no_result(tmp_path, finished_run, monkeypatch):
     """The clock jumps by a day in both directions, as if the machine set it during the run."""
     now, jumps = time.time, itertools.cycle([0, -86400, 86400])

@@ -72,6 +72,7 @@ def test_metrics_that_disagree_with_the_checkpoint_are_restored(
     assert kept.read_text() == changed
 
 
+@pytest.mark.slow
 def test_an_early_checkpoint_without_metrics_needs_the_file(tmp_path):
     from test_stored_run import STORED
 

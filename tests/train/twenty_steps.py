@@ -19,7 +19,7 @@ from densenet_jax.train.trainer import Trainer
 STEPS = 20
 GROUPS = {"batch_size": 64, "model.bn_group_size": 16}
 NETWORKS = {
-    "densenet_bc": {},
+    "densenet_bc": {"model.block_config": (1,)},
     "wrn": {
         "model.name": "wrn16_4",
         "model.growth_rate": None,
