@@ -50,6 +50,7 @@ def test_commands_print_no_control_characters(capsys):
     assert command.PrintableFormatter("%(message)s").format(record) == r"\u001b[2J is odd"
 
 
+@pytest.mark.slow
 def test_messages_of_one_epoch_of_one_step_use_the_singular(tmp_path, capsys):
     changes = {"epochs": 1, "batch_size": 1, "data.examples": 1, "data.holdout": 1436}
     fit(small.config(small.PLAIN | changes), tmp_path / "run")

@@ -54,8 +54,8 @@ class Preemption:
     def __exit__(self, kind: type | None, *exception) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._agreement and not kind:
-            self._agreement.close()
+        if self._agreement:
+            self._agreement.close(is_complete=kind is None)
 
     def _note(self, number: int, _) -> None:
         if self._signal and number == signal.SIGINT:
@@ -107,12 +107,13 @@ class _Agreement:
             self._step = step
             return self._agreed_signal if step >= self._last_step else ""
 
-    def close(self) -> None:
-        """Ends the thread after the last step. A later signal stops no process."""
+    def close(self, is_complete: bool) -> None:
+        """Ends the thread. After a complete run, answers processes that have not made all steps."""
         self._is_closed.set()
-        self._thread.join()
-        if not self._agreed_signal:
-            self._tell_step()  # For another process that receives a signal before its last step.
+        if is_complete:
+            self._thread.join()
+            if not self._agreed_signal:
+                self._tell_step()
 
     def _watch(self) -> None:
         while not self._is_closed.wait(_POLL_SECONDS):

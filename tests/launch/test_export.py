@@ -64,6 +64,7 @@ def test_a_program_stands_alone(finished_run, tmp_path, capsys):
         np.testing.assert_array_equal(program.call(images), expected)
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_same_logits(finished_run, tmp_path, capsys):
     pytest.importorskip("jax2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -82,6 +82,7 @@ def test_drawing_twice_gives_the_same_files_with_the_published_points(drawn, tmp
     assert first == {k: (tmp_path / "report" / f"fig12.{k}").read_bytes() for k in MAGIC}
 
 
+@pytest.mark.slow
 def test_quick_runs_have_separate_panels(drawn, runs):
     for seed, error in enumerate((20.0, 21.0, 22.0)):
         small.finish(runs / f"{seed}", error, forms.quick(), seed=seed, params=50_000)
@@ -128,6 +129,7 @@ def test_runs_by_the_papers_protocol_are_beside_its_points(drawn, runs, changes,
     assert flops == pytest.approx(0.367, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_memory_of_runs_is_plotted(drawn, runs):
     config = forms.quick()
     measurements = {"step_temp_bytes": 2e9}

@@ -109,6 +109,7 @@ def test_float64_needs_64_bit_types(tmp_path, capsys):
     refuses(capsys, tmp_path / "run", "--config.dtype=float64", words=words)
 
 
+@pytest.mark.slow
 def test_batch_that_the_devices_cannot_share(tmp_path):
     process = small.start_train(
         tmp_path / "run",

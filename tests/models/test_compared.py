@@ -75,6 +75,7 @@ def gradients(model, weight):
     return gradient(params)
 
 
+@pytest.mark.slow
 def test_companions_teach_in_training():
     model = tiny("dsn")
     with_, without = gradients(model, 1.0), gradients(model, 0.0)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import slow_except
 from flax import nnx
 
 import densenet_jax as dj
@@ -45,7 +44,8 @@ def assert_close(one, other):
     jax.tree.map(check, one, other)
 
 
-@pytest.mark.parametrize("name", slow_except(["preresnet164"], NETWORKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_each_group_is_normalised_as_if_it_were_alone(name, float64):
     images = jax.random.normal(jax.random.key(1), (2 * GROUP, 8, 8, 3), jnp.float64)
     logits, gradients, _, stats = train(network(name, bn_group_size=GROUP), images)

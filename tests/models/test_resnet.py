@@ -118,6 +118,7 @@ def test_shortcuts_without_parameters(float64, kind):
     np.testing.assert_allclose(y[:, :4], x[:, :, ::2, ::2] if kind == "subsample" else means)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["preresnet11", "wrn16_4"])
 def test_pre_activation_shares_its_first_norm_with_a_projection(float64, name):
     block = block_of(name, (4, 8, 2))

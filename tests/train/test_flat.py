@@ -83,6 +83,7 @@ def test_an_epoch_is_divided_into_equal_dispatches_if_possible(steps, most, expe
     assert steps_per_dispatch(steps, most) == expected
 
 
+@pytest.mark.slow
 def test_the_last_dispatch_may_be_shorter():
     """Losses do not depend on how an epoch is divided."""
     losses = {}

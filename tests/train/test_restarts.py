@@ -97,6 +97,7 @@ def status_of(pid):
         return "Z"
 
 
+@pytest.mark.slow
 def test_a_command_that_stays_stopped_is_restarted():
     process, child = start_supervisor("time.sleep(600)")
     os.kill(child, signal.SIGSTOP)

@@ -150,6 +150,7 @@ def test_transfer_beats_training_from_scratch(tmp_path):
     assert transferred < scratch - 5
 
 
+@pytest.mark.slow
 def test_a_multiplier_of_0_keeps_weights_but_not_running_statistics(
     finished_run, tmp_path, network
 ):

@@ -122,6 +122,7 @@ def test_padding_does_not_change_a_training_step(float64):
     assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_the_border_has_the_mean_colour():
     """Shifting images that have only the mean colour changes nothing."""
     trainer = Trainer(small.config({**small.PLAIN, "batch_size": 8, "data.augment": True}))
