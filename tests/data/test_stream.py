@@ -213,6 +213,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_exit_when_the_trainer_is_killed(pictures, tmp_path):
     (tmp_path / "readers.py").write_text(READERS)
     (tmp_path / "source").write_bytes(pickle.dumps(source_of(pictures, epochs=2000)))

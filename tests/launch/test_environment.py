@@ -112,6 +112,7 @@ def test_the_cache_of_the_user(monkeypatch, tmp_path):
         assert cache_directory() is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")
 def test_a_user_without_a_home(tmp_path):
     process = small.start("-c", NO_HOME, tmp_path / "run", PYTHONWARNINGS="error")
@@ -151,6 +152,7 @@ def test_the_variable_sets_which_programs_are_kept(monkeypatch):
         assert getattr(jax.config, name) == expected
 
 
+@pytest.mark.slow
 def test_a_terminal_that_cannot_print_a_file_name(tmp_path, weights):
     """A command prints its results for any file names and any encoding."""
     for name in ("café.png".encode(), b"caf\xe9.png"):

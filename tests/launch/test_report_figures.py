@@ -143,6 +143,7 @@ def test_memory_of_runs_is_plotted(drawn, runs):
     assert found == {"DenseNet-BC": 2.0, "ResNet": 3.0}
 
 
+@pytest.mark.slow
 def test_figure_7_shows_steps_measured_and_planned(drawn, runs):
     for remat, size in (("none", 3e9), ("concat", 2e9)):
         config = command.load_config(str(small.ROOT / "experiments/sweeps/memory.py"))

@@ -18,9 +18,10 @@ from launch import command
 from launch.sweep import __main__ as sweep
 from launch.sweep.points import load_points
 
-pytestmark = pytest.mark.skipif(
-    local_slurm.missing() is not None, reason=str(local_slurm.missing())
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(local_slurm.missing() is not None, reason=str(local_slurm.missing())),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +77,6 @@ def test_a_job_array(submit, finished_run):
     assert metrics(points[1]) != metrics(points[0])
 
 
-@pytest.mark.slow
 def test_a_point_over_two_processes(submit, finished_run):
     points = submit([0], None, "--tasks_per_node", "2")
     wait_for(points)
@@ -86,7 +86,6 @@ def test_a_point_over_two_processes(submit, finished_run):
         np.testing.assert_allclose(ours["train_loss"], theirs["train_loss"], rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_preemption(submit, tmp_path):
     """A run that receives SIGTERM saves, is requeued, and ends with the same bits."""
     changes = small.PLAIN | {"model.dropout_rate": 0.2, "data.augment": True}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import slow_except
 from flax import nnx
 
 import densenet_jax as dj
@@ -41,7 +42,7 @@ def apply(model, x, train=False):
     return model(x, train=train)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", slow_except(["fractalnet21"], TINY))
 def test_evaluation_is_deterministic_and_training_is_random(name):
     model = tiny(name)
     tested = apply(model, images())

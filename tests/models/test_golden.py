@@ -62,6 +62,7 @@ def test_float32(name, remat):
     assert max(grads) < 5e-3
 
 
+@pytest.mark.slow
 def test_twelve_steps_of_sgd():
     golden = np.load(reference.GOLDEN / "trajectory_densenet_bc_k12_d22.npz")
     seed = "trajectory:densenet_bc_k12_d22"

@@ -156,6 +156,7 @@ def test_evaluation_warns_and_changes_no_file(copied_run, capsys, caplog):
     assert small.snapshot(copied_run) == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_named_after_another_step_is_skipped(copied_run, caplog):
     metrics = (copied_run / "metrics.jsonl").read_bytes()
     (copied_run / "result.json").unlink()

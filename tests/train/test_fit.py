@@ -65,6 +65,7 @@ def test_epochs_are_evaluated_at_the_interval_and_at_the_end(tmp_path):
     assert evaluated == [False, True, True]
 
 
+@pytest.mark.slow
 def test_the_best_epoch_in_validation_can_be_reported(tmp_path):
     made = small.config(small.PLAIN | {"report": "best_validation"})
     result = fit(made, tmp_path / "run")

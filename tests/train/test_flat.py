@@ -40,6 +40,7 @@ def test_flat_vectors_give_the_same_steps(dtype, float64):
     assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_networks_may_have_no_running_statistics(float64):
     """Deeply-Supervised Nets have none. The losses of their companions count."""
     config = base_config()

@@ -89,6 +89,7 @@ def test_a_port_in_use_is_an_error(start):
         assert "could not start with process 0" in error_of(processes[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "numbers", "sentence"),
     [

@@ -36,6 +36,7 @@ def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_run(tmp_path, finishe
     assert (directory / "metrics.jsonl").read_bytes() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_except(["SIGINT"], ["SIGHUP", "SIGINT"]))
 def test_other_signals_save_as_well(tmp_path, name):
     process = small.start(SCRIPT, tmp_path / "run", 3, json.dumps(small.PLAIN), SIGNALS=name)
@@ -76,6 +77,7 @@ def outputs(processes):
     return [(process.returncode, *texts) for process, texts in zip(processes, found, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_state_with_a_nan_loss_is_not_saved(tmp_path):
     """The signal comes with the step whose loss is NaN."""
     changes = json.dumps(small.PLAIN | {"learning_rate": 1e30})
@@ -125,6 +127,7 @@ def test_a_slurm_task_that_is_alone_on_its_node_gets_all_gpus(tasks, nodes, gpus
     assert hosts.gpus_of_slurm_task(environment) == expected
 
 
+@pytest.mark.slow
 def test_flags_of_several_hosts_must_be_set_together(tmp_path):
     process = small.start_train(tmp_path / "run", "--coordinator=127.0.0.1:1")
     status, _, errors = outputs([process])[0]

@@ -41,7 +41,7 @@ SUPERVISOR = (
     [
         ((3, -9, 0), 5, 0, 3),
         pytest.param((3, 3, 3), 1, 3, 2, marks=pytest.mark.slow),
-        ((-9, -6), 1, 134, 2),
+        pytest.param((-9, -6), 1, 134, 2, marks=pytest.mark.slow),
         pytest.param((2,), 5, 2, 1, marks=pytest.mark.slow),
         pytest.param((4,), 5, 4, 1, marks=pytest.mark.slow),
         pytest.param((75,), 5, 75, 1, marks=pytest.mark.slow),
