@@ -87,6 +87,7 @@ def test_each_epoch_has_every_picture_once_in_a_different_order(pictures, whole)
     assert not np.array_equal(whole[0].indices, whole[STEPS].indices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_change_nothing(pictures, whole, workers):
     assert_same(read(source_of(pictures), workers), whole)

@@ -19,6 +19,7 @@ def run_plan(*arguments):
     return command.run(launch_plan.main, ["--compile_cache=off", *CONFIG, *arguments])
 
 
+@pytest.mark.slow
 def test_table_and_json(capsys):
     assert run_plan("--target", "cpu", "--json") == 0
     *table, last = capsys.readouterr().out.splitlines()

@@ -145,6 +145,7 @@ def test_a_stopped_sweep_stops_its_points(write, tmp_path):
     assert point.exit_status() == 75 and "saved step" in "".join(point.last_lines(3))
 
 
+@pytest.mark.slow
 def test_a_sweep_from_its_start_to_its_end(write, start, tmp_path, capsys):
     """One point is killed. The next call finishes it and does not touch the other point.
 

@@ -88,6 +88,7 @@ def test_companions_teach_in_training():
     assert not np.allclose(*first)
 
 
+@pytest.mark.slow
 def test_companions_do_not_affect_evaluation():
     model = tiny("dsn")
     model(images(), train=True)

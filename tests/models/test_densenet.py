@@ -140,6 +140,7 @@ def test_dropout_keeps_the_expectation():
     assert abs(float(dropped.mean()) - 1) < 0.01
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
     model = tiny(dtype=jnp.bfloat16)
     logits = apply(model, images(8), train=True)

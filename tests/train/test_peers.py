@@ -107,6 +107,7 @@ def test_inconsistent_numbers_of_processes_are_an_error(start, processes, number
         assert sentence in error_of(process)
 
 
+@pytest.mark.slow
 def test_a_mistake_in_one_process_ends_both_with_its_status(start):
     address = small.free_address()
     wrong = start(1, 2, address, "--config.batch_size=0", timeout=60)

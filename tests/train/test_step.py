@@ -104,6 +104,7 @@ def test_the_short_last_batch_is_kept():
     assert steps_per_epoch(config, 65) == 2
 
 
+@pytest.mark.slow
 def test_padding_does_not_change_a_training_step(float64):
     """A short batch with padding gives the same step as the batch alone."""
     trainer = Trainer(small.config({**small.PLAIN, "dtype": "float64", "batch_size": 8}))
