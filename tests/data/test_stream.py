@@ -88,7 +88,7 @@ def test_each_epoch_has_every_picture_once_in_a_different_order(pictures, whole)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(pictures, whole, workers):
     assert_same(read(source_of(pictures), workers), whole)
 

@@ -156,6 +156,7 @@ def test_table3(runs, run_report):
     assert "DenseNet-161 is only in these editions: CVPR." in text
 
 
+@pytest.mark.slow
 def test_sweep(runs, run_report):
     for growth_rate, compression, seed, error in (
         (12, 0.5, 0, 5.0),
