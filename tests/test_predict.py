@@ -35,6 +35,7 @@ def photographs(tmp_path):
     return paths
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_the_network(network, photographs):
     (found,) = dj.predict(network, photographs[:1], preprocessing=SMALL)
     picture = Image.open(photographs[0]).resize(

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import small
+from cases import slow_except
 from flax import nnx
 from PIL import Image, ImageSequence
 
@@ -115,7 +116,7 @@ def files():
     yield ".jpg", color, {"progressive": True, "quality": 95}
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("mode", slow_except(["RGB"], ["RGB", "L"]))
 def test_all_modes_are_equal_as_paths_pictures_and_arrays(tmp_path, mode):
     paths = []
     for i, (ending, picture, options) in enumerate(files()):

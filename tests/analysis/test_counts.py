@@ -45,6 +45,7 @@ def test_activation_bytes_grow_with_the_batch_and_shrink_with_the_type():
     assert kept(20, remat="layer") < kept(20) < kept(20, remat="none")
 
 
+@pytest.mark.slow
 def test_every_family_is_counted():
     for name in ("preresnet20", "wrn10_2", "nin", "highway19", "rdnet_tiny"):
         config = model_config(name)

@@ -16,6 +16,7 @@ def noise(count, shape=(4, 4, 2)):
     return np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_shifts_and_flips_depend_only_on_key_and_example():
     images, indices, key = noise(20), np.arange(100, 120), jax.random.key(3)
 

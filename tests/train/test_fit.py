@@ -149,6 +149,7 @@ def test_a_nan_loss_keeps_the_last_finite_checkpoint(tmp_path, steps_per_dispatc
         assert checkpoints.steps()[0] == 44
 
 
+@pytest.mark.slow
 def test_the_best_epoch_has_a_checkpoint(tmp_path):
     """With too high a learning rate the error rises and falls."""
     changes = {"learning_rate": 2.0, "learning_rate_drops": (), "epochs": 6}

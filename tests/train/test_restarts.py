@@ -107,6 +107,7 @@ def test_a_command_that_stays_stopped_is_restarted():
     assert "restart 1 of 5 in 1 s: the run was killed by SIGKILL" in errors
 
 
+@pytest.mark.slow
 def test_a_negative_number_of_restarts_is_refused(tmp_path):
     process = small.start_train(tmp_path / "run", "--restarts=-1")
     _, errors = process.communicate(timeout=120)
