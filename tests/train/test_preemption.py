@@ -37,7 +37,7 @@ def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_run(tmp_path, finishe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", slow_except(["SIGINT"], ["SIGHUP", "SIGINT"]))
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
 def test_other_signals_save_as_well(tmp_path, name):
     process = small.start(SCRIPT, tmp_path / "run", 3, json.dumps(small.PLAIN), SIGNALS=name)
     ((status, _, errors),) = outputs([process])
