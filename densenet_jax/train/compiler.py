@@ -1,13 +1,16 @@
 """Compiles programs, with options for each kind of device."""
 
+import functools
 import logging
 import os
+from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 from ml_collections import ConfigDict
 
-# The environment variable that makes CUDA load all kernels at the start. A kernel of cuDNN that is
+# The environment variable that makes CUDA load all kernels of a library at once. A kernel that is
 # loaded at its first use cannot be recorded into a CUDA graph: the program ends with status 5003.
 EAGER_LOADING = ("CUDA_MODULE_LOADING", "EAGER")
 
@@ -38,6 +41,8 @@ def compile_program(
     Warns, and leaves convolutions out of CUDA graphs, if this jaxlib does not know the option.
     """
     options = compiler_options(config, platform)
+    if _GRAPHS in options:
+        load_cudnn(tuple(d for d in jax.local_devices() if d.platform == "gpu"), config.dtype)
     try:
         return lowered.compile(options or None)
     except jax.errors.JaxRuntimeError as error:
@@ -49,3 +54,17 @@ def compile_program(
         )
         del options[_GRAPHS]
         return lowered.compile(options or None)
+
+
+@functools.cache
+def load_cudnn(devices: Sequence[jax.Device], dtype: str) -> None:
+    """Runs a convolution on each device, outside of CUDA graphs.
+
+    cuDNN cannot be loaded while a graph is recorded. The tuning of a program loads it, but a
+    program from the compile cache is not tuned.
+    """
+    convolve = jax.jit(functools.partial(jax.lax.conv, window_strides=(1, 1), padding="SAME"))
+    for device in devices:
+        images = jnp.ones((8, 16, 32, 32), dtype, device=device)
+        kernel = jnp.ones((16, 16, 3, 3), dtype, device=device)
+        jax.block_until_ready(convolve(images, kernel))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import jax
 
 from densenet_jax.errors import InputError, Interrupted, Preempted, RunError
+from densenet_jax.train.compiler import EAGER_LOADING
 from densenet_jax.train.record import RunDirectory
 
 # Words in the ValueError or RuntimeError that JAX and its libraries raise for a lost connection.
@@ -31,6 +32,12 @@ def failures_reported(run: RunDirectory) -> Iterator[None]:
                 f"there is not enough memory ({text}): lower batch_size, or choose a model.remat "
                 "that keeps less. `python -m launch.plan` with the same --config reports the "
                 "memory of a step, and the largest batch that fits"
+            ) from error
+        if "cudnn" in text.lower() or "DNN support" in text:
+            name, _ = EAGER_LOADING
+            raise RunError(
+                f"cuDNN failed ({text}). If this is the first step, leave convolutions out of CUDA "
+                f"graphs by setting {name}=LAZY in the environment: steps will be slower"
             ) from error
         if jax.process_count() == 1 or not _LOST_CONNECTION.search(text):
             raise

@@ -7,7 +7,7 @@ import pytest
 import small
 
 from densenet_jax.train import compiler
-from densenet_jax.train.compiler import compile_program, compiler_options
+from densenet_jax.train.compiler import compile_program, compiler_options, load_cudnn
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
@@ -65,3 +65,9 @@ def test_other_compiler_errors_are_raised(eager, lowered, monkeypatch):
     monkeypatch.setattr(compiler, "compiler_options", lambda *_: options)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_no_name"):
         compile_program(lowered, small.config(), "gpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_convolution_runs_on_each_device(dtype):
+    """On a GPU this loads cuDNN; elsewhere it shows that the convolution can be computed."""
+    load_cudnn(tuple(jax.local_devices()), dtype)

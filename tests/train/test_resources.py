@@ -5,9 +5,12 @@ import re
 import subprocess
 import time
 
+import jax
 import pytest
 import small
 
+from densenet_jax.errors import RunError
+from densenet_jax.train.failures import failures_reported
 from densenet_jax.train.fit import fit
 from densenet_jax.train.record import RunDirectory
 from launch import command, train
@@ -93,6 +96,12 @@ def test_too_little_memory_is_reported_with_remedies(tmp_path):
     assert status == 4
     for word in ("not enough memory", "batch_size", "model.remat", "launch.plan"):
         assert word in errors
+
+
+def test_a_failure_of_cudnn_is_reported_with_a_remedy(tmp_path):
+    remedy = r"No DNN support.*CUDA_MODULE_LOADING=LAZY"
+    with pytest.raises(RunError, match=remedy), failures_reported(RunDirectory(tmp_path)):
+        raise jax.errors.JaxRuntimeError("INTERNAL: No DNN support for stream")
 
 
 @pytest.mark.slow
