@@ -33,9 +33,10 @@ def _max_pool(x, size):
 
 
 def _maxima(x, size):
-    # nnx.max_pool, because the converter to ONNX knows it. Images and channels stay two dimensions:
-    # a GPU would have to transpose them to merge them.
-    pooled = nnx.max_pool(x[..., None], window_shape=(size, size), strides=(2, 2), padding="VALID")
+    # nnx.max_pool, because the converter to ONNX knows it: `[N, C, H, W, 1]` as volumes of depth C.
+    # Images and channels stay two dimensions: a GPU would have to transpose them to merge them.
+    window = (1, size, size)
+    pooled = nnx.max_pool(x[..., None], window_shape=window, strides=(1, 2, 2), padding="VALID")
     return pooled[..., 0]
 
 

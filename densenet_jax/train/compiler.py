@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +56,7 @@ def compile_program(
 
 
 @functools.cache
-def load_cudnn(devices: Sequence[jax.Device], dtype: str) -> None:
+def load_cudnn(devices: tuple[jax.Device, ...], dtype: str) -> None:
     """Runs a convolution on each device, outside of CUDA graphs.
 
     cuDNN cannot be loaded while a graph is recorded. The tuning of a program loads it, but a
