@@ -33,6 +33,7 @@ from densenet_jax.train import process
 from densenet_jax.train.config import check_none, flatten, refusal
 from densenet_jax.train.keys import PATHS
 from densenet_jax.train.mesh import all_devices
+from densenet_jax.train.preemption import stop_signals
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.reporter import LossyOutput
 from launch import experiment, peers
@@ -126,6 +127,16 @@ def _finished(main: Callable[[list[str] | None], None], argv: list[str] | None) 
         status = PREEMPTED_STATUS
     peers.finish()
     return status
+
+
+def ignore_stop_signals() -> None:
+    """Ignores SIGTERM and SIGHUP in a process that is about to end.
+
+    Everything is saved then. A signal, such as that of a host that is taken away a few seconds
+    after another, would only replace the exit status.
+    """
+    for number in stop_signals() - {signal.SIGINT}:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _fail(error: Exception | str, status: int) -> int:

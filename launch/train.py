@@ -50,7 +50,11 @@ def main(argv: list[str] | None = None) -> None:
         hosts.join(args)
     process.configure(jax_is_unused=True)
     picture = args.workdir / "learning_curve.png"
-    result = fit(command.load_config(args.config, overrides), args.workdir)
+    try:
+        result = fit(command.load_config(args.config, overrides), args.workdir)
+    finally:
+        if argv is None:  # The process ends with this command.
+            command.ignore_stop_signals()
     if jax.process_index() > 0:
         return
     if not picture.exists():

@@ -1,6 +1,7 @@
 """Reports machine failures as one-line errors: no memory, no disk, no other process."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from densenet_jax.train.record import RunDirectory
 
 # Words in the ValueError or RuntimeError that JAX and its libraries raise for a lost connection.
 _LOST_CONNECTION = re.compile("gloo|nccl|connect|unavailable|deadline|heartbeat", re.IGNORECASE)
+_CUDNN = re.compile(r"cudnn|\bDNN\b", re.IGNORECASE)
 _RESUME = "checkpoints are kept; run the same command again to resume"
 
 
@@ -33,15 +35,15 @@ def failures_reported(run: RunDirectory) -> Iterator[None]:
                 "that keeps less. `python -m launch.plan` with the same --config reports the "
                 "memory of a step, and the largest batch that fits"
             ) from error
-        if "cudnn" in text.lower() or "DNN support" in text:
-            name, _ = EAGER_LOADING
+        if jax.process_count() > 1 and _LOST_CONNECTION.search(text):
+            raise Interrupted(
+                f"another process of this run has ended or cannot be reached ({text}); {_RESUME}, "
+                "on all hosts"
+            ) from error
+        name, eager = EAGER_LOADING
+        if os.environ.get(name) == eager and _CUDNN.search(text):
             raise RunError(
                 f"cuDNN failed ({text}). If this is the first step, leave convolutions out of CUDA "
                 f"graphs by setting {name}=LAZY in the environment: steps will be slower"
             ) from error
-        if jax.process_count() == 1 or not _LOST_CONNECTION.search(text):
-            raise
-        raise Interrupted(
-            f"another process of this run has ended or cannot be reached ({text}); {_RESUME}, "
-            "on all hosts"
-        ) from error
+        raise

@@ -67,6 +67,16 @@ def test_other_compiler_errors_are_raised(eager, lowered, monkeypatch):
         compile_program(lowered, small.config(), "gpu")
 
 
+def test_cudnn_is_loaded_before_programs_with_graphs(eager, lowered, monkeypatch):
+    load_cudnn.cache_clear()
+    monkeypatch.setenv("CUDA_MODULE_LOADING", "LAZY")
+    compile_program(lowered, small.config(), "gpu")
+    assert load_cudnn.cache_info().misses == 0
+    monkeypatch.setenv(*compiler.EAGER_LOADING)
+    compile_program(lowered, small.config(), "gpu")
+    assert load_cudnn.cache_info().misses == 1
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_convolution_runs_on_each_device(dtype):
     """On a GPU this loads cuDNN; elsewhere it shows that the convolution can be computed."""

@@ -37,6 +37,21 @@ def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_run(tmp_path, finishe
 
 
 @pytest.mark.slow
+def test_a_signal_after_the_save_keeps_the_exit_status(tmp_path):
+    """Hosts of a run may be taken away some seconds apart."""
+    changes = small.PLAIN | {"epochs": 1000}
+    process = small.start_train(tmp_path / "run", *small.flags(changes))
+    assert process.stdout and process.stderr
+    for ends, start in ((process.stdout, "epoch"), (process.stderr, "received SIGTERM; saved")):
+        assert any(line.startswith(start) for line in ends)
+        process.send_signal(signal.SIGTERM)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == PREEMPTED_STATUS
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
 def test_other_signals_save_as_well(tmp_path, name):
     process = small.start(SCRIPT, tmp_path / "run", 3, json.dumps(small.PLAIN), SIGNALS=name)
