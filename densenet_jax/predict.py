@@ -20,11 +20,11 @@ from densenet_jax.data import imagenet
 from densenet_jax.data.archives import naming_file
 from densenet_jax.data.pictures import MAX_PIXELS, CentralCrop, convert, from_array, load
 from densenet_jax.errors import InputError
+from densenet_jax.hub import HUB
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.models.rdnet import RDNetConfig
 from densenet_jax.models.resnet import ResNetConfig
-from densenet_jax.weight_files import HUB
 
 # A path, an open picture, or an array that `data.pictures.from_array` accepts.
 Picture = str | Path | Image.Image | np.ndarray

@@ -1,27 +1,19 @@
 """Reads and writes weights files. Code in a file never runs."""
 
-import importlib.util
-import re
-import socket
-import textwrap
-import urllib.parse
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from densenet_jax import torch_files
+from densenet_jax import hub, torch_files
 from densenet_jax.errors import InputError
 from densenet_jax.files import open_regular, write_durably
 from densenet_jax.torch_files import TooLarge, Unreadable
 
-HUB = "hf:"
 # Most bytes of tensors in a file; the largest network of the catalogue has 0.75 GB in float32.
 MAX_BYTES = 2**33
 MAX_HEADER_BYTES = 2**24  # Largest header of a safetensors file; 10,000 tensors take 1 MB.
-_HUB_TIMEOUT_SECONDS = 5  # Longest wait for a connection to the hub.
-_MAX_REASON_CHARACTERS = 200  # Longer reasons are shortened in messages.
 _USE = "use a .safetensors file or a state dict from torch.save"
 # First bytes of other kinds of files, with the reason and the remedy that a message gives.
 _OTHER_FILES = {
@@ -61,7 +53,10 @@ def read(source: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray
       InputError: the file does not exist or holds no weights that can be read, the hub cannot be
         reached, or the library that reads the file is not installed.
     """
-    path = _from_hub(str(source)) if str(source).startswith(HUB) else Path(source).expanduser()
+    if str(source).startswith(hub.HUB):
+        path = hub.download(str(source), "model.safetensors")
+    else:
+        path = Path(source).expanduser()
     if not path.exists():
         raise InputError(f"there is no weights file {path}")
     try:
@@ -70,7 +65,7 @@ def read(source: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray
         raise
     # Parsers raise exceptions of every kind for a damaged file.
     except Exception as error:
-        reason = "it is cut off" if isinstance(error, EOFError) else _reason(error)
+        reason = "it is cut off" if isinstance(error, EOFError) else hub.as_reason(error)
         remedy = error.remedy if isinstance(error, Unreadable) else "download it again"
         raise InputError(
             f"{path} holds no weights that can be read ({reason}): {remedy}"
@@ -79,50 +74,12 @@ def read(source: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file durably; see `files.write_durably`."""
-    _require("safetensors", path)
     from safetensors.numpy import save
 
     # safetensors ignores strides, so arrays must be contiguous. Files that safetensors opens are
     # readable by their owner only, so this function writes the bytes.
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     write_durably(path, content)
-
-
-def _require(library: str, what: object) -> None:
-    if importlib.util.find_spec(library) is None:
-        raise InputError(f"{what} needs {library}: `pip install {library}`")
-
-
-def _reason(error: Exception) -> str:
-    """Returns the message of `error` as a part of a sentence, without control characters."""
-    text = re.sub(r"\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f]", "", str(error))
-    return textwrap.shorten(
-        text or type(error).__name__, _MAX_REASON_CHARACTERS, placeholder=" ..."
-    )
-
-
-def _from_hub(source: str) -> Path:
-    _require("huggingface_hub", source)
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    repository, name = source.removeprefix(HUB), "model.safetensors"
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, name, local_files_only=True))
-    except HFValidationError as error:
-        raise InputError(f"{source} names no repository: {_reason(error)}") from error
-    except LocalEntryNotFoundError:
-        pass
-    # The library retries for half a minute, so a short connection test comes first.
-    hub = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
-    try:
-        socket.create_connection((hub.hostname, hub.port or 443), _HUB_TIMEOUT_SECONDS).close()
-        return Path(huggingface_hub.hf_hub_download(repository, name))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise InputError(
-            f"{source} is not in the local cache and cannot be downloaded from {hub.hostname} "
-            f"({_reason(error)}): download its model.safetensors elsewhere and name the file"
-        ) from error
 
 
 def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
@@ -149,7 +106,6 @@ def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path, header_bytes: int, max_bytes: int) -> dict[str, np.ndarray]:
-    _require("safetensors", path)
     from safetensors.numpy import load_file
 
     size = path.stat().st_size

@@ -77,11 +77,7 @@ def _write_stablehlo(network: network_flags.ChosenNetwork, args: argparse.Namesp
     shape, dtype = (batch, *_image_shape(network)), network.model.config.param_dtype
     forward = jax.jit(_forward(network.model))
     exported = jax.export.export(forward, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, dtype))
-    try:
-        content = exported.serialize()
-    except ImportError as error:
-        raise InputError("StableHLO needs flatbuffers: pip install flatbuffers") from error
-    args.out.write_bytes(content)
+    args.out.write_bytes(exported.serialize())
     print(f"wrote {args.out}: images {shape} to logits, for {', '.join(PLATFORMS)}")
 
 

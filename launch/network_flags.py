@@ -16,6 +16,7 @@ from rich.progress import track
 from densenet_jax import weights
 from densenet_jax.data.pictures import MAX_PIXELS
 from densenet_jax.errors import InputError, counted, printable
+from densenet_jax.hub import HUB
 from densenet_jax.models.catalog import create_model
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.predict import (
@@ -25,7 +26,6 @@ from densenet_jax.predict import (
     preprocessing_for_weights,
 )
 from densenet_jax.train import saved_network
-from densenet_jax.weight_files import HUB
 from launch.paths import expanded
 
 _BATCH_SIZE = 32

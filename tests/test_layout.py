@@ -44,9 +44,11 @@ ALLOWED = {
         "densenet_jax.predict",
     },
     "densenet_jax.torch_files": {"densenet_jax.files", "densenet_jax.pickles"},
+    "densenet_jax.hub": {"densenet_jax.errors"},
     "densenet_jax.weight_files": {
         "densenet_jax.errors",
         "densenet_jax.files",
+        "densenet_jax.hub",
         "densenet_jax.torch_files",
     },
     "densenet_jax.torch_names": {"densenet_jax.errors", "densenet_jax.models"},
@@ -60,7 +62,7 @@ ALLOWED = {
         "densenet_jax.errors",
         "densenet_jax.models",
         "densenet_jax.data",
-        "densenet_jax.weight_files",
+        "densenet_jax.hub",
     },
     "experiments": {"densenet_jax.errors", "densenet_jax.models", "densenet_jax.train"},
 }

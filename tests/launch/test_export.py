@@ -49,7 +49,6 @@ def test_a_model_card(finished_run, tmp_path, capsys):
 
 
 def test_a_program_stands_alone(finished_run, tmp_path, capsys):
-    pytest.importorskip("flatbuffers")
     out = tmp_path / "digits.stablehlo"
     out.with_suffix(".md").write_text("the card of weights of the same name")
     status, output, errors = run(capsys, finished_run, out)
