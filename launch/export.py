@@ -64,24 +64,24 @@ def main(argv: list[str] | None = None) -> None:
     writers[args.out.suffix](network_flags.read(args), args)
 
 
-def _write_safetensors(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> None:
-    arrays = weights.to_torch(network.model)
+def _write_safetensors(network: Network, args: argparse.Namespace) -> None:
+    arrays = weights.to_torch(network)
     weight_files.write(args.out, arrays)
     card = args.out.with_suffix(".md")
     card.write_text(_card(network, args), encoding="utf-8")
     print(f"wrote {counted(len(arrays), 'array')} to {args.out}, and a model card to {card}")
 
 
-def _write_stablehlo(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> None:
+def _write_stablehlo(network: Network, args: argparse.Namespace) -> None:
     (batch,) = jax.export.symbolic_shape("batch")
-    shape, dtype = (batch, *_image_shape(network)), network.model.config.param_dtype
-    forward = jax.jit(_forward(network.model))
+    shape, dtype = (batch, *_image_shape(network)), network.config.param_dtype
+    forward = jax.jit(_forward(network))
     exported = jax.export.export(forward, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, dtype))
     args.out.write_bytes(exported.serialize())
     print(f"wrote {args.out}: images {shape} to logits, for {', '.join(PLATFORMS)}")
 
 
-def _write_onnx(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> None:
+def _write_onnx(network: Network, args: argparse.Namespace) -> None:
     # They log every optional library that is missing.
     for library in ("jax2onnx", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -96,15 +96,15 @@ def _write_onnx(network: network_flags.ChosenNetwork, args: argparse.Namespace) 
                 "pip install --no-deps jax2onnx"
             ) from error
         jax_private.restore_closed_jaxpr()
-        forward = _forward(network.model)
-        model = to_onnx(forward, inputs=[shape], model_name=type(network.model).__name__)
+        forward = _forward(network)
+        model = to_onnx(forward, inputs=[shape], model_name=type(network).__name__)
     args.out.write_bytes(model.SerializeToString())
     print(f"wrote {args.out}: images ({', '.join(map(str, shape))}) to logits")
 
 
-def _image_shape(network: network_flags.ChosenNetwork) -> tuple[int, int, int]:
+def _image_shape(network: Network) -> tuple[int, int, int]:
     side = network.preprocessing.crop.size
-    return side, side, network.model.config.in_channels
+    return side, side, network.config.in_channels
 
 
 def _forward(model: Network):
@@ -113,10 +113,10 @@ def _forward(model: Network):
     return lambda images: nnx.merge(graphdef, state)(images, train=False)
 
 
-def _card(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> str:
+def _card(network: Network, args: argparse.Namespace) -> str:
     """Renders a model card in the format of the Hugging Face hub."""
-    config, preprocessing = network.model.config, network.preprocessing
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network.model, nnx.Param)))
+    config, preprocessing = network.config, network.preprocessing
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
     lines = [
         "---",
         f"license: {args.license}",
@@ -125,7 +125,7 @@ def _card(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> str
         "---",
         f"# {args.out.stem}",
         "",
-        f"A {type(network.model).__name__} with {counted(parameters, 'parameter')}, "
+        f"A {type(network).__name__} with {counted(parameters, 'parameter')}, "
         "under PyTorch's names.",
         f"Exported from {args.weights} by `launch.export`.",
         "",
