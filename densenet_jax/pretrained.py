@@ -117,7 +117,8 @@ def load(
         of its weights, "densenet121.tv_in1k";
         `hf:REPOSITORY` of the Hugging Face hub, whose config.json describes the network;
         a run directory;
-        a weights file, with timm's config.json in its directory, or with `model`.
+        a weights file, with timm's config.json in its directory, or with `model`;
+        a directory with timm's config.json and model.safetensors.
       model: the name of the network in a weights file.
       rngs: initialises what has no weights.
       head: see `weights.load_torch`.
@@ -138,14 +139,15 @@ def load(
             raise InputError(f"the config.json of {text} describes no network: name its file")
         return _load_described(text, config, model, rngs, overrides, options)
     path = Path(text).expanduser()
-    if path.is_dir():
-        return _load_run(path, model, overrides)
     if not path.exists():
         raise InputError(f"there is no weights file, run directory or network {text!r}")
-    beside = path.with_name("config.json")
+    beside = path / "config.json" if path.is_dir() else path.with_name("config.json")
     config = timm_config.read(beside) if beside.exists() else None
-    if config and (model is None or model == config.architecture):
-        return _load_described(text, config, model, rngs, overrides, options)
+    if path.is_dir() and config is None:
+        return _load_run(path, model, overrides)
+    if config and model in (None, config.architecture):
+        file = path / "model.safetensors" if path.is_dir() else path
+        return _load_described(str(file), config, model, rngs, overrides, options)
     if model is None:
         raise InputError(
             f"{text} is a weights file without the name of its network: name it, as in --model "

@@ -119,14 +119,15 @@ def preprocessing(config: dict[str, Any]) -> Preprocessing:
 def _parse(content: dict[str, Any]) -> TimmConfig:
     # Old files have all keys at the top.
     pretrained = content.get("pretrained_cfg") or content
-    if (pool := content.get("global_pool", "avg")) != "avg":
-        raise ValueError(f"its global_pool is {pool!r}, not 'avg'")
+    arguments = content.get("model_args") or {}
+    for keys in (content, arguments):
+        if (pool := keys.get("global_pool", "avg")) != "avg":
+            raise ValueError(f"its global_pool is {pool!r}, not 'avg'")
     if pretrained.get("label_offset"):
         raise ValueError("it has a label_offset")
     if unknown := sorted(content.keys() - _IGNORED_KEYS - pretrained.keys()):
         raise ValueError(f"it has the unknown key {unknown[0]!r}")
-    arguments = content.get("model_args") or {}
-    settings = {_SETTINGS.get(key, key): value for key, value in arguments.items()}
+    settings = {_SETTINGS.get(k, k): arguments[k] for k in arguments if k != "global_pool"}
     settings |= {
         "num_classes": content.get("num_classes", pretrained.get("num_classes")),
         "in_channels": settings.get("in_channels", pretrained["input_size"][0]),
