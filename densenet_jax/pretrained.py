@@ -25,10 +25,10 @@ REPOSITORIES = {
     "densenet169": ("timm/densenet169.tv_in1k",),
     "densenet201": ("timm/densenet201.tv_in1k",),
     "densenet161": ("timm/densenet161.tv_in1k",),
-    "resnet34": ("timm/resnet34.tv_in1k", "timm/resnet34.a1_in1k"),
-    "resnet50": ("timm/resnet50.tv_in1k", "timm/resnet50.a1_in1k"),
-    "resnet101": ("timm/resnet101.tv_in1k", "timm/resnet101.a1_in1k"),
-    "resnet152": ("timm/resnet152.tv_in1k", "timm/resnet152.a1_in1k"),
+    "resnet34": ("timm/resnet34.tv_in1k",),
+    "resnet50": ("timm/resnet50.tv_in1k",),
+    "resnet101": ("timm/resnet101.tv_in1k",),
+    "resnet152": ("timm/resnet152.tv_in1k",),
     "rdnet_tiny": ("naver-ai/rdnet_tiny.nv_in1k",),
     "rdnet_small": ("naver-ai/rdnet_small.nv_in1k",),
     "rdnet_base": ("naver-ai/rdnet_base.nv_in1k",),
@@ -155,7 +155,7 @@ def load(
         )
     network = catalog.create_model(model, rngs=rngs or nnx.Rngs(0), **overrides)
     weights.load_torch(network, text, **options)
-    network.preprocessing = _for_channels(_preprocessing_of_file(path, network.config), network)
+    network.preprocessing = _for_channels(preprocessing_of_file(path, network.config), network)
     return network
 
 
@@ -196,7 +196,7 @@ def _load_run(path: Path, model: str | None, overrides: dict[str, Any]) -> Netwo
     return network
 
 
-def _preprocessing_of_file(path: Path, config: NetworkConfig) -> Preprocessing | None:
+def preprocessing_of_file(path: Path, config: NetworkConfig) -> Preprocessing | None:
     """Returns the preprocessing of published weights by family and tag, or None if unknown."""
     found = _TAG.search(path.name)
     crops = _CROPS.get(type(config), {})

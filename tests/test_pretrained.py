@@ -204,6 +204,6 @@ def save_picture(directory):
         ("nin.pth", "nin", None),
     ],
 )
-def test_the_preprocessing_of_files(tmp_path, name, model, crop):
-    found = pretrained._preprocessing_of_file(tmp_path / "tv_in1k" / name, model_config(model))
+def test_thepreprocessing_of_files(tmp_path, name, model, crop):
+    found = pretrained.preprocessing_of_file(tmp_path / "tv_in1k" / name, model_config(model))
     assert found == (crop and Preprocessing(crop))
