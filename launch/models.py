@@ -55,12 +55,14 @@ def main(argv: list[str] | None = None) -> None:
         "pattern",
         nargs="?",
         default="*",
-        help="a name or a shell-style pattern (default: all networks)",
+        help="a name or a shell-style pattern (default: all)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.add_argument("--markdown", action="store_true", help="print a table in Markdown")
     args = parser.parse_args(argv)
     names = list_models(args.pattern) or [args.pattern]  # Such as densenet_bc_k12_d22.
+    for name in names:
+        model_config(name)  # Raises InputError for an unknown name.
     found = (row for name in names for row in rows(name))
     if args.json:
         print(json.dumps([row._asdict() for row in found], indent=2))
