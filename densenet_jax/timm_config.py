@@ -68,14 +68,13 @@ def read(path: Path) -> TimmConfig | None:
 
 def write(config: TimmConfig) -> str:
     """Returns the content of a config.json."""
-    crop, settings = config.preprocessing.crop, dict(config.settings)
-    num_classes = settings.pop("num_classes")
-    channels = settings.get("in_channels", 3)
+    crop, channels = config.preprocessing.crop, len(config.preprocessing.mean)
+    num_classes, theirs = config.settings["num_classes"], {v: k for k, v in _SETTINGS.items()}
     content: dict[str, Any] = {
         "architecture": config.architecture,
         "num_classes": num_classes,
         "global_pool": "avg",
-        "model_args": settings,
+        "model_args": {theirs.get(key, key): value for key, value in config.settings.items()},
         "pretrained_cfg": {
             "input_size": [channels, crop.size, crop.size],
             "fixed_input_size": False,
@@ -127,7 +126,11 @@ def _parse(content: dict[str, Any]) -> TimmConfig:
         raise ValueError("it has a label_offset")
     if unknown := sorted(content.keys() - _IGNORED_KEYS - pretrained.keys()):
         raise ValueError(f"it has the unknown key {unknown[0]!r}")
-    settings = {_SETTINGS.get(k, k): arguments[k] for k in arguments if k != "global_pool"}
+    settings = {
+        _SETTINGS.get(key, key): tuple(value) if isinstance(value, list) else value
+        for key, value in arguments.items()
+        if key != "global_pool"
+    }
     settings |= {
         "num_classes": content.get("num_classes", pretrained.get("num_classes")),
         "in_channels": settings.get("in_channels", pretrained["input_size"][0]),
