@@ -12,6 +12,7 @@ from densenet_jax import hub, timm_config, weights
 from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from densenet_jax.errors import InputError, suggest
 from densenet_jax.models import catalog
+from densenet_jax.models.blur import BlurDenseNetConfig
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.models.rdnet import RDNetConfig
@@ -22,6 +23,7 @@ from densenet_jax.train import saved_network
 # A repository ends in the tag of its weights, such as "ra_in1k".
 REPOSITORIES = {
     "densenet121": ("timm/densenet121.ra_in1k", "timm/densenet121.tv_in1k"),
+    "densenetblur121d": ("timm/densenetblur121d.ra_in1k",),
     "densenet169": ("timm/densenet169.tv_in1k",),
     "densenet201": ("timm/densenet201.tv_in1k",),
     "densenet161": ("timm/densenet161.tv_in1k",),
@@ -45,6 +47,7 @@ _CROPS = {
         "tv_in1k": CentralCrop(interpolation="bicubic"),
         "ra_in1k": CentralCrop(303, 288, "bicubic"),
     },
+    BlurDenseNetConfig: {"ra_in1k": CentralCrop(303, 288, "bicubic")},
     ResNetConfig: {None: CentralCrop(), "tv_in1k": CentralCrop()},
     RDNetConfig: {
         None: CentralCrop(248, 224, "bicubic"),  # 224 / 0.9

@@ -181,6 +181,7 @@ PRETRAINED = {
         "timm tv_in1k": (74.750, 92.158),
         "timm ra_in1k": (76.486, 93.378),
     },
+    "densenetblur121d": {"timm ra_in1k": (77.320, 93.796)},
     "densenet169": {
         "torchvision": (75.600, 92.806),
         "mmpretrain": (76.08, 93.11),

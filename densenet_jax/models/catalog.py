@@ -11,6 +11,7 @@ from flax import nnx
 
 from densenet_jax.errors import InputError, counted, suggest
 from densenet_jax.models.all_cnn import AllCNN, AllCNNConfig
+from densenet_jax.models.blur import BlurDenseNet, BlurDenseNetConfig
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.fractalnet import FractalNet, FractalNetConfig
 from densenet_jax.models.highway import Highway, HighwayConfig
@@ -29,6 +30,7 @@ FAMILIES: dict[type[NetworkConfig], Callable[..., Network]] = {
     HighwayConfig: Highway,
     FractalNetConfig: FractalNet,
     RDNetConfig: RDNet,
+    BlurDenseNetConfig: BlurDenseNet,
 }
 
 # Names of networks for small images state their sizes in the papers' notation. Other sizes work
@@ -74,6 +76,9 @@ IMAGENET_RESNETS = {
 }
 
 OTHERS = {
+    "densenetblur121d": BlurDenseNetConfig(
+        growth_rate=32, depth=None, block_config=(6, 12, 24, 16), stem="imagenet", num_classes=1000
+    ),
     "nin": NINConfig(),
     "nin_svhn": NINConfig(
         mlpconv_widths=(128, 96, 64, 320, 256, 128, 384, 256), kernel_sizes=(5, 5, 5)

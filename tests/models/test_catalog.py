@@ -20,6 +20,7 @@ PARAMETERS = {
     "densenet_bc_k48_d40": 2_733_130,
     "densenet_bc_k60_d40": 4_261_690,
     "densenet121": 7_978_856,
+    "densenetblur121d": 7_998_088,
     "densenet169": 14_149_480,
     "densenet201": 20_013_928,
     "densenet161": 28_681_000,
