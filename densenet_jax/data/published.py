@@ -38,7 +38,9 @@ def published_reader(
 
     def read(request: Request) -> Found:
         if copy := tfds_copy.find(request.directory, tfds_name or name):
-            parts = {part: _checked(facts, tfds_copy.read(copy, part)) for part in facts.sizes}
+            parts = {
+                part: _checked(facts, tfds_copy.read(copy, part, facts)) for part in facts.sizes
+            }
             return Found(facts, parts)
         try:
             pieces = read_files(request.directory)
