@@ -1,4 +1,4 @@
-"""Reads published sets that fit in memory: from their authors' files, or from a copy for TFDS."""
+"""Reads published sets that fit in memory: their authors' files, copies for TFDS, and others."""
 
 import pathlib
 import shlex
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from densenet_jax.data import places, tfds_copy
+from densenet_jax.data import other_forms, places, tfds_copy
 from densenet_jax.data.archives import Piece, naming_file
 from densenet_jax.data.dataset import Part, Split, concatenate
 from densenet_jax.data.facts import FACTS, Facts
@@ -23,7 +23,9 @@ def published_reader(
     hold_out: Callable[[Mapping[str, Part], int], tuple[Part, Part | None]] = hold_out_last,
     holdout_multiple: int = 1,
 ) -> Reader:
-    """Returns the reader of a published set. A copy for TFDS takes precedence.
+    """Returns the reader of a published set.
+
+    A copy for TFDS takes precedence over the authors' files, and these over `other_forms`.
 
     Args:
       name: the name of the set in FACTS.
@@ -45,6 +47,8 @@ def published_reader(
         try:
             pieces = read_files(request.directory)
         except OSError as error:
+            if others := other_forms.read(name, request.directory):
+                return Found(facts, {part: _checked(facts, others[part]) for part in facts.sizes})
             out = "" if request.is_default else f" --out {shlex.quote(str(request.directory))}"
             raise InputError(
                 f"missing {error.filename}: run `python -m launch.fetch {name}{out}`, or set "
@@ -59,7 +63,10 @@ def published_reader(
             return packaged if packaged.is_dir() else fetched or packaged
         return fetched
 
-    files = f"a directory with its files from {origin}, or with a copy prepared by TFDS"
+    files = (
+        f"a directory with its files from {origin}, or with a copy in PNG, in parquet or prepared "
+        "by TFDS"
+    )
     return Reader(
         read, files, default_directory, hold_out, holdout_multiple, tfds_name=tfds_name or name
     )

@@ -1,9 +1,9 @@
 """The registry of data sets: `load` reads a set by its name.
 
 A set is read from the files its authors publish, read from a copy prepared by TensorFlow Datasets
-(TFDS), or computed. Readers download nothing; `download.fetch` does. Small sets are read into
-memory, in the order of their published files. Pictures of ImageNet and of directories are listed;
-a stream decodes them later.
+(TFDS) or in another form, or computed. Readers download nothing; `download.fetch` does. Small sets
+are read into memory, in the order of their published files if the form keeps it. Pictures of
+ImageNet and of directories are listed; a stream decodes them later.
 
 To add a set, write its facts in `facts.FACTS`, its reader in a module, and an entry in READERS.
 """
@@ -55,9 +55,9 @@ def load(
     Args:
       name: a name in READERS.
       directory: directory with the published files, or with a copy prepared by TFDS
-        (`<tfds name>/<version>/`); see also `imagenet.LAYOUT` and `folders.LAYOUT`. None: the
-        directory of `launch.fetch`, and for `fashion_mnist` that of Debian's package. `digits` and
-        the synthetic sets need none.
+        (`<tfds name>/<version>/`); see also `other_forms`, `imagenet.LAYOUT` and `folders.LAYOUT`.
+        None: the directory of `launch.fetch`, and for `fashion_mnist` that of Debian's package.
+        `digits` and the synthetic sets need none.
       holdout: number of training images to move to `validation`: the last images, or for `svhn` a
         random choice with equally many of each class.
       examples: keep only this number of the remaining training images, the first; 0: all.
