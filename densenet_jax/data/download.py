@@ -333,7 +333,8 @@ def _open(request: urllib.request.Request, seconds: float) -> http.client.HTTPRe
     def ask() -> None:
         answer: http.client.HTTPResponse | Exception
         try:
-            answer = urllib.request.urlopen(request, timeout=STALL_SECONDS)
+            # `urlopen` would keep the proxies of its first call.
+            answer = urllib.request.build_opener().open(request, timeout=STALL_SECONDS)
         except Exception as error:
             answer = error
         answers.put(answer)

@@ -74,6 +74,13 @@ def test_another_server(server, tmp_path):
     assert has_file(tmp_path)
 
 
+def test_a_proxy(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/sets"))
+    fetch(tmp_path, "http://mirror.invalid/sets")
+    assert has_file(tmp_path)
+
+
 @pytest.mark.parametrize(
     "faults",
     [
