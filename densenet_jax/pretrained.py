@@ -41,7 +41,7 @@ REPOSITORIES = {
 }
 # Crops of weights files without a config.json beside them, by family and by timm's tag in the name
 # of the file. None stands for files without a tag: torchvision's, and those of RDNet's authors.
-_CROPS = {
+_CROPS: dict[type, dict[str | None, CentralCrop]] = {
     DenseNetConfig: {
         None: CentralCrop(),
         "tv_in1k": CentralCrop(interpolation="bicubic"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from densenet_jax.data.class_names import CLASS_NAMES
 from densenet_jax.data.pictures import SIDE, CentralCrop
 
 
@@ -39,6 +40,7 @@ FACTS = {
         mean=(125.3, 123.0, 113.9),
         std=(63.0, 62.1, 66.7),
         sizes={"train": 50_000, "test": 10_000},
+        classes=CLASS_NAMES["cifar10"],
     ),
     "cifar100": Facts(
         image_shape=(32, 32, 3),
@@ -46,6 +48,7 @@ FACTS = {
         mean=(129.3, 124.1, 112.4),
         std=(68.2, 65.4, 70.4),
         sizes={"train": 50_000, "test": 10_000},
+        classes=CLASS_NAMES["cifar100"],
     ),
     "svhn": Facts(
         image_shape=(32, 32, 3),
@@ -53,6 +56,7 @@ FACTS = {
         mean=(0.0, 0.0, 0.0),
         std=(255.0, 255.0, 255.0),
         sizes={"train": 73_257, "extra": 531_131, "test": 26_032},
+        classes=CLASS_NAMES["svhn"],
     ),
     "fashion_mnist": Facts(
         image_shape=(28, 28, 1),
@@ -60,6 +64,7 @@ FACTS = {
         mean=(72.9,),
         std=(90.0,),
         sizes={"train": 60_000, "test": 10_000},
+        classes=CLASS_NAMES["fashion_mnist"],
     ),
     "digits": Facts(
         image_shape=(8, 8, 1),
@@ -68,6 +73,7 @@ FACTS = {
         std=(6.02,),
         sizes={"train": 1_437, "test": 360},
         white=16,
+        classes=CLASS_NAMES["svhn"],
     ),
     "synthetic": Facts(
         image_shape=(32, 32, 3),
