@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from densenet_jax import pickles
+from densenet_jax.errors import InputError
 from densenet_jax.files import open_regular
 
 # Largest ratio of unpacked to packed bytes of a zip archive. torch.save compresses nothing, and
@@ -38,6 +39,7 @@ _STATE_DICT_KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module"),
     *("state_dict_ema", "model_ema", "ema"),
 )
+_AVERAGED = {"state_dict_ema", "model_ema", "ema"}
 # Functions and classes that pickles of data call. They build tensors, arrays and Python's own
 # containers.
 _BUILDERS = re.compile(
@@ -199,11 +201,12 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(key, _DTYPES[kind], start)
 
 
-def read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+def read_zip(path: Path, max_bytes: int, ema: bool = False) -> dict[str, np.ndarray]:
     """Returns the arrays of the state dict in a file of `torch.save` since PyTorch 1.6, by name.
 
-    bfloat16 is converted to float32. Raises Unreadable if there is no state dict, or if its tensors
-    take more than `max_bytes` bytes.
+    bfloat16 is converted to float32. With `ema` the state dict is that of averaged weights. Raises
+    Unreadable if there is no state dict, or if its tensors take more than `max_bytes` bytes. Raises
+    InputError if there is one, but no averaged one, with `ema`.
     """
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         _check_archive(archive, path.stat().st_size)
@@ -216,7 +219,7 @@ def read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
             raise Unreadable(f"its pickle has {size:,} bytes", _SAVE_STATE_DICT)
         unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
         found = unpickler.load()
-        state_dict = _state_dict(path, found, unpickler.called_code())
+        state_dict = _state_dict(path, found, unpickler.called_code(), ema)
         _check_size(
             state_dict, max_bytes, lambda key: archive.getinfo(f"{root}data/{key}").file_size
         )
@@ -239,7 +242,7 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
         )
 
 
-def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+def read_legacy(path: Path, max_bytes: int, ema: bool = False) -> dict[str, np.ndarray]:
     """Returns the same as `read_zip` for a file of `torch.save` before PyTorch 1.6.
 
     Such a file holds several pickles, then each storage: the number of its items and the items.
@@ -257,7 +260,7 @@ def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
             raise Unreadable(*_BIG_ENDIAN)
         unpickler = _Unpickler(file)
         found = unpickler.load()
-        state_dict = _state_dict(path, found, unpickler.called_code())
+        state_dict = _state_dict(path, found, unpickler.called_code(), ema)
         places = {}
         for key in _Unpickler(file).load():
             length = int.from_bytes(file.read(8), "little") * unpickler.item_sizes[key]
@@ -275,7 +278,7 @@ def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
         return {name: _array(name, tensor, content) for name, tensor in state_dict.items()}
 
 
-def _state_dict(path: Path, found: object, code: str) -> dict[str, _Tensor]:
+def _state_dict(path: Path, found: object, code: str, ema: bool) -> dict[str, _Tensor]:
     """Returns the tensors of the preferred state dict in `found`, and logs ignored entries."""
     if not isinstance(found, dict):
         kind = type(found).__name__.lstrip("_")
@@ -283,11 +286,19 @@ def _state_dict(path: Path, found: object, code: str) -> dict[str, _Tensor]:
     state_dicts = dict(_state_dicts(found))
     if not state_dicts:
         raise _missing_state_dict(found, code)
-    place, *others = state_dicts
+    averaged = [place for place in state_dicts if not _AVERAGED.isdisjoint(place.split("."))]
+    if ema and not averaged:
+        raise InputError(
+            f"{path} has no averaged weights under {', '.join(sorted(_AVERAGED))}, only "
+            f"{_entries(found)}: load it without ema"
+        )
+    place = averaged[0] if ema else next(iter(state_dicts))
+    others = ", ".join(other for other in state_dicts if other != place)
     if code:
         _warn("%s: holds code, calls of %s, which was not run", path, code)
     if others:
-        _warn("%s: read the weights under %s, not those under %s", path, place, ", ".join(others))
+        hint = "; ema=True or --ema reads averaged weights" if averaged and not ema else ""
+        _warn("%s: read the weights under %s, not those under %s%s", path, place, others, hint)
     state_dict = state_dicts[place]
     tensors = {name: value for name, value in state_dict.items() if _is_named_tensor(name, value)}
     if ignored := [_name(name) for name in state_dict if name not in tensors]:
@@ -300,6 +311,12 @@ def _state_dict(path: Path, found: object, code: str) -> dict[str, _Tensor]:
 
 def _warn(message: str, *arguments: object) -> None:
     logging.getLogger("densenet_jax").warning(message, *arguments)
+
+
+def _entries(found: dict) -> str:
+    """Describes the first keys of `found`."""
+    keys = list(found)[:8]
+    return ", ".join(repr(key) if isinstance(key, str) else _name(key) for key in keys) or "none"
 
 
 def _name(key: object) -> str:
@@ -358,9 +375,7 @@ def _missing_state_dict(found: dict, code: str) -> Unreadable:
         if isinstance(state, dict) and "_modules" in state:
             reason = f"it holds a whole module, {type(value).__name__}, not a state dict"
             return Unreadable(reason, _SAVE_STATE_DICT)
-    keys = list(found)[:8]
-    entries = ", ".join(repr(key) if isinstance(key, str) else _name(key) for key in keys) or "none"
-    reason = f"it holds no dict of tensors; its entries: {entries}"
+    reason = f"it holds no dict of tensors; its entries: {_entries(found)}"
     if code:
         reason = f"it holds code, calls of {code}, which was not run, and no dict of tensors"
     return Unreadable(reason, _SAVE_STATE_DICT)
