@@ -127,6 +127,8 @@ def read_shards(
     if not isinstance(places, dict):
         return None
     shards = _names_by_shard(index, places)
+    if not shards:
+        raise Unreadable("its index names no shards")
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     if isinstance(total, int | float) and total > max_bytes:  # Before shards are downloaded.

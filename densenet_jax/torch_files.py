@@ -290,7 +290,7 @@ def _state_dict(path: Path, found: object, code: str, ema: bool) -> dict[str, _T
     if ema and not averaged:
         raise InputError(
             f"{path} has no averaged weights under {', '.join(sorted(_AVERAGED))}, only "
-            f"{_entries(found)}: load it without ema"
+            f"{_entries(found)}: remove ema=True or --ema"
         )
     place = averaged[0] if ema else next(iter(state_dicts))
     others = ", ".join(other for other in state_dicts if other != place)

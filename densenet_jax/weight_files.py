@@ -62,7 +62,10 @@ def read(
     """
     if str(source).startswith(hub.HUB):
         path = hub.download(str(source), *_HUB_FILES)
-        fetch: Callable[[str], Path] = functools.partial(hub.download, str(source))
+        # Shards of another commit than that of the index would mix two networks.
+        fetch: Callable[[str], Path] = functools.partial(
+            hub.download, str(source), revision=path.parent.name
+        )
     else:
         path = Path(source).expanduser()
         fetch = path.parent.joinpath
@@ -125,7 +128,8 @@ def _refuse_ema(path: Path, ema: bool) -> None:
     """Raises InputError if averaged weights of a safetensors file are asked for."""
     if ema:
         raise InputError(
-            f"{path} is in safetensors format, which holds one set of weights: load it without ema"
+            f"{path} is in safetensors format, which holds one set of weights: remove ema=True "
+            "or --ema"
         )
 
 

@@ -53,9 +53,9 @@ def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--weights",
         required=required,
         metavar="FILE",
-        help="a .safetensors or .pth file with array names of torchvision, timm or mmpretrain; "
-        "hf:REPOSITORY, such as hf:timm/densenet121.tv_in1k; or a run directory, which records its "
-        "model and classes",
+        help="a .safetensors or .pth file, or an index of .safetensors shards, with array names of "
+        "torchvision, timm, MONAI, torchxrayvision or mmpretrain; hf:REPOSITORY, such as "
+        "hf:timm/densenet121.tv_in1k; or a run directory, which records its model and classes",
     )
     group.add_argument(
         "--model",
@@ -67,6 +67,12 @@ def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
         type=int,
         metavar="N",
         help=f"number of classes of a weights file (default: {_NUM_CLASSES})",
+    )
+    group.add_argument(
+        "--ema",
+        action="store_true",
+        default=None,  # Commands refuse flags that are set beside a run.
+        help="load the averaged weights of a training checkpoint, such as state_dict_ema of timm",
     )
     group = parser.add_argument_group(
         "preprocessing", "Defaults come from the run, or from the name of published weights."
@@ -136,7 +142,7 @@ def read(args: argparse.Namespace) -> ChosenNetwork:
         )
     model = create_model(args.model, num_classes=num_classes, rngs=nnx.Rngs(0))
     preprocessing = _with_flags(_published(args, model.config), args, model.config.in_channels)
-    weights.load_torch(model, args.weights)
+    weights.load_torch(model, args.weights, ema=bool(args.ema))
     return ChosenNetwork(model, preprocessing, None)
 
 
@@ -146,6 +152,8 @@ def _read_run(args: argparse.Namespace) -> ChosenNetwork:
             raise InputError(
                 f"{args.weights} is a run directory, which records its {flag}: remove --{flag}"
             )
+    if args.ema:
+        raise InputError(f"{args.weights} is a run directory, which --ema is not for: remove --ema")
     model, description = saved_network.load_network(args.weights)
     preprocessing = preprocessing_for_run(description)
     channels = model.config.in_channels

@@ -43,20 +43,32 @@ ALLOWED = {
         "densenet_jax.train",
         "densenet_jax.predict",
     },
-    "densenet_jax.torch_files": {"densenet_jax.files", "densenet_jax.pickles"},
+    "densenet_jax.torch_files": {
+        "densenet_jax.errors",
+        "densenet_jax.files",
+        "densenet_jax.pickles",
+    },
+    "densenet_jax.safetensors_files": {
+        "densenet_jax.errors",
+        "densenet_jax.files",
+        "densenet_jax.torch_files",
+    },
     "densenet_jax.hub": {"densenet_jax.errors"},
     "densenet_jax.weight_files": {
         "densenet_jax.errors",
         "densenet_jax.files",
         "densenet_jax.hub",
+        "densenet_jax.safetensors_files",
         "densenet_jax.torch_files",
     },
     "densenet_jax.torch_names": {"densenet_jax.errors", "densenet_jax.models"},
+    "densenet_jax.weight_fitting": {"densenet_jax.errors", "densenet_jax.torch_names"},
     "densenet_jax.weights": {
         "densenet_jax.errors",
         "densenet_jax.models",
         "densenet_jax.torch_names",
         "densenet_jax.weight_files",
+        "densenet_jax.weight_fitting",
     },
     "densenet_jax.predict": {
         "densenet_jax.errors",

@@ -371,6 +371,6 @@ def test_what_was_not_read_is_logged(tensors, caplog, tmp_path):
     dj.weight_files.read(tmp_path / "file")
     read_and_not, ignored = (record.getMessage() for record in caplog.records)
     assert read_and_not.endswith(
-        "read the weights under state_dict, not those under state_dict_ema"
+        "under state_dict, not those under state_dict_ema; ema=True or --ema reads averaged weights"
     )
     assert ignored.endswith("ignored entries that are not named tensors (1): op_threshs")
