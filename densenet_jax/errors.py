@@ -27,6 +27,26 @@ class UnsupportedFile(ValueError):
     """
 
 
+class UnreadableWeights(Exception):
+    """The error for a file without readable weights. The message is the reason.
+
+    Attributes:
+      remedy: advice to the user, in the imperative.
+    """
+
+    def __init__(self, reason: str, remedy: str = "download it again"):
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+class TooLarge(UnreadableWeights):
+    """The error for a file with more bytes of tensors than the limit."""
+
+    def __init__(self, found: int, max_bytes: int):
+        reason = f"its tensors take {found:,} bytes, more than the limit of {max_bytes:,}"
+        super().__init__(reason, "name the model that has these weights")
+
+
 class RunError(RuntimeError):
     """A failure that would recur on a retry, such as a NaN loss or too little memory.
 

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from densenet_jax.errors import InputError, counted
+from densenet_jax.errors import InputError, TooLarge, UnreadableWeights, counted
 from densenet_jax.files import open_regular, read_object
-from densenet_jax.torch_files import TooLarge, Unreadable
 
 MAX_HEADER_BYTES = 2**24  # Largest header of a file; 10,000 tensors take 1 MB.
 MAX_SHARDS = 256  # Most files that an index names; the largest language models have 200.
@@ -69,7 +68,7 @@ def read_file(
       names: names of the arrays to return; all by default.
 
     Raises:
-      Unreadable: the file is damaged, too large, or lacks one of the `names`.
+      UnreadableWeights: the file is damaged, too large, or lacks one of the `names`.
     """
     from safetensors import safe_open
 
@@ -77,7 +76,7 @@ def read_file(
     with open_regular(path) as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         if header_bytes > min(MAX_HEADER_BYTES, size):
-            raise Unreadable(f"its header claims {header_bytes:,} bytes")
+            raise UnreadableWeights(f"its header claims {header_bytes:,} bytes")
         if size - header_bytes - 8 > max_bytes:
             raise TooLarge(size - header_bytes - 8, max_bytes)
         # The library refuses tensors that overlap, leave gaps, or do not end with the file. NumPy
@@ -87,7 +86,7 @@ def read_file(
         header = json.loads(file.read(header_bytes))
         stored = {name: _stored(d) for name, d in header.items() if name != "__metadata__"}
         if lacking := sorted(set(names or ()) - stored.keys()):
-            raise Unreadable(f"it lacks {_few(lacking)}")
+            raise UnreadableWeights(f"it lacks {_few(lacking)}")
         found = {}
         for name in stored if names is None else names:
             dtype, shape, start = stored[name]
@@ -100,7 +99,7 @@ def read_file(
 def _stored(description: dict) -> _Stored:
     kind = description["dtype"]
     if kind not in _DTYPES:
-        raise Unreadable(
+        raise UnreadableWeights(
             f"it holds numbers of {kind}, a type that NumPy lacks", "convert them to float32"
         )
     return _Stored(_DTYPES[kind], tuple(description["shape"]), description["data_offsets"][0])
@@ -120,7 +119,7 @@ def read_shards(
 
     Raises:
       InputError: the index is damaged, or names missing or too many shards or shards elsewhere.
-      Unreadable: a shard is too large.
+      UnreadableWeights: a shard is too large.
     """
     content = read_object(index) or {}
     places = content.get("weight_map")
@@ -128,7 +127,7 @@ def read_shards(
         return None
     shards = _names_by_shard(index, places)
     if not shards:
-        raise Unreadable("its index names no shards")
+        raise UnreadableWeights("its index names no shards")
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     if isinstance(total, int | float) and total > max_bytes:  # Before shards are downloaded.
@@ -146,14 +145,14 @@ def read_shards(
     for shard, names in shards.items():
         with open_regular(paths[shard]) as file:
             if not is_safetensors(file.read(9)):
-                raise Unreadable(f"its shard {shard} is not a safetensors file")
+                raise UnreadableWeights(f"its shard {shard} is not a safetensors file")
         left = max_bytes - sum(array.nbytes for array in found.values())
         try:
             found |= read_file(paths[shard], left, names)
         except TooLarge:
             raise
         except Exception as error:  # The library raises exceptions of its own.
-            raise Unreadable(f"its shard {shard}: {error}") from error
+            raise UnreadableWeights(f"its shard {shard}: {error}") from error
     return found
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from densenet_jax import hub, safetensors_files, torch_files
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, UnreadableWeights
 from densenet_jax.files import open_regular, write_durably
-from densenet_jax.torch_files import Unreadable
 
 # Most bytes of tensors in a file; the largest network of the catalogue has 0.75 GB in float32.
 MAX_BYTES = 2**33
@@ -48,7 +47,8 @@ def read(
       source: one of
         a safetensors file;
         the index of safetensors shards, `model.safetensors.index.json`, beside its shards;
-        a file of `torch.save` that holds a state dict, alone or in a training checkpoint;
+        a file of `torch.save` that holds a state dict or a whole module, alone or in a training
+        checkpoint;
         `hf:REPOSITORY` for `model.safetensors`, or its index and shards, of a repository of the
         Hugging Face hub, which are downloaded unless they are in the local cache.
       max_bytes: limit on the bytes of all tensors; larger files are refused unread.
@@ -78,7 +78,7 @@ def read(
     # Parsers raise exceptions of every kind for a damaged file.
     except Exception as error:
         reason = "it is cut off" if isinstance(error, EOFError) else hub.as_reason(error)
-        remedy = error.remedy if isinstance(error, Unreadable) else "download it again"
+        remedy = error.remedy if isinstance(error, UnreadableWeights) else "download it again"
         raise InputError(
             f"{path} holds no weights that can be read ({reason}): {remedy}"
         ) from error
@@ -112,16 +112,16 @@ def _read(
     if start.startswith(b"\x80"):
         return torch_files.read_legacy(path, max_bytes, ema)
     if not start:
-        raise Unreadable("it is empty")
+        raise UnreadableWeights("it is empty")
     for beginning, reason_and_remedy in _OTHER_FILES.items():
         if start.lstrip().startswith(beginning):
-            raise Unreadable(*reason_and_remedy)
+            raise UnreadableWeights(*reason_and_remedy)
     if start[257:262] == b"ustar":
-        raise Unreadable("it is a tar archive", "unpack it")
+        raise UnreadableWeights("it is a tar archive", "unpack it")
     # The version of ONNX, then the name of the program that wrote the file.
     if start[:1] == b"\x08" and start[2:3] == b"\x12":
-        raise Unreadable("it is an ONNX file", _USE)
-    raise Unreadable(f"it begins with {start[:16]!r}", _USE)
+        raise UnreadableWeights("it is an ONNX file", _USE)
+    raise UnreadableWeights(f"it begins with {start[:16]!r}", _USE)
 
 
 def _refuse_ema(path: Path, ema: bool) -> None:
@@ -138,11 +138,13 @@ def _read_zip(path: Path, max_bytes: int, ema: bool) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise Unreadable("it is a zip archive that is cut off") from error
+        raise UnreadableWeights("it is a zip archive that is cut off") from error
     for ending, reason_and_remedy in _OTHER_ARCHIVES.items():
         if any(name.endswith(ending) for name in names):
-            raise Unreadable(*reason_and_remedy)
+            raise UnreadableWeights(*reason_and_remedy)
     if any(name.endswith("/data.pkl") for name in names):
         return torch_files.read_zip(path, max_bytes, ema)
     inside = ", ".join(names[:3]) or "nothing"
-    raise Unreadable(f"it is a zip archive of {inside}", "unpack it and name the file with weights")
+    raise UnreadableWeights(
+        f"it is a zip archive of {inside}", "unpack it and name the file with weights"
+    )

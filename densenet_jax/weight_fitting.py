@@ -62,7 +62,7 @@ def fit(kernel: np.ndarray, channels: int) -> tuple[np.ndarray, str]:
     >>> import numpy as np
     >>> fitted, done = fit(np.ones((8, 3, 7, 7), np.float32), channels=1)
     >>> fitted.shape, float(fitted[0, 0, 0, 0]), done
-    ((8, 1, 7, 7), 3.0, '3 input channels instead of 1: their kernels were summed')
+    ((8, 1, 7, 7), 3.0, '3 input channels instead of 1: the kernels were summed')
     """
     stored = kernel.shape[1]
     if channels == 1:
@@ -73,4 +73,4 @@ def fit(kernel: np.ndarray, channels: int) -> tuple[np.ndarray, str]:
         fitted = np.tile(kernel, (1, copies, 1, 1))[:, :channels] * kernel.dtype.type(scale)
         done = f"repeated and multiplied by {scale:.3g}"
     number = counted(stored, "input channel")
-    return fitted, f"{number} instead of {channels}: their kernels were {done}"
+    return fitted, f"{number} instead of {channels}: the kernels were {done}"

@@ -47,12 +47,10 @@ ALLOWED = {
         "densenet_jax.errors",
         "densenet_jax.files",
         "densenet_jax.pickles",
+        "densenet_jax.torch_modules",
     },
-    "densenet_jax.safetensors_files": {
-        "densenet_jax.errors",
-        "densenet_jax.files",
-        "densenet_jax.torch_files",
-    },
+    "densenet_jax.safetensors_files": {"densenet_jax.errors", "densenet_jax.files"},
+    "densenet_jax.torch_modules": {"densenet_jax.errors"},
     "densenet_jax.hub": {"densenet_jax.errors"},
     "densenet_jax.weight_files": {
         "densenet_jax.errors",

@@ -55,17 +55,26 @@ def test_monai(channels, tmp_path, caplog):
     assert caplog.messages == []
 
 
-def test_torchxrayvision(tmp_path, caplog):
+@pytest.mark.parametrize("whole", [False, True])
+def test_torchxrayvision(whole, tmp_path, caplog):
     """The logits precede the sigmoid and the thresholds that the network applies at its end."""
     torch = pytest.importorskip("torch")
     models = pytest.importorskip("torchxrayvision").models
     theirs = models.DenseNet(num_classes=18, in_channels=1, op_threshs=torch.full((18,), 0.3))
     theirs.eval()
-    assert_same_logits(
-        theirs, 1, 18, tmp_path, lambda batch: theirs.classifier(theirs.features2(batch))
-    )
-    [message] = caplog.messages
+
+    def logits(batch):
+        return theirs.classifier(theirs.features2(batch))
+
+    def checkpoint(state_dict):
+        return theirs if whole else state_dict  # Published files hold the whole network.
+
+    assert_same_logits(theirs, 1, 18, tmp_path, logits, checkpoint)
+    *module, message = caplog.messages
     assert message.endswith("ignored op_threshs, which belong to no layer")
+    assert [m.rpartition(": ")[2] for m in module] == (
+        ["read the tensors of a whole module, DenseNet"] if whole else []
+    )
 
 
 def test_chexnet(tmp_path, caplog):

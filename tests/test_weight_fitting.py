@@ -162,7 +162,7 @@ def test_input_channels(family, stored, channels, caplog):
     assert_loaded(model, arrays | {stem: found[stem]})
     [message] = caplog.messages
     number = "1 input channel" if stored == 1 else "3 input channels"
-    assert message.startswith(f"these weights: {stem} has {number} instead of {channels}: their")
+    assert message.startswith(f"these weights: {stem} has {number} instead of {channels}: the")
 
 
 def test_grey_pictures_give_the_logits_of_their_rgb_copies():
