@@ -72,6 +72,15 @@ FAILED_STATUS = 4
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL: the same command resumes the run.
 
 
+_SHOWN = 3  # Names in a message; the rest are counted.
+
+
+def few(names: Sequence[str]) -> str:
+    """Returns the first names, and the number of the others: "a, b, c and 7 more"."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
 def counted(number: int, noun: str) -> str:
     """Returns the number with its noun: "1 epoch", "2,000 epochs"."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"

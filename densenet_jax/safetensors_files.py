@@ -9,12 +9,11 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from densenet_jax.errors import InputError, TooLarge, UnreadableWeights, counted
+from densenet_jax.errors import InputError, TooLarge, UnreadableWeights, counted, few
 from densenet_jax.files import open_regular, read_object
 
 MAX_HEADER_BYTES = 2**24  # Largest header of a file; 10,000 tensors take 1 MB.
 MAX_SHARDS = 256  # Most files that an index names; the largest language models have 200.
-_SHOWN = 3  # Names in an error message; the rest are counted.
 _DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -86,7 +85,7 @@ def read_file(
         header = json.loads(file.read(header_bytes))
         stored = {name: _stored(d) for name, d in header.items() if name != "__metadata__"}
         if lacking := sorted(set(names or ()) - stored.keys()):
-            raise UnreadableWeights(f"it lacks {_few(lacking)}")
+            raise UnreadableWeights(f"it lacks {few(lacking)}")
         found = {}
         for name in stored if names is None else names:
             dtype, shape, start = stored[name]
@@ -136,7 +135,7 @@ def read_shards(
     if missing := [shard for shard, path in paths.items() if not path.exists()]:
         raise InputError(
             f"{index} names {counted(len(missing), 'shard')} missing from its directory, "
-            f"{_few(missing)}: copy every shard to {index.parent}"
+            f"{few(missing)}: copy every shard to {index.parent}"
         )
     total = sum(path.stat().st_size for path in paths.values())
     if total > max_bytes + MAX_HEADER_BYTES:
@@ -182,8 +181,3 @@ def _is_plain(name: object) -> bool:
         and name.isprintable()
         and PurePosixPath(name).name == PureWindowsPath(name).name == name
     )
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

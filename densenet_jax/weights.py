@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from densenet_jax import weight_files, weight_fitting
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, few
 from densenet_jax.models.network import Network
 from densenet_jax.torch_names import HEADS, TorchNames, names_for
 
@@ -28,7 +28,6 @@ _IGNORED = "num_batches_tracked"
 # types or a larger classifier.
 _MAX_BYTES_RATIO = 16
 _LEAST_MAX_BYTES = 2**28  # The limit for small networks.
-_SHOWN = 3  # Names of each kind in an error message; the rest are counted.
 
 
 def load_torch(
@@ -189,7 +188,7 @@ def _translate(
     }
     if without_layer := [name for name in given if "." not in name and name not in expected]:
         given = {name: array for name, array in given.items() if name not in without_layer}
-        notes.append(f"ignored {_few(without_layer)}, which belong to no layer")
+        notes.append(f"ignored {few(without_layer)}, which belong to no layer")
     return given, {name: original for original, name in translations.items()}
 
 
@@ -210,7 +209,7 @@ def _refuse_not_float(subject: str, arrays: Mapping[str, np.ndarray]) -> None:
         if not jnp.issubdtype(array.dtype, jnp.floating)
     ]
     if wrong:
-        raise InputError(f"in {subject}, {_few(wrong)}: save parameters as float32")
+        raise InputError(f"in {subject}, {few(wrong)}: save parameters as float32")
 
 
 def refuse_not_finite(subject: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -218,7 +217,7 @@ def refuse_not_finite(subject: str, arrays: Mapping[str, np.ndarray]) -> None:
     if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise InputError(
             f"{subject} have NaN or infinite values in {len(wrong)} of {len(arrays)} arrays, "
-            f"{_few(wrong)}: use an earlier checkpoint"
+            f"{few(wrong)}: use an earlier checkpoint"
         )
 
 
@@ -241,12 +240,7 @@ def _problems(
         if name in given and given[name].shape != shape
     ]
     found = {"missing ": missing, "unexpected ": unexpected, "": different}
-    return "; ".join(kind + _few(names) for kind, names in found.items() if names)
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return "; ".join(kind + few(names) for kind, names in found.items() if names)
 
 
 class _NamedVariable(NamedTuple):

@@ -8,6 +8,7 @@ from flax import nnx
 
 import densenet_jax as dj
 from densenet_jax import weight_fitting
+from densenet_jax.train import saved_network
 
 FAMILIES = {
     "densenet": ("densenet_bc_k4_d10", {}, "classifier.", "features.conv0.weight"),
@@ -177,6 +178,20 @@ def test_grey_pictures_give_the_logits_of_their_rgb_copies():
     back = create()  # One channel to three.
     dj.weights.load_torch(back, dj.weights.to_torch(model))
     np.testing.assert_allclose(back(copies, train=False), expected, rtol=1e-4)
+
+
+def test_a_run_starts_from_a_network_for_other_pictures_and_classes(tmp_path, caplog):
+    """`init_from` names a file of RGB weights with a prefix; the run reads grey pictures."""
+    arrays, model = random_arrays(num_classes=7), create(in_channels=1)
+    new, path = dj.weights.to_torch(model), tmp_path / "a.safetensors"
+    dj.weight_files.write(path, with_head(arrays, "classifier.", "classifier.1", "module."))
+    saved_network.start_from(model, str(path))
+    summed = {"features.conv0.weight": arrays["features.conv0.weight"].sum(1, keepdims=True)}
+    assert_loaded(model, arrays | summed | {k: new[k] for k in new if k.startswith("classifier.")})
+    prefix, head, stem = caplog.messages
+    assert prefix.endswith("all names begin with 'module.', which was removed")
+    assert "the classifier stays new: classifier.bias has shape (7,)" in head
+    assert stem.endswith("has 3 input channels instead of 1: the kernels were summed")
 
 
 @pytest.mark.parametrize("stored, channels", [(4, 3), (2, 3), (4, 1)])
