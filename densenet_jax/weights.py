@@ -81,9 +81,13 @@ def load_torch(
     given, originals = _translate(subject, arrays, names, expected, notes)
     classifier = weight_fitting.find_classifier(given, expected, names.head)
     if classifier is not None:
-        for name in [name for name in given if name.rpartition(".")[0] == classifier]:
-            renamed = names.head + name.rpartition(".")[2]
-            given[renamed], originals[renamed] = given.pop(name), originals[name]
+        renamed = {
+            name: names.head + name.rpartition(".")[2]
+            for name in given
+            if name.rpartition(".")[0] == classifier
+        }
+        given = {renamed.get(name, name): array for name, array in given.items()}
+        originals |= {renamed[name]: originals[name] for name in renamed}
     if head is None:
         of_head = {n: shape for n, shape in expected.items() if n.startswith(names.head)}
         given_head = {n: array for n, array in given.items() if n in of_head}
@@ -107,10 +111,10 @@ def load_torch(
     _refuse_not_float(subject, given)
     with np.errstate(over="ignore"):  # Values that overflow become infinite and are refused below.
         given = {name: a.astype(present[name].dtype, copy=False) for name, a in given.items()}
+        if in_file != expected:
+            given[names.stem], how = weight_fitting.fit(given[names.stem], expected[names.stem][1])
+            notes.append(f"{originals[names.stem]} has {how}")
     refuse_not_finite(subject, given)
-    if in_file != expected:
-        given[names.stem], how = weight_fitting.fit(given[names.stem], expected[names.stem][1])
-        notes.append(f"{originals[names.stem]} has {how}")
     for note in notes:
         logging.getLogger("densenet_jax").warning("%s: %s", subject, note)
     for variable, torch_names, is_stack in _named_variables(model):

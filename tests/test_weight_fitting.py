@@ -101,6 +101,7 @@ def with_head(arrays, head, layer, prefix=""):
         *((layer, "densenet", prefix) for layer in HEADS for prefix in ("", "module.densenet121.")),
         *(("fc.1", family, "model.") for family in FAMILIES),
         *(("last_linear", family, "") for family in FAMILIES),
+        ("head", "rdnet", ""),  # Beside head.norm.
     ],
 )
 def test_a_classifier_of_another_name(layer, family, prefix, caplog):
@@ -209,9 +210,10 @@ def test_other_differences_beside_input_channels_are_refused(caplog):
     wider = {"features.conv0.weight": np.ones((9, 3, 3, 3), np.float32)}
     with pytest.raises(dj.InputError, match=r"\(9, 3, 3, 3\) instead of \(8, 1, 3, 3\)"):
         dj.weights.load_torch(model, arrays | wider)
-    not_finite = {"features.conv0.weight": np.full((8, 3, 3, 3), 1e39)}  # Too large for float32.
-    with pytest.raises(dj.InputError, match=r"NaN or infinite values in 1 of"):
-        dj.weights.load_torch(model, arrays | not_finite)
+    for value in (1e39, 3e38, np.nan):  # Too large for float32, alone or summed.
+        not_finite = {"features.conv0.weight": np.full((8, 3, 3, 3), value)}
+        with pytest.raises(dj.InputError, match=r"NaN or infinite values in 1 of"):
+            dj.weights.load_torch(model, arrays | not_finite)
     integers = {"features.conv0.weight": np.ones((8, 3, 3, 3), int)}
     with pytest.raises(dj.InputError, match="has dtype int64 instead of a float"):
         dj.weights.load_torch(model, arrays | integers)
