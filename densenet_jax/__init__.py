@@ -4,17 +4,31 @@
 >>> from flax import nnx
 >>> import densenet_jax as dj
 >>> model = dj.create_model("densenet_bc_k4_d10", num_classes=10, rngs=nnx.Rngs(0))
->>> model(jnp.zeros((2, 32, 32, 3))).shape  # Images [batch, height, width, channels] to logits.
+>>> forward = nnx.jit(lambda model, images: model(images))  # Without jit, 6 times slower to start.
+>>> forward(model, jnp.zeros((2, 32, 32, 3))).shape  # Images [N, H, W, C] to logits.
 (2, 10)
 
-`create_model` builds a network by the name that `list_models` returns. `weights` loads and returns
-its parameters under PyTorch's names. `predict` classifies pictures. A wrong argument or file raises
-`InputError`.
+`create_model` builds a network by the name that `list_models` returns, with new or with published
+weights. `load` loads a trained network from a run directory, a file or the Hugging Face hub.
+`predict` classifies pictures. `weights` loads and returns parameters under PyTorch's names. A wrong
+argument or file raises `InputError`.
 """
+
+from importlib.metadata import version
 
 from densenet_jax import weights
 from densenet_jax.errors import InputError
-from densenet_jax.models.catalog import create_model, list_models
+from densenet_jax.models.catalog import list_models
 from densenet_jax.predict import predict
+from densenet_jax.pretrained import create_model, load
 
-__all__ = ["InputError", "create_model", "list_models", "predict", "weights"]
+__version__ = version("densenet_jax")
+__all__ = [
+    "InputError",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load",
+    "predict",
+    "weights",
+]

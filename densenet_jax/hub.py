@@ -30,8 +30,7 @@ def download(source: str, *names: str, revision: str | None = None) -> Path:
       InputError: huggingface_hub is not installed, the name of the repository is impossible, the
         hub cannot be reached, or the repository has none of the files.
     """
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise InputError(f"{source} needs huggingface_hub: `pip install huggingface_hub`")
+    _require(source)
     import huggingface_hub
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -49,10 +48,9 @@ def download(source: str, *names: str, revision: str | None = None) -> Path:
             raise InputError(f"{source} names no repository: {as_reason(error)}") from error
         except LocalEntryNotFoundError:
             pass
-    # The library retries for half a minute, so a short connection test comes first.
-    hub = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
     try:
-        socket.create_connection((hub.hostname, hub.port or 443), _TIMEOUT_SECONDS).close()
+        _check_connection()
         for name in names:
             try:
                 return Path(get(repository, name))
@@ -62,13 +60,57 @@ def download(source: str, *names: str, revision: str | None = None) -> Path:
                 pass
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"{source} is not in the local cache and cannot be downloaded from {hub.hostname} "
+            f"{source} is not in the local cache and cannot be downloaded from {host} "
             f"({as_reason(error)}): download its {names[0]} elsewhere and name the file"
         ) from error
     raise InputError(
         f"{source} has no {' and no '.join(names)}: choose another repository, or download its "
         "weights and name the file"
     )
+
+
+def upload(directory: Path, target: str) -> str:
+    """Uploads the files in `directory` to a repository, created if missing; returns its address.
+
+    Raises:
+      InputError: huggingface_hub is not installed, `target` is not `hf:USER/NAME`, or the hub
+        cannot be reached or refuses.
+    """
+    _require(target)
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    repository = target.removeprefix(HUB)
+    if not target.startswith(HUB) or repository.count("/") != 1:
+        raise InputError(f"--push is {target!r}: give hf:USER/NAME")
+    api = huggingface_hub.HfApi(endpoint=huggingface_hub.constants.ENDPOINT)
+    try:
+        _check_connection()
+        api.create_repo(repository, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=directory).repo_url)
+    except HFValidationError as error:
+        raise InputError(f"{target} names no repository: {as_reason(error)}") from error
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise InputError(
+            f"cannot upload to {target} ({as_reason(error)}): check the network and log in with "
+            "`hf auth login`"
+        ) from error
+
+
+def _require(source: str) -> None:
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise InputError(f"{source} needs huggingface_hub: `pip install huggingface_hub`")
+
+
+def _check_connection() -> str:
+    """Returns the name of the hub's host. Raises OSError if it does not answer."""
+    import huggingface_hub
+
+    # The library retries for half a minute, so a short connection test comes first.
+    hub = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    port = hub.port or (80 if hub.scheme == "http" else 443)
+    socket.create_connection((hub.hostname, port), _TIMEOUT_SECONDS).close()
+    return str(hub.hostname)
 
 
 def as_reason(error: Exception) -> str:

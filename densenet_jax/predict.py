@@ -1,14 +1,12 @@
 """Classifies pictures with a trained network."""
 
-import dataclasses
 import functools
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,92 +14,22 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from densenet_jax.data import imagenet
+from densenet_jax import pretrained
+from densenet_jax.data import folders, imagenet
 from densenet_jax.data.archives import naming_file
-from densenet_jax.data.pictures import MAX_PIXELS, CentralCrop, convert, from_array, load
+from densenet_jax.data.pictures import (
+    MAX_PIXELS,
+    TORCHVISION,
+    Preprocessing,
+    convert,
+    from_array,
+    load,
+)
 from densenet_jax.errors import InputError
-from densenet_jax.hub import HUB
-from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.models.network import Network, NetworkConfig
-from densenet_jax.models.rdnet import RDNetConfig
-from densenet_jax.models.resnet import ResNetConfig
+from densenet_jax.models.network import Network
 
 # A path, an open picture, or an array that `data.pictures.from_array` accepts.
 Picture = str | Path | Image.Image | np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """The crop and the normalisation of pictures. The default is torchvision's for ImageNet.
-
-    Attributes:
-      crop: function that cuts the image out of the picture.
-      mean, std: one value for each channel, on a scale of 0 to 255. The mean is subtracted, and the
-        difference is divided by std.
-    """
-
-    crop: CentralCrop = dataclasses.field(default_factory=CentralCrop)
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
-
-
-TORCHVISION = Preprocessing()
-# Crops of published weights, by family and by the recipe in the name of the weights. None stands
-# for files without a recipe: torchvision's files, and those of RDNet's authors.
-_CROPS = {
-    DenseNetConfig: {
-        None: CentralCrop(),
-        "tv_in1k": CentralCrop(interpolation="bicubic"),
-        "ra_in1k": CentralCrop(303, 288, "bicubic"),
-    },
-    ResNetConfig: {None: CentralCrop(), "tv_in1k": CentralCrop()},
-    RDNetConfig: {
-        None: CentralCrop(248, 224, "bicubic"),  # 224 / 0.9
-        "nv_in1k": CentralCrop(248, 224, "bicubic"),
-        "nv_in1k_ft_in1k_384": CentralCrop(384, 384, "bicubic"),
-    },
-}
-_RECIPE = re.compile(r"\.(\w*in1k\w*)")  # As in densenet121.tv_in1k, a name of timm's.
-
-
-def preprocessing_for_weights(source: str, config: NetworkConfig) -> Preprocessing:
-    """Returns the preprocessing of published weights.
-
-    The family of the network and the recipe in the name of the weights decide the preprocessing.
-
-    Args:
-      source: a weights file, or `hf:REPOSITORY`.
-      config: the config of the network.
-
-    Raises:
-      InputError: the preprocessing is not known.
-    """
-    found = _RECIPE.search(source.rpartition("/")[2])
-    recipe = found and found[1]
-    crops = _CROPS.get(type(config), {})
-    # Hub repositories without a recipe in their name are not timm's. Networks for small images have
-    # no published weights.
-    known = recipe in crops and (recipe or not source.startswith(HUB))
-    if not known or getattr(config, "stem", "imagenet") != "imagenet":
-        raise InputError(
-            f"the preprocessing of {source!r} is not known: give --resize and --crop, and "
-            "--interpolation, --mean and --std unless they are bilinear and ImageNet's"
-        )
-    return Preprocessing(crops[recipe])
-
-
-def preprocessing_for_run(description: dict) -> Preprocessing:
-    """Returns the preprocessing of a run, given the content of its model.json.
-
-    Raises InputError if the preprocessing depends on the whole training set, as whitening does.
-    """
-    if description["preprocessing"] != "standardize":
-        raise InputError(
-            f"this network was trained with data.preprocessing {description['preprocessing']!r}, "
-            "which cannot be applied to single pictures: use launch.evaluate --workdir instead"
-        )
-    crop = CentralCrop(**description["crop"])
-    return Preprocessing(crop, tuple(description["mean"]), tuple(description["std"]))
 
 
 class Prediction(NamedTuple):
@@ -113,30 +41,35 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    model: Network,
-    pictures: Iterable[Picture],
+    model: Network | str | Path,
+    pictures: Any,
     *,
     top: int = 5,
     classes: Sequence[str] | None = None,
     **options,
-) -> Iterator[list[Prediction] | None]:
-    """Yields the `top` most probable classes of each picture, the most probable first.
+) -> Any:
+    """Returns the `top` most probable classes of each picture, the most probable first.
 
     Args:
-      model: a network of `create_model`.
-      pictures: paths, PIL pictures, or arrays of uint8 (0 to 255) or uint16 of shape `[H, W]`,
-        `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`. An iterable is read one batch ahead.
+      model: a network, or a source that `pretrained.load` reads, such as "densenet121" or a run
+        directory. A source is read at each call: load it first to classify many pictures.
+      pictures: a picture, or an iterable of pictures, or a directory. Pictures are paths, PIL
+        pictures, or arrays of shape `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` of uint8 (0
+        to 255), uint16 or floats (0 to 1). An array `[N, H, W, C]` is N pictures. An iterable is
+        read one batch ahead.
       top: number of classes for each picture, at most the number of classes of the network.
-      classes: names of the classes, in the order of the logits. The default is ImageNet's names for
-        1000 classes, and numbers otherwise.
+      classes: names of the classes, in the order of the logits. The default is those of the
+        network, or else ImageNet's names for 1000 classes, and numbers otherwise.
       **options: `preprocessing`, `crops`, `batch_size`, `on_error` and `max_pixels`, see `logits`.
 
-    Yields:
-      A list of `Prediction` tuples: `label`, `name` and `probability` (0 to 1). None stands for a
-      picture that cannot be read, if `on_error` is given.
+    Returns:
+      For one picture, a list of `Prediction` tuples: `label`, `name` and `probability` (0 to 1).
+      For an iterable, an iterator over such lists. For a directory, a dict from the path of each
+      picture below it to such a list. None stands for a picture that cannot be read, if `on_error`
+      is given.
 
     Raises:
-      InputError: `pictures` is a single picture, a picture cannot be read, or an option is wrong.
+      InputError: a picture cannot be read, or an argument is wrong.
 
     >>> import numpy as np
     >>> from flax import nnx
@@ -144,26 +77,41 @@ def predict(
     >>> model = dj.create_model("densenet_bc_k4_d10", num_classes=3, rngs=nnx.Rngs(0))
     >>> picture = np.zeros((300, 400, 3), np.uint8)
     >>> names = ["bird", "cat", "dog"]
-    >>> [found] = dj.predict(model, [picture], top=2, classes=names, batch_size=1)
+    >>> found = dj.predict(model, picture, top=2, classes=names)
     >>> len(found), found[0].name in names, found[0].probability >= found[1].probability
     (2, True, True)
     """
-    classes = classes or _class_names(model.config.num_classes)
-    if len(classes) < model.config.num_classes:
-        raise InputError(
-            f"{len(classes)} names are too few for the {model.config.num_classes} classes: "
-            "name each class"
-        )
-    top = min(top, model.config.num_classes)
-    for values in logits(model, pictures, **options):
-        yield None if values is None else _best(_softmax(values), classes, top)
+    network = model if isinstance(model, Network) else pretrained.load(model)
+    count = network.config.num_classes
+    names = classes or network.classes or _class_names(count)
+    if len(names) < count:
+        raise InputError(f"{len(names)} names are too few for the {count} classes: name each class")
+    top = min(top, count)
+
+    def found(pictures: Iterable[Picture], **options) -> Iterator[list[Prediction] | None]:
+        for values in logits(network, pictures, **options):
+            yield None if values is None else _best(_softmax(values), names, top)
+
+    if isinstance(pictures, str | Path) and Path(pictures).expanduser().is_dir():
+        paths = folders.below(Path(pictures).expanduser())
+        return dict(zip(paths, found(paths, **options), strict=True))
+    if _is_picture(pictures):
+        [alone] = found([pictures], **{"batch_size": 1, **options})
+        return alone
+    return found(pictures, **options)
+
+
+def _is_picture(value: object) -> bool:
+    if isinstance(value, np.ndarray | jax.Array):
+        return value.ndim < 4
+    return isinstance(value, str | Path | Image.Image)
 
 
 def logits(
     model: Network,
     pictures: Iterable[Picture],
     *,
-    preprocessing: Preprocessing = TORCHVISION,
+    preprocessing: Preprocessing | None = None,
     crops: int = 1,
     batch_size: int = 32,
     on_error: Callable[[int, InputError], None] | None = None,
@@ -175,7 +123,8 @@ def logits(
 
     Args:
       model, pictures: see `predict`.
-      preprocessing: the crop and the normalisation of pictures.
+      preprocessing: the crop and the normalisation of pictures. The default is the network's, or
+        else torchvision's for ImageNet if the network has three channels.
       crops: 1 for the central crop. 10 averages the logits of the centre, of the corners, and of
         their mirror images.
       batch_size: pictures in one forward pass; larger uses more memory and less time.
@@ -188,8 +137,16 @@ def logits(
     for name, value in (("batch_size", batch_size), ("max_pixels", max_pixels)):
         if value < 1:
             raise InputError(f"{name} is {value}: it must be at least 1")
-    if isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) < 4:
+    if _is_picture(pictures):
         raise InputError("pictures is a single picture: give a list of pictures")
+    preprocessing = preprocessing or model.preprocessing
+    if preprocessing is None:
+        if model.config.in_channels != 3:
+            raise InputError(
+                f"the preprocessing for {model.config.in_channels} channels is not known: give "
+                "preprocessing"
+            )
+        preprocessing = TORCHVISION
     mode = "L" if model.config.in_channels == 1 else "RGB"
     crop = preprocessing.crop if crops == 1 else preprocessing.crop.ten
     read = functools.partial(_read, mode=mode, crop=crop, max_pixels=max_pixels)

@@ -13,7 +13,7 @@ from densenet_jax.files import open_regular, write_durably
 
 # Most bytes of tensors in a file; the largest network of the catalogue has 0.75 GB in float32.
 MAX_BYTES = 2**33
-_HUB_FILES = ("model.safetensors", "model.safetensors.index.json")  # In order of preference.
+PUBLISHED_NAMES = ("model.safetensors", "model.safetensors.index.json")  # In order of preference.
 _USE = "use a .safetensors file or a state dict from torch.save"
 # First bytes of other kinds of files, with the reason and the remedy that a message gives.
 _OTHER_FILES = {
@@ -61,7 +61,7 @@ def read(
         is not installed.
     """
     if str(source).startswith(hub.HUB):
-        path = hub.download(str(source), *_HUB_FILES)
+        path = hub.download(str(source), *PUBLISHED_NAMES)
         # Shards of another commit than that of the index would mix two networks.
         fetch: Callable[[str], Path] = functools.partial(
             hub.download, str(source), revision=path.parent.name

@@ -173,14 +173,15 @@ TABLE3 = {
 
 # Accuracies in % (top-1, top-5) on the same set with one crop, as other libraries publish them.
 # torchvision's weights are the authors'. The weights of mmpretrain and timm's `tv_in1k` are
-# torchvision's with another preprocessing. timm trained `ra_in1k`.
+# torchvision's with another preprocessing. timm trained `ra_in1k`, and evaluates 288 pixels.
 PRETRAINED = {
     "densenet121": {
         "torchvision": (74.434, 91.972),
         "mmpretrain": (74.96, 92.21),
         "timm tv_in1k": (74.750, 92.158),
-        "timm ra_in1k, 288 pixels": (76.486, 93.378),
+        "timm ra_in1k": (76.486, 93.378),
     },
+    "densenetblur121d": {"timm ra_in1k": (77.320, 93.796)},
     "densenet169": {
         "torchvision": (75.600, 92.806),
         "mmpretrain": (76.08, 93.11),
@@ -196,10 +197,10 @@ PRETRAINED = {
         "mmpretrain": (77.61, 93.83),
         "timm tv_in1k": (77.384, 93.656),
     },
-    "rdnet_tiny": {"timm": (82.814, 96.284)},
-    "rdnet_small": {"timm": (83.658, 96.704)},
-    "rdnet_base": {"timm": (84.366, 96.878)},
-    "rdnet_large": {"timm": (84.794, 97.156)},
+    "rdnet_tiny": {"timm nv_in1k": (82.814, 96.284)},
+    "rdnet_small": {"timm nv_in1k": (83.658, 96.704)},
+    "rdnet_base": {"timm nv_in1k": (84.366, 96.878)},
+    "rdnet_large": {"timm nv_in1k": (84.794, 97.156)},
 }
 
 # Single-crop top-1 errors of the networks in the technical report (arXiv 1707.06990), from the

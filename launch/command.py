@@ -18,6 +18,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, FieldReference, config_flags
 
+from densenet_jax.data.places import cache_directory
 from densenet_jax.errors import (
     FAILED_STATUS,
     INTERRUPTED_STATUS,
@@ -37,7 +38,6 @@ from densenet_jax.train.preemption import stop_signals
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.reporter import LossyOutput
 from launch import experiment, peers
-from launch.cache import cache_directory
 from launch.config_help import config_help
 from launch.paths import expanded
 

@@ -22,6 +22,8 @@ def config_help() -> str:
     lines += ["", "config keys of every network (unset: the value of model.name in the catalogue):"]
     lines += _family_rows(NetworkConfig)
     for family in FAMILIES:
+        if family.__base__ is not NetworkConfig:  # It has the fields of its base.
+            continue
         lines += ["", f"config keys of {family.__name__.removesuffix('Config')}:"]
         lines += _family_rows(family)
     return "\n".join(lines)

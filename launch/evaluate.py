@@ -26,6 +26,7 @@ import numpy as np
 
 from densenet_jax.data import folders, imagenet
 from densenet_jax.errors import InputError, counted, printable
+from densenet_jax.models.network import Network
 from densenet_jax.predict import logits
 from densenet_jax.train import process
 from densenet_jax.train.checkpoint import Checkpoints
@@ -120,9 +121,9 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
     print(json.dumps(report) if args.json else _as_text(report, args.model))
 
 
-def _classes(network: network_flags.ChosenNetwork, is_run: bool) -> tuple[Sequence[str] | int, str]:
+def _classes(network: Network, is_run: bool) -> tuple[Sequence[str] | int, str]:
     """Returns the names or the number of the class directories, and the source of label order."""
-    count = network.model.config.num_classes
+    count = network.config.num_classes
     if network.classes:
         return network.classes, "class names of the run"
     if count == 1000:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import inspect
 import re
 import textwrap
@@ -12,23 +13,45 @@ from types import CodeType, ModuleType
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+import experiments
 from densenet_jax.errors import InputError
 from launch.paths import expanded
 
+EXPERIMENTS = Path(experiments.__file__).parent
 _REASON_CHARACTERS = 400  # Longer exception messages are shortened to this length.
 
 
 def split(spec: str) -> tuple[Path, str]:
-    """Splits `FILE.py[:ARG]` into the path and the argument, "" if there is none.
+    """Splits `FILE.py[:ARG]` or `NAME[:ARG]` into the path and the argument, "" if there is none.
 
-    Both may contain colons. The path ends at the first `.py:` where such a file exists.
+    A path that does not exist in the working directory is searched in the project. NAME is a path
+    below experiments/ without .py. Both path and argument may contain colons: the path ends at the
+    first `.py:` where a file exists, else at the first colon.
     """
-    whole = expanded(spec)
     ends = [match.end() for match in re.finditer(r"\.py(?=:)", spec)]
-    if whole.exists() or not ends:
-        return whole, ""
-    end = next((end for end in ends if expanded(spec[:end]).is_file()), ends[0])
-    return expanded(spec[:end]), spec[end + 1 :]
+    name, _, arg = spec.partition(":")
+    pieces = [(spec, ""), *((spec[:end], spec[end + 1 :]) for end in ends), (name, arg)]
+    for text, arg in pieces:
+        for path in _places(text):
+            if path.is_file() or (path.is_dir() and not arg):
+                return path, arg
+    missing, arg = pieces[min(1, len(ends))]
+    return expanded(missing), arg
+
+
+def _places(text: str) -> Iterator[Path]:
+    """Yields the paths that `text` may stand for."""
+    path = expanded(text)
+    yield path
+    if text and not path.is_absolute():
+        yield EXPERIMENTS.parent / path
+        yield EXPERIMENTS / f"{text}.py"
+
+
+def names() -> list[str]:
+    """Returns the names of all experiments, such as `cvpr2017/table2/densenet_k12_d40`."""
+    files = (path for path in EXPERIMENTS.rglob("*.py") if "def get_config" in path.read_text())
+    return sorted(str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +93,21 @@ class Experiment:
 def read(path: Path) -> Experiment:
     """Reads an experiment file. Raises InputError if the file is missing or cannot be compiled."""
     if not path.is_file():
-        raise InputError(
-            f"there is no config file {path}: configs of the papers are in experiments/"
-        )
+        raise InputError(f"there is no config file {path}: {_hint(path.stem)}")
     if path.suffix != ".py":
         raise InputError(f"{path} is not a Python file: its name must end in .py")
     with mistakes_in(path):
         return Experiment(path, compile(path.read_bytes(), str(path.absolute()), "exec"))
+
+
+def _hint(stem: str) -> str:
+    """Returns the remedy for a missing file, with the experiment of the nearest name."""
+    found = names()
+    near = difflib.get_close_matches(stem, found, n=1, cutoff=0.4)
+    near += [name for name in found if name.endswith(f"/{stem}")]
+    if not near:
+        return "configs of the papers are in experiments/"
+    return f"did you mean {near[-1]!r}, a config of experiments/?"
 
 
 def described(value: object) -> str:

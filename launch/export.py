@@ -12,21 +12,30 @@ The suffix of --out selects the format:
               logits [N, classes] for normalised images [N, H, W, C].
 .onnx         The network with its weights in ONNX, for the same images. Needs jax2onnx, which
               requires an older Orbax without using it:
-              pip install 'densenet_jax[export]'; pip install --no-deps jax2onnx
+              pip install -e '.[export]'; pip install --no-deps jax2onnx
+no suffix     A directory with the files of a repository of the Hugging Face hub: model.safetensors,
+              config.json in timm's format, and README.md, the model card. `--weights DIRECTORY` and
+              timm read it.
+
+    python -m launch.export --weights runs/cifar --push hf:USER/NAME
+
+uploads these files to the hub, with the token of `hf auth login` or of HF_TOKEN.
 """
 
 import argparse
 import json
 import logging
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
 import jax
 from flax import nnx
 
-from densenet_jax import jax_private, weight_files, weights
+from densenet_jax import hub, jax_private, timm_config, weight_files, weights
 from densenet_jax.errors import InputError, counted
+from densenet_jax.models import catalog
 from densenet_jax.models.network import Network
 from densenet_jax.train.record import RunDirectory
 from launch import command, network_flags
@@ -38,7 +47,12 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     network_flags.add_flags(parser)
-    parser.add_argument("--out", required=True, type=typed_path, metavar="FILE", help="a new file")
+    parser.add_argument("--out", type=typed_path, metavar="FILE", help="a new file or directory")
+    parser.add_argument(
+        "--push",
+        metavar="hf:USER/NAME",
+        help="upload to a repository of the Hugging Face hub, which is created if missing",
+    )
     parser.add_argument(
         "--license",
         default="unknown",
@@ -46,13 +60,23 @@ def main(argv: list[str] | None = None) -> None:
         help="license of the weights, for the model card (default: %(default)s)",
     )
     args = parser.parse_args(argv)
+    if bool(args.out) == bool(args.push):
+        raise InputError("set either --out or --push")
+    if args.push:
+        with tempfile.TemporaryDirectory() as directory:
+            network = network_flags.read(args)
+            write_repository(Path(directory), network, args.weights, args.license)
+            address = hub.upload(Path(directory), args.push)
+        print(f"uploaded {args.weights} to {address}")
+        return
     writers = {
         ".safetensors": _write_safetensors,
         ".stablehlo": _write_stablehlo,
         ".onnx": _write_onnx,
+        "": _write_directory,
     }
     if args.out.suffix not in writers:
-        raise InputError(f"--out is {args.out}: it must end in {', '.join(writers)}")
+        raise InputError(f"--out is {args.out}: it must end in {', '.join(filter(None, writers))}")
     has_card = args.out.suffix == ".safetensors"
     for path in (args.out, *([args.out.with_suffix(".md")] if has_card else [])):
         if path.exists():
@@ -64,24 +88,45 @@ def main(argv: list[str] | None = None) -> None:
     writers[args.out.suffix](network_flags.read(args), args)
 
 
-def _write_safetensors(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> None:
-    arrays = weights.to_torch(network.model)
+def _write_safetensors(network: Network, args: argparse.Namespace) -> None:
+    arrays = weights.to_torch(network)
     weight_files.write(args.out, arrays)
-    card = args.out.with_suffix(".md")
-    card.write_text(_card(network, args), encoding="utf-8")
-    print(f"wrote {counted(len(arrays), 'array')} to {args.out}, and a model card to {card}")
+    path = args.out.with_suffix(".md")
+    path.write_text(card(network, args.out.stem, args.weights, args.license), encoding="utf-8")
+    print(f"wrote {counted(len(arrays), 'array')} to {args.out}, and a model card to {path}")
 
 
-def _write_stablehlo(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> None:
+def _write_directory(network: Network, args: argparse.Namespace) -> None:
+    args.out.mkdir()
+    write_repository(args.out, network, args.weights, args.license)
+    print(f"wrote model.safetensors, config.json and README.md to {args.out}")
+
+
+def write_repository(directory: Path, network: Network, source: str, license: str) -> None:
+    """Writes the files of a repository of the Hugging Face hub to `directory`.
+
+    Args:
+      source: the `--weights` of the network, for the model card.
+    """
+    name, settings = catalog.describe(network.config)
+    settings |= {"num_classes": network.config.num_classes}
+    config = timm_config.TimmConfig(name, settings, network.preprocessing, network.classes)
+    weight_files.write(directory / "model.safetensors", weights.to_torch(network))
+    (directory / "config.json").write_text(timm_config.write(config), encoding="utf-8")
+    text = card(network, name, source, license)
+    (directory / "README.md").write_text(text, encoding="utf-8")
+
+
+def _write_stablehlo(network: Network, args: argparse.Namespace) -> None:
     (batch,) = jax.export.symbolic_shape("batch")
-    shape, dtype = (batch, *_image_shape(network)), network.model.config.param_dtype
-    forward = jax.jit(_forward(network.model))
+    shape, dtype = (batch, *_image_shape(network)), network.config.param_dtype
+    forward = jax.jit(_forward(network))
     exported = jax.export.export(forward, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, dtype))
     args.out.write_bytes(exported.serialize())
     print(f"wrote {args.out}: images {shape} to logits, for {', '.join(PLATFORMS)}")
 
 
-def _write_onnx(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> None:
+def _write_onnx(network: Network, args: argparse.Namespace) -> None:
     # They log every optional library that is missing.
     for library in ("jax2onnx", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -92,19 +137,19 @@ def _write_onnx(network: network_flags.ChosenNetwork, args: argparse.Namespace) 
             from jax2onnx import to_onnx
         except ImportError as error:
             raise InputError(
-                f"ONNX needs jax2onnx ({error}): pip install 'densenet_jax[export]'; "
+                f"ONNX needs jax2onnx ({error}): pip install -e '.[export]'; "
                 "pip install --no-deps jax2onnx"
             ) from error
         jax_private.restore_closed_jaxpr()
-        forward = _forward(network.model)
-        model = to_onnx(forward, inputs=[shape], model_name=type(network.model).__name__)
+        forward = _forward(network)
+        model = to_onnx(forward, inputs=[shape], model_name=type(network).__name__)
     args.out.write_bytes(model.SerializeToString())
     print(f"wrote {args.out}: images ({', '.join(map(str, shape))}) to logits")
 
 
-def _image_shape(network: network_flags.ChosenNetwork) -> tuple[int, int, int]:
+def _image_shape(network: Network) -> tuple[int, int, int]:
     side = network.preprocessing.crop.size
-    return side, side, network.model.config.in_channels
+    return side, side, network.config.in_channels
 
 
 def _forward(model: Network):
@@ -113,21 +158,21 @@ def _forward(model: Network):
     return lambda images: nnx.merge(graphdef, state)(images, train=False)
 
 
-def _card(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> str:
+def card(network: Network, title: str, source: str, license: str) -> str:
     """Renders a model card in the format of the Hugging Face hub."""
-    config, preprocessing = network.model.config, network.preprocessing
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network.model, nnx.Param)))
+    config, preprocessing = network.config, network.preprocessing
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
     lines = [
         "---",
-        f"license: {args.license}",
+        f"license: {license}",
         "library_name: densenet_jax",
         "pipeline_tag: image-classification",
         "---",
-        f"# {args.out.stem}",
+        f"# {title}",
         "",
-        f"A {type(network.model).__name__} with {counted(parameters, 'parameter')}, "
+        f"A {type(network).__name__} with {counted(parameters, 'parameter')}, "
         "under PyTorch's names.",
-        f"Exported from {args.weights} by `launch.export`.",
+        f"Exported from {Path(source).name if source.startswith('/') else source} by densenet_jax.",
         "",
         "| | |",
         "|---|---|",
@@ -138,7 +183,7 @@ def _card(network: network_flags.ChosenNetwork, args: argparse.Namespace) -> str
         f"| pixel mean (0 to 255) | {', '.join(f'{x:g}' for x in preprocessing.mean)} |",
         f"| pixel standard deviation | {', '.join(f'{x:g}' for x in preprocessing.std)} |",
     ]
-    if result := _result(args.weights):
+    if result := _result(source):
         lines += [
             f"| trained on | {result['data']}, {counted(result['epochs'], 'epoch')}, "
             f"seed {result['seed']} |",

@@ -7,43 +7,19 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from flax import nnx
 from rich.console import Console
 from rich.progress import track
 
-from densenet_jax import weights
-from densenet_jax.data.pictures import MAX_PIXELS
+from densenet_jax import pretrained
+from densenet_jax.data.pictures import MAX_PIXELS, TORCHVISION, Preprocessing
 from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.hub import HUB
-from densenet_jax.models.catalog import create_model
-from densenet_jax.models.network import Network, NetworkConfig
-from densenet_jax.predict import (
-    TORCHVISION,
-    Preprocessing,
-    preprocessing_for_run,
-    preprocessing_for_weights,
-)
-from densenet_jax.train import saved_network
+from densenet_jax.models.network import Network
 from launch.paths import expanded
 
 _BATCH_SIZE = 32
-_NUM_CLASSES = 1000  # As in ImageNet.
-
-
-class ChosenNetwork(NamedTuple):
-    """The network that flags choose.
-
-    Attributes:
-      model: the network with its weights.
-      preprocessing: prepares pictures for the network.
-      classes: names of the classes in the order of labels; None if unknown.
-    """
-
-    model: Network
-    preprocessing: Preprocessing
-    classes: Sequence[str] | None
+PRETRAINED = "pretrained"  # The value of --weights for the published weights of --model.
 
 
 def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -52,21 +28,23 @@ def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
     group.add_argument(
         "--weights",
         required=required,
-        metavar="FILE",
-        help="a .safetensors or .pth file, or an index of .safetensors shards, with array names of "
-        "torchvision, timm, MONAI, torchxrayvision or mmpretrain; hf:REPOSITORY, such as "
-        "hf:timm/densenet121.tv_in1k; or a run directory, which records its model and classes",
+        metavar="SOURCE",
+        help="a run directory; a .safetensors or .pth file, or an index of .safetensors shards, "
+        "with array names of torchvision, timm, MONAI, torchxrayvision or mmpretrain; "
+        "hf:REPOSITORY, such as hf:timm/densenet121.tv_in1k; the name of a network "
+        "with published weights, such as densenet121; or 'pretrained', with --model",
     )
     group.add_argument(
         "--model",
         metavar="NAME",
-        help="name of the network in a weights file, such as densenet121; not for a run directory",
+        help="name of the network in a weights file, such as densenet121; unnecessary if timm's "
+        "config.json is beside the file, as on the hub",
     )
     group.add_argument(
         "--num_classes",
         type=int,
         metavar="N",
-        help=f"number of classes of a weights file (default: {_NUM_CLASSES})",
+        help="number of classes of a weights file (default: that of the model, such as 1000)",
     )
     group.add_argument(
         "--ema",
@@ -75,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
         help="load the averaged weights of a training checkpoint, such as state_dict_ema of timm",
     )
     group = parser.add_argument_group(
-        "preprocessing", "Defaults come from the run, or from the name of published weights."
+        "preprocessing", "Defaults come from the run, the config.json or the name of the weights."
     )
     group.add_argument(
         "--resize", type=int, metavar="PIXELS", help="length of the short side before the crop"
@@ -121,55 +99,41 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read(args: argparse.Namespace) -> ChosenNetwork:
-    """Loads the network that the flags choose.
+def read(args: argparse.Namespace) -> Network:
+    """Loads the network that the flags choose, with its preprocessing.
 
     Raises InputError if the weights are missing or belong to another network, or if the
     preprocessing is unknown.
     """
-    num_classes = _NUM_CLASSES if args.num_classes is None else args.num_classes
-    if num_classes < 1:
-        raise InputError(f"--num_classes is {num_classes}: it must be at least 1")
-    if not args.weights.startswith(HUB):
-        args.weights = str(expanded(args.weights))
-        if not Path(args.weights).exists():
-            raise InputError(f"there is no weights file or run directory {args.weights}")
-    if Path(args.weights).is_dir():
-        return _read_run(args)
-    if not args.model:
-        raise InputError(
-            f"{args.weights} is a weights file without --model: set it, as in --model densenet121"
-        )
-    model = create_model(args.model, num_classes=num_classes, rngs=nnx.Rngs(0))
-    preprocessing = _with_flags(_published(args, model.config), args, model.config.in_channels)
-    weights.load_torch(model, args.weights, ema=bool(args.ema))
-    return ChosenNetwork(model, preprocessing, None)
-
-
-def _read_run(args: argparse.Namespace) -> ChosenNetwork:
-    for flag in ("model", "num_classes"):
-        if getattr(args, flag) is not None:
+    settings = {} if args.num_classes is None else {"num_classes": args.num_classes}
+    if settings and args.num_classes < 1:
+        raise InputError(f"--num_classes is {args.num_classes}: it must be at least 1")
+    source, model = args.weights, args.model
+    if source == PRETRAINED:
+        if not model:
             raise InputError(
-                f"{args.weights} is a run directory, which records its {flag}: remove --{flag}"
+                "--weights pretrained needs --model: set it, as in --model densenet121"
             )
-    if args.ema:
-        raise InputError(f"{args.weights} is a run directory, which --ema is not for: remove --ema")
-    model, description = saved_network.load_network(args.weights)
-    preprocessing = preprocessing_for_run(description)
-    channels = model.config.in_channels
-    return ChosenNetwork(model, _with_flags(preprocessing, args, channels), description["classes"])
+        source, model = HUB + pretrained.repository(model), None
+    elif not source.startswith(HUB):
+        source = str(expanded(source))
+    network = pretrained.load(source, model, ema=bool(args.ema), **settings)
+    network.preprocessing = _with_flags(_known(network, args), args, network.config.in_channels)
+    return network
 
 
-def _published(args: argparse.Namespace, config: NetworkConfig) -> Preprocessing:
-    """Returns the preprocessing of a weights file.
+def _known(network: Network, args: argparse.Namespace) -> Preprocessing:
+    """Returns the preprocessing of the network.
 
-    If the preprocessing is unknown, flags must set the crop, and a warning lists assumed values.
+    If it is unknown, flags must set the crop, and a warning lists assumed values.
     """
-    try:
-        return preprocessing_for_weights(args.weights, config)
-    except InputError:
-        if not (args.resize and args.crop):
-            raise
+    if network.preprocessing is not None:
+        return network.preprocessing
+    if not (args.resize and args.crop):
+        raise InputError(
+            f"the preprocessing of {args.weights!r} is not known: give --resize and --crop, and "
+            "--interpolation, --mean and --std unless they are bilinear and ImageNet's"
+        )
     assumed = {"interpolation": "bilinear", "mean": "ImageNet's", "std": "ImageNet's"}
     if unset := [f"--{key} is {kind}" for key, kind in assumed.items() if not getattr(args, key)]:
         logging.getLogger("densenet_jax").warning(
@@ -199,7 +163,7 @@ def _with_flags(
 
 def apply(
     function: Callable,
-    network: ChosenNetwork,
+    network: Network,
     paths: Sequence[Path],
     args: argparse.Namespace,
     **options,
@@ -216,9 +180,8 @@ def apply(
 
     batch_size = _BATCH_SIZE if args.batch_size is None else args.batch_size
     stream = function(
-        network.model,
+        network,
         paths,
-        preprocessing=network.preprocessing,
         crops=args.crops,
         batch_size=min(batch_size, len(paths)),
         on_error=on_error,

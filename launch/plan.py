@@ -35,9 +35,9 @@ import jax
 
 from densenet_jax.analysis import targets
 from densenet_jax.analysis.plan import analyse, max_batch, plan
+from densenet_jax.data.places import cache_directory
 from densenet_jax.errors import InputError, counted
 from launch import command
-from launch.cache import cache_directory
 from launch.paths import typed_path
 
 # Shortest time of a GPU kernel, see `roofline.estimate`.

@@ -60,9 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     paths = _paths(args.pictures)
     process.configure(jax_is_unused=True)
     network = network_flags.read(args)
-    found = network_flags.apply(
-        predict, network, paths, args, classes=network.classes, top=args.top
-    )
+    found = network_flags.apply(predict, network, paths, args, top=args.top)
     results = [
         (path, predictions)
         for path, predictions in zip(paths, found, strict=True)

@@ -1,23 +1,32 @@
 """Shared fixtures: the platform of JAX, a finished run, a network and its weights."""
 
 import os
+import runpy
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from launch.cache import cache_directory
-
 # JAX reads these variables when it is imported; commands that tests start inherit them.
 # Tests of numerical results can run on other devices; most other tests expect a CPU.
 os.environ["JAX_PLATFORMS"] = os.environ.get("DENSENET_JAX_TEST_PLATFORM", "cpu")
+# Importing `places` would import JAX, so its file is run instead.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-    (cache_directory() or Path(tempfile.gettempdir()) / "densenet_jax") / "tests"
+    (
+        runpy.run_path(str(Path(__file__).parents[1] / "densenet_jax" / "data" / "places.py"))[
+            "cache_directory"
+        ]()
+        or Path(tempfile.gettempdir()) / "densenet_jax"
+    )
+    / "tests"
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 if os.environ["JAX_PLATFORMS"] == "cpu":
     # Compilation takes most of the time of the tests; optimisations would make it much longer.
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+# No test may read the data sets of the user.
+os.environ["DENSENET_JAX_DATA"] = "/nonexistent/densenet_jax"
 
 # Tests in other directories import published_sets as well.
 sys.path.append(str(Path(__file__).parent / "data"))

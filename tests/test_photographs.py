@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import densenet_jax as dj
-from densenet_jax.predict import logits, preprocessing_for_weights
+from densenet_jax.predict import logits
 
 pytestmark = pytest.mark.slow
 TORCHVISION = ["densenet121", "densenet169", "densenet201", "densenet161"]
@@ -45,12 +45,8 @@ def theirs_of(torch, network, transform, photographs):
 
 def assert_the_same(name, weights, photographs, expected):
     """Asserts logits within 1e-4 of the largest, and the same five best classes."""
-    ours = dj.create_model(name, num_classes=1000, rngs=nnx.Rngs(0))
-    dj.weights.load_torch(ours, weights)
-    options = dict(
-        preprocessing=preprocessing_for_weights(str(weights), ours.config),
-        batch_size=len(photographs),
-    )
+    ours = dj.load(weights, name)
+    options = dict(batch_size=len(photographs))
     found = np.stack(list(logits(ours, photographs, **options)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     for predictions, values in zip(dj.predict(ours, photographs, **options), expected, strict=True):

@@ -14,9 +14,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import densenet_jax as dj
 from densenet_jax import weight_files
-from densenet_jax.data.pictures import CentralCrop
-from densenet_jax.models.catalog import model_config
-from densenet_jax.predict import Preprocessing, preprocessing_for_weights
+from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from densenet_jax.train import saved_network
 from launch import command
 from launch import predict as launch_predict
@@ -104,42 +102,6 @@ def test_class_names_are_imagenets(network, photographs):
     assert (names[0], names[281], names[999]) == ("tench", "tabby", "toilet tissue")
 
 
-@pytest.mark.parametrize(
-    "source, name, crop",
-    [
-        ("densenet121-a639ec97.pth", "densenet121", CentralCrop(256, 224, "bilinear")),
-        ("hf:timm/densenet121.tv_in1k", "densenet121", CentralCrop(256, 224, "bicubic")),
-        ("hf:timm/densenet121.ra_in1k", "densenet121", CentralCrop(303, 288, "bicubic")),
-        ("hf:timm/resnet50.tv_in1k", "resnet50", CentralCrop(256, 224, "bilinear")),
-        ("/tv_in1k/densenet121.pth", "densenet121", CentralCrop(256, 224, "bilinear")),
-        ("rdnet_tiny.safetensors", "rdnet_tiny", CentralCrop(248, 224, "bicubic")),
-        ("hf:naver-ai/rdnet_large.nv_in1k", "rdnet_large", CentralCrop(248, 224, "bicubic")),
-        (
-            "hf:naver-ai/rdnet_large.nv_in1k_ft_in1k_384",
-            "rdnet_large",
-            CentralCrop(384, 384, "bicubic"),
-        ),
-    ],
-)
-def test_published_weights_come_with_their_preprocessing(source, name, crop):
-    assert preprocessing_for_weights(source, model_config(name)) == Preprocessing(crop)
-
-
-@pytest.mark.parametrize(
-    "source, name",
-    [
-        ("densenet.pth", "densenet_bc_k12_d100"),  # Not a network for ImageNet.
-        ("nin.pth", "nin"),
-        ("hf:timm/resnet50.a1_in1k", "resnet50"),  # A recipe with another crop.
-        ("resnet50.a1_in1k.safetensors", "resnet50"),
-        ("hf:somebody/densenet121", "densenet121"),
-    ],
-)
-def test_unknown_preprocessing_is_an_error(source, name):
-    with pytest.raises(dj.InputError, match="is not known: give --resize and --crop, and --interp"):
-        preprocessing_for_weights(source, model_config(name))
-
-
 def test_mean_and_deviation_are_flags(capsys, weights, photographs, network, caplog):
     argv = [photographs[0], "--json", "--top=1"]
     status, output, _ = run(capsys, *argv, weights=weights)
@@ -169,7 +131,7 @@ def test_crops_are_torchvisions(size, interpolation):
 
 
 def run(capsys, *arguments, weights=None, model=NAME):
-    argv = [*map(str, arguments), "--model", model, "--compile_cache=off"]
+    argv = [*map(str, arguments), "--model", model, "--compile_cache=off", "--num_classes=1000"]
     argv += ["--weights", str(weights), "--resize=40", "--crop=32"]
     return command.run(launch_predict.main, argv), *capsys.readouterr()
 
@@ -296,7 +258,8 @@ def test_wrong_weights(capsys, weights, photographs, tmp_path, kind, words):
 )
 def test_mistakes(capsys, weights, photographs, arguments, words):
     argv = [str(photographs[0]), "--model", NAME, "--weights", str(weights), "--resize=40"]
-    assert command.run(launch_predict.main, [*argv, "--compile_cache=off", *arguments]) == 2
+    argv += ["--num_classes=1000", "--compile_cache=off", *arguments]
+    assert command.run(launch_predict.main, argv) == 2
     assert words in capsys.readouterr().err
 
 

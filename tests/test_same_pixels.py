@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
@@ -13,8 +14,7 @@ from flax import nnx
 from PIL import Image, ImageSequence
 
 import densenet_jax as dj
-from densenet_jax.data.pictures import CentralCrop
-from densenet_jax.predict import Preprocessing
+from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from densenet_jax.train import saved_network
 from densenet_jax.train.fit import fit
 from launch import command, evaluate
@@ -139,7 +139,9 @@ def test_all_modes_are_equal_as_paths_pictures_and_arrays(tmp_path, mode):
 @pytest.mark.parametrize(
     "picture, words",
     [
-        (np.zeros((40, 40, 3), np.float32), "float32 array of shape (40, 40, 3): give uint8"),
+        (np.full((40, 40, 3), 16.0), "float64 array with values from 16 to 16: scale floats to"),
+        (np.full((40, 40, 3), np.nan), "float64 array with values from nan to nan"),
+        (np.zeros((40, 40, 3), np.int32), "int32 array of shape (40, 40, 3): give uint8"),
         (np.zeros((40, 40, 2), np.uint8), "uint8 array of shape (40, 40, 2)"),
         (np.zeros((0, 40), np.uint8), "uint8 array of shape (0, 40)"),
         (np.zeros((1, 40, 40, 3), np.uint8), "uint8 array of shape (1, 40, 40, 3)"),
@@ -151,6 +153,19 @@ def test_other_arrays_are_refused(network, picture, words):
     with pytest.raises(dj.InputError) as caught:
         list(dj.predict(network, [picture]))
     assert str(caught.value).startswith("picture 0 ") and words in str(caught.value)
+
+
+def test_one_picture_and_a_directory(network, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    path = tmp_path / "a" / "picture.png"
+    path.parent.mkdir()
+    Image.fromarray(pixels).save(path)
+    look = dict(preprocessing=Preprocessing(CentralCrop(32, 32)), batch_size=1)
+    [expected] = dj.predict(network, [pixels], **look)
+    forms = [path, str(path), Image.open(path), pixels, jnp.asarray(pixels), pixels / 255]
+    assert all(dj.predict(network, form, **look) == expected for form in forms)
+    assert dj.predict(network, tmp_path, **look) == {path: expected}
+    assert list(dj.predict(network, pixels[None], **look)) == [expected]  # An array of pictures.
 
 
 def test_frames_of_one_picture_are_different_pictures(network, tmp_path):
@@ -166,9 +181,8 @@ def test_frames_of_one_picture_are_different_pictures(network, tmp_path):
 @pytest.mark.parametrize(
     "pictures, options, words",
     [
-        ("bird.jpg", {}, "give a list of pictures"),
-        (Image.new("L", (4, 4)), {}, "give a list of pictures"),
-        (np.zeros((4, 4, 3), np.uint8), {}, "give a list of pictures"),
+        ("nowhere.jpg", {}, "nowhere.jpg"),
+        (np.zeros((4, 4, 2), np.uint8), {}, "array of shape"),
         ([], {"batch_size": 0}, "batch_size is 0"),
         ([], {"classes": ["one"]}, "1 names are too few for the 1000 classes"),
     ],

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+from test_pretrained import CONFIG
 from test_weight_files import assert_equal
 
 import densenet_jax as dj
@@ -54,6 +55,14 @@ def test_shards_are_loaded(tmp_path):
     assert_equal(dj.weights.to_torch(model), arrays())
     index.rename(tmp_path / "index")  # The content decides.
     assert_equal(weight_files.read(tmp_path / "index"), arrays())
+
+
+def test_shards_beside_a_description_of_their_network(tmp_path):
+    network = dj.create_model(CONFIG["architecture"], num_classes=7, rngs=nnx.Rngs(0))
+    index = write_shards(tmp_path, content=dj.weights.to_torch(network))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    for source in (tmp_path, index):
+        assert_equal(dj.weights.to_torch(dj.load(source)), dj.weights.to_torch(network))
 
 
 def test_half_precision_in_shards(tmp_path):

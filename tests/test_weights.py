@@ -273,8 +273,10 @@ def test_names_of_an_rdnet_are_timms():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["densenet121", "densenet169", "densenet201", "densenet161", "resnet50", "rdnet_tiny"]
-)
+    "name",
+    ["densenet121", "densenet169", "densenet201", "densenet161", "densenetblur121d", "resnet50",
+     "rdnet_tiny"],
+)  # fmt: skip
 def test_timms_networks_give_the_same(name, float64):
     torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
     torch.manual_seed(0)

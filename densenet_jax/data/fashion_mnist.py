@@ -54,5 +54,5 @@ FASHION_MNIST = published_reader(
     origin="https://github.com/zalandoresearch/fashion-mnist or Debian's package "
     "dataset-fashion-mnist",
     read_files=_read_fashion_mnist,
-    default_directory="/usr/share/datasets/fashion-mnist",  # Where Debian installs it.
+    packaged_directory="/usr/share/datasets/fashion-mnist",  # Where Debian installs it.
 )

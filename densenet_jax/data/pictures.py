@@ -117,6 +117,24 @@ class CentralCrop:
         return np.asarray(cropped).reshape(self.size, self.size, -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """The crop and the normalisation of pictures. The default is torchvision's for ImageNet.
+
+    Attributes:
+      crop: cuts the image out of the picture.
+      mean, std: one value for each channel, on a scale of 0 to 255. The mean is subtracted, and the
+        difference is divided by std.
+    """
+
+    crop: CentralCrop = dataclasses.field(default_factory=CentralCrop)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+
+TORCHVISION = Preprocessing()
+
+
 def load(path: pathlib.Path, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads the picture at `path` in three colours (`RGB`) or in grey (`L`).
 
@@ -233,16 +251,24 @@ def _warn_of_dark_pictures() -> None:
 
 
 def from_array(array: np.ndarray) -> Image.Image:
-    """Returns the picture of an array `[H, W]` or `[H, W, channels]` of uint8 or uint16.
+    """Returns the picture of an array `[H, W]` or `[H, W, channels]` of uint8, uint16 or floats.
 
-    Keeps the high 8 bits of uint16, as for a 16-bit file. Raises UnsupportedFile for another array.
+    Keeps the high 8 bits of uint16, as for a 16-bit file. Floats must lie within 0 to 1; they are
+    rounded to 8 bits. Raises UnsupportedFile for another array.
     """
     channels = array.shape[2] if array.ndim == 3 else 1
     fits = array.ndim in (2, 3) and channels in (1, 3, 4) and array.size
+    if fits and np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise UnsupportedFile(
+                f"is a {array.dtype} array with values from {array.min():g} to {array.max():g}: "
+                "scale floats to 0 to 1"
+            )
+        array = np.rint(255 * array).astype(np.uint8)
     if array.dtype not in (np.uint8, np.uint16) or not fits:
         raise UnsupportedFile(
-            f"is a {array.dtype} array of shape {array.shape}: give uint8 (0 to 255) or uint16 of "
-            "shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+            f"is a {array.dtype} array of shape {array.shape}: give uint8 (0 to 255), uint16 or "
+            "floats (0 to 1) of shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
         )
     if array.dtype == np.uint16:
         array = _high_bits(array)

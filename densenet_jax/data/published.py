@@ -1,12 +1,13 @@
-"""Reads published sets that fit in memory: from their authors' files, or from a copy for TFDS."""
+"""Reads published sets that fit in memory: their authors' files, copies for TFDS, and others."""
 
 import pathlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from densenet_jax.data import tfds_copy
-from densenet_jax.data.archives import Piece
+from densenet_jax.data import other_forms, places, tfds_copy
+from densenet_jax.data.archives import Piece, naming_file
 from densenet_jax.data.dataset import Part, Split, concatenate
 from densenet_jax.data.facts import FACTS, Facts
 from densenet_jax.data.reader import Found, Reader, Request, hold_out_last
@@ -18,38 +19,65 @@ def published_reader(
     origin: str,
     read_files: Callable[[pathlib.Path], dict[str, list[Piece]]],
     tfds_name: str | None = None,
-    default_directory: str | None = None,
+    packaged_directory: str | None = None,
     hold_out: Callable[[Mapping[str, Part], int], tuple[Part, Part | None]] = hold_out_last,
     holdout_multiple: int = 1,
 ) -> Reader:
-    """Returns the reader of a published set. A copy for TFDS takes precedence.
+    """Returns the reader of a published set.
+
+    A copy for TFDS takes precedence over the authors' files, and these over `other_forms`.
 
     Args:
       name: the name of the set in FACTS.
       origin: where the authors publish their files, for messages.
       read_files: reads the authors' files in a directory; returns the pieces of each part in order.
       tfds_name: the name of the set in TensorFlow Datasets; None: `name`.
-      default_directory, hold_out, holdout_multiple: see Reader.
+      packaged_directory: where a package of the operating system installs the set. The set is
+        read from there if `launch.fetch` has not stored it.
+      hold_out, holdout_multiple: see Reader.
     """
     facts = FACTS[name]
 
     def read(request: Request) -> Found:
         if copy := tfds_copy.find(request.directory, tfds_name or name):
-            parts = {part: _checked(facts, tfds_copy.read(copy, part)) for part in facts.sizes}
+            parts = {
+                part: _checked(facts, tfds_copy.read(copy, part, facts)) for part in facts.sizes
+            }
             return Found(facts, parts)
         try:
             pieces = read_files(request.directory)
         except OSError as error:
+            if others := other_forms.read(name, request.directory):
+                return Found(facts, {part: _checked(facts, others[part]) for part in facts.sizes})
+            out = "" if request.is_default else f" --out {shlex.quote(str(request.directory))}"
             raise InputError(
-                f"missing {error.filename}: get it from {origin}, and set data.directory to its "
-                "directory or to that of a copy prepared by TFDS"
+                f"missing {error.filename}: run `python -m launch.fetch {name}{out}`, or set "
+                f"data.directory to {files}"
             ) from error
         return Found(facts, {part: _joined(facts, pieces[part]) for part in facts.sizes})
 
-    needs = (
-        f"the directory with its files, which come from {origin}, or with a copy prepared by TFDS"
+    def default_directory() -> pathlib.Path | None:
+        fetched = places.set_directory(name)
+        if packaged_directory and not (fetched and _has_files(fetched)):
+            packaged = pathlib.Path(packaged_directory)
+            return packaged if packaged.is_dir() else fetched or packaged
+        return fetched
+
+    files = (
+        f"a directory with its files from {origin}, or with a copy in PNG, in parquet or prepared "
+        "by TFDS"
     )
-    return Reader(read, needs, default_directory, hold_out, holdout_multiple)
+    return Reader(
+        read, files, default_directory, hold_out, holdout_multiple, tfds_name=tfds_name or name
+    )
+
+
+def _has_files(directory: pathlib.Path) -> bool:
+    """Returns whether a directory has files other than those of an unfinished download."""
+    if not directory.is_dir():
+        return False
+    with naming_file(directory):
+        return any(path.suffix != places.UNFINISHED for path in directory.iterdir())
 
 
 def _joined(facts: Facts, pieces: Sequence[Piece]) -> Split:

@@ -17,11 +17,13 @@ class Request(NamedTuple):
       directory: where the files are; unused by a set that needs no files.
       train_images: least number of training images, for sets that are computed.
       image_size: side of the images, for pictures of any size.
+      is_default: whether `directory` is the default directory of the reader.
     """
 
     directory: pathlib.Path
     train_images: int
     image_size: int
+    is_default: bool = False
 
 
 class Found(NamedTuple):
@@ -55,13 +57,16 @@ class Reader:
     Attributes:
       read: returns the facts and the parts of the set.
       needs: what `data.directory` must be, for messages; empty for a set that needs no files.
-      default_directory: where the set is if `data.directory` is not given.
+      default_directory: returns where the set is if `data.directory` is not given, or None.
       hold_out: divides the training images into those for training and those for validation.
       holdout_multiple: `data.holdout` must be a multiple of this number.
+      tfds_name: the name of the set in TensorFlow Datasets, whose registry lists the files that
+        `launch.fetch` downloads; empty for a set that cannot be downloaded.
     """
 
     read: Callable[[Request], Found]
     needs: str = ""
-    default_directory: str | None = None
+    default_directory: Callable[[], pathlib.Path | None] = lambda: None
     hold_out: Callable[[Mapping[str, Part], int], tuple[Part, Part | None]] = hold_out_last
     holdout_multiple: int = 1
+    tfds_name: str = ""

@@ -1,8 +1,9 @@
 """The registry of data sets: `load` reads a set by its name.
 
 A set is read from the files its authors publish, read from a copy prepared by TensorFlow Datasets
-(TFDS), or computed. Nothing is downloaded. Small sets are read into memory, in the order of their
-published files. Pictures of ImageNet and of directories are listed; a stream decodes them later.
+(TFDS) or in another form, or computed. Readers download nothing; `download.fetch` does. Small sets
+are read into memory, in the order of their published files if the form keeps it. Pictures of
+ImageNet and of directories are listed; a stream decodes them later.
 
 To add a set, write its facts in `facts.FACTS`, its reader in a module, and an entry in READERS.
 """
@@ -54,8 +55,9 @@ def load(
     Args:
       name: a name in READERS.
       directory: directory with the published files, or with a copy prepared by TFDS
-        (`<tfds name>/<version>/`); see also `imagenet.LAYOUT` and `folders.LAYOUT`. `digits` and
-        the synthetic sets need none, and `fashion_mnist` looks where Debian installs it.
+        (`<tfds name>/<version>/`); see also `other_forms`, `imagenet.LAYOUT` and `folders.LAYOUT`.
+        None: the directory of `launch.fetch`, and for `fashion_mnist` that of Debian's package.
+        `digits` and the synthetic sets need none.
       holdout: number of training images to move to `validation`: the last images, or for `svhn` a
         random choice with equally many of each class.
       examples: keep only this number of the remaining training images, the first; 0: all.
@@ -73,11 +75,12 @@ def load(
     if holdout < 0 or holdout % multiple:
         divisible = f" and, for {name}, divisible by {multiple}" if multiple > 1 else ""
         raise InputError(f"data.holdout is {holdout}: it must be 0 or more{divisible}")
-    directory = directory or reader.default_directory
-    if reader.needs and not directory:
+    where = pathlib.Path(directory).expanduser() if directory else reader.default_directory()
+    if reader.needs and not where:
         raise InputError(f"{name} needs data.directory: {reader.needs}")
-    where = pathlib.Path(directory or "").expanduser()
-    facts, parts = reader.read(Request(where, holdout + examples, image_size))
+    facts, parts = reader.read(
+        Request(where or pathlib.Path(), holdout + examples, image_size, not directory)
+    )
     official = _check_sizes(name, facts, parts)
     train, validation = reader.hold_out(parts, holdout)
     if not 0 <= examples <= len(train):

@@ -16,8 +16,9 @@ import numpy as np
 
 from densenet_jax.data.archives import Piece, naming_file, whole_numbers
 from densenet_jax.data.encoded import MAX_PICTURE_BYTES, Encoded, Pictures
+from densenet_jax.data.facts import Facts
 from densenet_jax.errors import InputError, UnsupportedFile, counted
-from densenet_jax.files import check_regular, open_regular, read_regular
+from densenet_jax.files import check_regular, open_regular, read_object, read_regular
 
 MAX_RECORD_BYTES = MAX_PICTURE_BYTES + 2**16  # A picture with its label and name.
 _CHUNK = 1000  # Examples read at a time from ArrayRecord, several times faster than one by one.
@@ -26,27 +27,45 @@ T = TypeVar("T")
 
 
 def find(directory: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Returns the directory of the newest copy of TFDS's set `name` in `directory`, or None."""
-    versions = [
-        path.parent
-        for path in (directory / name).glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)  # Not an unfinished copy.
+    """Returns the directory of the newest copy of TFDS's set `name`, or None.
+
+    The copy is `NAME/VERSION` or `NAME/CONFIG/VERSION` in `directory`. `directory` may also be NAME
+    or VERSION itself, if the copy has the name of the set in it.
+    """
+    copies = _finished((directory / name).glob("*")) or _finished((directory / name).glob("*/*"))
+    if not copies:
+        copies = [
+            copy for copy in _finished([directory, *directory.glob("*")]) if _name(copy) == name
+        ]
+    return max(copies, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
+
+
+def _finished(directories: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Returns the directories that are named by a version, which unfinished copies are not."""
+    return [
+        path
+        for path in directories
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.name) and (path / "dataset_info.json").exists()
     ]
-    return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
 
-def read(copy: pathlib.Path, split: str) -> Piece:
+def _name(copy: pathlib.Path) -> object:
+    return (read_object(copy / "dataset_info.json") or {}).get("name")
+
+
+def read(copy: pathlib.Path, split: str, facts: Facts) -> Piece:
     """Reads images and labels of a split, in the order of the published files.
 
     Args:
       copy: directory of the copy, as `find` returns it.
+      facts: describes the images of copies that were prepared before TFDS 4.
 
     Raises:
       InputError: the copy lacks the split, is damaged, is of another set, or has a format other
         than ArrayRecord (`file_format="array_record"`) and TFRecord.
     """
     with naming_file(copy):
-        builder = _builder(copy, split)
+        builder = _builder(copy, split, facts)
         count = builder.info.splits[split].num_examples
         images, labels, positions = [], [], []
         for example in progress(_examples(builder, split), f"{copy.parent.name} {split}", count):
@@ -71,13 +90,16 @@ def read(copy: pathlib.Path, split: str) -> Piece:
         )
 
 
-def _builder(copy: pathlib.Path, split: str) -> Any:
+def _builder(copy: pathlib.Path, split: str, facts: Facts | None = None) -> Any:
     """Returns TFDS's builder. Raises InputError if `split` is missing or cannot be read."""
     import tensorflow_datasets as tfds
 
     for path in copy.iterdir():
         check_regular(path)  # TFDS would wait for a named pipe.
-    builder = tfds.builder_from_directory(copy)
+    if facts and not (copy / "features.json").exists():
+        builder = _old_builder(copy, facts)
+    else:
+        builder = tfds.builder_from_directory(copy)
     if split not in builder.info.splits:
         raise InputError(f"{copy} has no split {split!r}: prepare the whole set with TFDS")
     if not {"image", "label"} <= {*builder.info.features}:
@@ -89,6 +111,27 @@ def _builder(copy: pathlib.Path, split: str) -> Any:
             'prepare it again with file_format="array_record" or "tfrecord"'
         )
     return builder
+
+
+def _old_builder(copy: pathlib.Path, facts: Facts) -> Any:
+    """Returns the builder of a copy without features.json, as TFDS before version 4 wrote it."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
+    from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
+
+    with registered.skip_registration():
+
+        class OldBuilder(ReadOnlyBuilder):
+            def _info(self) -> tfds.core.DatasetInfo:
+                features = {
+                    "image": tfds.features.Image(shape=facts.image_shape),
+                    "label": tfds.features.ClassLabel(num_classes=facts.num_classes),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+    return OldBuilder(copy)
 
 
 def _hashed_key(split: str, index: int) -> bytes:

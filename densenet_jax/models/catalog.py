@@ -5,11 +5,13 @@ import fnmatch
 import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 
 from densenet_jax.errors import InputError, counted, suggest
 from densenet_jax.models.all_cnn import AllCNN, AllCNNConfig
+from densenet_jax.models.blur import BlurDenseNet, BlurDenseNetConfig
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.fractalnet import FractalNet, FractalNetConfig
 from densenet_jax.models.highway import Highway, HighwayConfig
@@ -28,6 +30,7 @@ FAMILIES: dict[type[NetworkConfig], Callable[..., Network]] = {
     HighwayConfig: Highway,
     FractalNetConfig: FractalNet,
     RDNetConfig: RDNet,
+    BlurDenseNetConfig: BlurDenseNet,
 }
 
 # Names of networks for small images state their sizes in the papers' notation. Other sizes work
@@ -73,6 +76,9 @@ IMAGENET_RESNETS = {
 }
 
 OTHERS = {
+    "densenetblur121d": BlurDenseNetConfig(
+        growth_rate=32, depth=None, block_config=(6, 12, 24, 16), stem="imagenet", num_classes=1000
+    ),
     "nin": NINConfig(),
     "nin_svhn": NINConfig(
         mlpconv_widths=(128, 96, 64, 320, 256, 128, 384, 256), kernel_sizes=(5, 5, 5)
@@ -140,6 +146,30 @@ def create_model(name: str, *, rngs: nnx.Rngs, **overrides) -> Network:
     """
     config = model_config(name, **overrides)
     return FAMILIES[type(config)](config, rngs=rngs)
+
+
+def describe(config: NetworkConfig) -> tuple[str, dict[str, Any]]:
+    """Returns the name of the nearest network of the catalogue, and the settings that differ.
+
+    `model_config(name, **settings)` returns `config`, but for `dtype` and `param_dtype`.
+    """
+    names = [name for name in list_models() if type(_named(name)) is type(config)]
+    if isinstance(config, DenseNetConfig) and config.depth and config.stem == "cifar":
+        kind = "b" * bool(config.bottleneck) + "c" * (config.compression < 1)
+        kind = f"_{kind}" if kind else ""
+        names.insert(0, f"densenet{kind}_k{config.growth_rate}_d{config.depth}")
+    found = {name: _differences(config, name) for name in names}
+    name = min(found, key=lambda name: len(found[name]))
+    return name, found[name]
+
+
+def _differences(config: NetworkConfig, name: str) -> dict[str, Any]:
+    named, fields = _named(name), [field.name for field in dataclasses.fields(config)]
+    return {
+        field: getattr(config, field)
+        for field in fields
+        if "dtype" not in field and getattr(config, field) != getattr(named, field)
+    }
 
 
 @functools.cache

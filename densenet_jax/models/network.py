@@ -117,10 +117,15 @@ class Network(nnx.Module):
     Attributes:
       config: the description from which the network was built.
       rngs: the source of dropout masks; None in a network without dropout.
+      preprocessing: prepares pictures for a trained network (`data.pictures.Preprocessing`); None
+        if unknown.
+      classes: names of a trained network's classes, in the order of the logits; None if unknown.
     """
 
     config: NetworkConfig
     rngs: nnx.Rngs | None = None
+    preprocessing: Any = None
+    classes: tuple[str, ...] | None = None
 
     def __call__(
         self, images: jax.Array, train: bool = False, mask: jax.Array | None = None

@@ -35,6 +35,8 @@ class SavedNetwork(NamedTuple):
 def load_network(workdir: str | Path, checkpoint: str = "last", **overrides) -> SavedNetwork:
     """Loads the network of a run, with the weights of its "last" or its "best" checkpoint.
 
+    A record of a run may have `model.safetensors` instead of checkpoints.
+
     `overrides` may change fields of the network's config that change no parameter: `dtype`,
     `remat`.
 
@@ -50,6 +52,10 @@ def load_network(workdir: str | Path, checkpoint: str = "last", **overrides) -> 
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{run.path / 'model.json'} is damaged ({reason}): restore it") from error
+    stored = run.path / "model.safetensors"
+    if stored.exists() and not run.has_checkpoint():  # A record of a run.
+        weights.load_torch(model, stored)
+        return SavedNetwork(model, description)
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     like = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from densenet_jax.data.pictures import load
-from densenet_jax.predict import TORCHVISION
+from densenet_jax.data.pictures import TORCHVISION, load
 from launch.benchmark.torch_densenet import TorchDenseNet
 from launch.benchmark.workload import densenet_config
 

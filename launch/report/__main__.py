@@ -13,7 +13,8 @@ Reads the finished runs anywhere in a directory and writes a report:
   profile         gradient norms and feature reuse of each layer, for each run
   results         the table of a record of runs, such as experiments/results, and a figure for each
                   directory in it; --readme also writes the table into a file
-  keep            copies configs, environments, curves and results of runs to --out, for a record
+  keep            copies configs, environments, curves and results of runs to --out, for a record;
+                  --weights also stores each network
 
 Without --runs, tables and figures show the published numbers only. A run reproduces a cell or a
 point only if it followed the paper's protocol on the official data; seed, remat and checkpoint
@@ -58,9 +59,16 @@ def main(argv: list[str] | None = None) -> None:
         metavar="FILE",
         help="results: README to update with the table",
     )
+    parser.add_argument(
+        "--weights",
+        action="store_true",
+        help="keep: also store each network's weights, with a model card",
+    )
     args = parser.parse_args(argv)
     if args.name == "keep" and not args.out:
         raise InputError("keep needs --out, such as experiments/results/NAME")
+    if args.weights and args.name != "keep":
+        raise InputError(f"--weights is for keep, not for {args.name}: remove it")
     args.out = args.out or Path("report")
     found = find_runs(args.runs) if args.runs else Found([], [], [])
     for problem in found.broken:
@@ -82,7 +90,7 @@ def _report(args: argparse.Namespace, found: Found) -> str:
         if name == "results":
             print(results.write(runs, root, out, args.readme))
         elif name == "keep":
-            results.keep(runs, root, out)
+            results.keep(runs, root, out, args.weights)
         elif name == "sweep":
             print(sweep.write(runs, out))
         else:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from densenet_jax import pretrained, weight_files, weights
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.config import flatten
@@ -61,10 +62,14 @@ def write(runs: list[Run], root: Path, out: Path, readme: Path | None) -> str:
     return text
 
 
-def keep(runs: list[Run], root: Path, out: Path) -> None:
+def keep(runs: list[Run], root: Path, out: Path, with_weights: bool) -> None:
     """Copies the small files of `runs`, which are in `root`, to `out`, for a record.
 
     Shortens absolute paths in the commands of runs to their last part.
+
+    Args:
+      with_weights: also write model.safetensors, the network under PyTorch's names; model.json,
+        with which commands read it as that of a run; and README.md, a model card.
     """
     for run in runs:
         directory = out / run.path.relative_to(root)
@@ -76,6 +81,19 @@ def keep(runs: list[Run], root: Path, out: Path) -> None:
         ]
         environment = run.environment | {"command": command}
         (directory / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+        if with_weights:
+            _keep_weights(run.path, directory)
+
+
+def _keep_weights(run: Path, directory: Path) -> None:
+    from launch import export  # Importing Orbax takes half a second.
+
+    network = pretrained.load(run)
+    shutil.copyfile(run / "model.json", directory / "model.json")
+    weight_files.write(directory / "model.safetensors", weights.to_torch(network))
+    title = f"{directory.parent.name}, {directory.name}"
+    text = export.card(network, title, str(run), "mit")
+    (directory / "README.md").write_text(text, encoding="utf-8")
 
 
 def records(runs: list[Run], root: Path) -> list[Record]:

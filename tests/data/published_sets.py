@@ -153,7 +153,7 @@ def _python2(value):
     )
 
 
-def prepare_tfds(directory, name, parts):
+def prepare_tfds(directory, name, parts, with_id=True):
     """Prepares TFDS's set `name` in two ArrayRecord shards a split, without TensorFlow.
 
     TFDS prepares the copy with its keys, hence in its order. Only its reading of the raw files is
@@ -180,11 +180,16 @@ def prepare_tfds(directory, name, parts):
             png = io.BytesIO()
             Image.fromarray(image.squeeze()).save(png, "PNG")
             example = {"image": png.getvalue(), "label": int(label)}
-            if name != "fashion_mnist":
+            if name != "fashion_mnist" and with_id:
                 example["id"] = f"{part}_{index:0{digits}d}"
             if name == "cifar100":
                 example["coarse_label"] = int(label) // 5
             yield index, example
+
+    def without_id(self):
+        features = dict(stock._info(self).features)
+        del features["id"]
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     tfds.disable_progress_bar()
     with registered.skip_registration():
@@ -194,6 +199,8 @@ def prepare_tfds(directory, name, parts):
             "_split_generators": split_generators,
             "_generate_examples": generate_examples,
         }
+        if not with_id and name != "fashion_mnist":
+            members["_info"] = without_id
         builder = type(stock.__name__, (stock,), members)(
             data_dir=directory, file_format="array_record"
         )

@@ -16,6 +16,7 @@ from published_sets import refuses
 
 from densenet_jax.data import encoded, imagenet, pictures, sources, tfds_copy
 from densenet_jax.data import svhn as svhn_reader
+from densenet_jax.data.facts import FACTS
 from densenet_jax.data.random_crop import random_crop
 from densenet_jax.errors import InputError, UnsupportedFile
 from densenet_jax.files import read_regular
@@ -221,7 +222,7 @@ def test_a_tfds_copy_with_a_named_pipe(tmp_path):
     (copy / "features.json").unlink()
     os.mkfifo(copy / "features.json")
     with pytest.raises(InputError, match=r"features\.json is a named pipe"):
-        tfds_copy.read(copy, "train")
+        tfds_copy.read(copy, "train", FACTS["cifar10"])
 
 
 @pytest.fixture

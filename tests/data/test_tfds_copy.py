@@ -1,5 +1,6 @@
 """Tests that a copy prepared by TFDS equals the published files, and is read without TensorFlow."""
 
+import json
 import sys
 
 import published_sets
@@ -16,12 +17,12 @@ SHAPES = {
 }
 
 
-def prepare(directory, name):
+def prepare(directory, name, with_id=True):
     """Prepares a small copy of a set; returns its directory and its content."""
     sizes = {"train": 150, "test": 50} | ({"extra": 120} if name == "svhn" else {})
     parts = published_sets.make_parts(sizes, *SHAPES[name])
     tfds_name = "svhn_cropped" if name == "svhn" else name
-    return published_sets.prepare_tfds(directory, tfds_name, parts), parts
+    return published_sets.prepare_tfds(directory, tfds_name, parts, with_id), parts
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
@@ -55,6 +56,63 @@ def test_the_newest_finished_version_is_read(tmp_path):
         (copy.parent / version).mkdir()
         (copy.parent / version / "dataset_info.json").write_text("{}")
     assert_same(sources.load("fashion_mnist", str(tmp_path)).test, *parts["test"])
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_versions_without_identifiers(tmp_path, name, file_format):
+    """Versions such as cifar10 3.0.0 and svhn_cropped 3.0.0 have no feature "id"."""
+    copy, parts = prepare(tmp_path, name, with_id=False)
+    copy = copy.rename(copy.with_name("3.0.0"))
+    published_sets.edit_info(copy, version="3.0.0")
+    if file_format == "tfrecord":
+        published_sets.to_tfrecord(copy)
+    assert b'"id"' not in (copy / "features.json").read_bytes()
+    assert_same(sources.load(name, str(tmp_path)).test, *parts["test"])
+
+
+@pytest.mark.parametrize(
+    "name, with_id",
+    [
+        ("cifar10", True),
+        ("cifar10", False),
+        ("cifar100", False),
+        ("svhn", False),
+        ("fashion_mnist", False),
+    ],
+)
+def test_a_copy_from_before_features_were_stored(tmp_path, name, with_id):
+    """TFDS before version 4 wrote TFRecord, without features.json and file names in the info."""
+    copy, parts = prepare(tmp_path, name, with_id)
+    published_sets.to_tfrecord(copy)
+    (copy / "features.json").unlink()
+    info = json.loads((copy / "dataset_info.json").read_text())
+    del info["fileFormat"], info["moduleName"]
+    for split in info["splits"]:
+        del split["filepathTemplate"]
+    (copy / "dataset_info.json").write_text(json.dumps(info))
+    assert_same(sources.load(name, str(tmp_path)).test, *parts["test"])
+
+
+@pytest.mark.parametrize(
+    "place, directory",
+    [
+        ("cifar10/config/3.0.2", "."),
+        ("cifar10/3.0.2", "cifar10"),
+        ("cifar10/3.0.2", "cifar10/3.0.2"),
+        ("sets/3.0.2", "sets"),
+    ],
+)
+def test_places_of_a_copy(tmp_path, place, directory):
+    copy, parts = prepare(tmp_path / "prepared", "cifar10")
+    (tmp_path / place).parent.mkdir(parents=True)
+    copy.rename(tmp_path / place)
+    assert_same(sources.load("cifar10", str(tmp_path / directory)).test, *parts["test"])
+
+
+def test_a_copy_of_another_set_is_not_found(tmp_path):
+    prepare(tmp_path, "cifar100")
+    refuses("cifar10", tmp_path / "cifar100", "missing .*: run `python -m launch.fetch cifar10")
 
 
 def damage(copy, pattern, change):

@@ -12,9 +12,9 @@ import small
 from cases import slow_except
 from PIL import Image
 
+from densenet_jax.data.places import cache_directory
 from densenet_jax.errors import InputError
 from launch import command, hosts
-from launch.cache import cache_directory
 from launch.sweep import local
 
 # Runs as a user without a name. The effective user stays root, to read files.

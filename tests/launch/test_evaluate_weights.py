@@ -9,13 +9,13 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from densenet_jax.data import folders, imagenet
-from densenet_jax.data.pictures import CentralCrop
+from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from densenet_jax.errors import InputError
-from densenet_jax.predict import Preprocessing, logits
+from densenet_jax.predict import logits
 from densenet_jax.train import saved_network
 from launch import command, evaluate
 
-NAME = small.CLASSIFIER
+MODEL = (f"--model={small.CLASSIFIER}", "--num_classes=1000")
 FLAGS = ["--resize=40", "--crop=32", "--compile_cache=off"]
 # Number of classes that score higher than the right class, for each picture.
 RANKS = [0, 0, 3, 4, 5, 500]
@@ -49,7 +49,7 @@ def run(capsys, weights, folder, *arguments):
 
 def test_errors_are_counted(capsys, weights, folder):
     path, crops = folder
-    flags = [f"--model={NAME}", f"--crops={crops}", "--json", "--batch_size=4"]
+    flags = [*MODEL, f"--crops={crops}", "--json", "--batch_size=4"]
     status, output, errors = run(capsys, weights, path, *flags)
     assert status == 0, errors
     report = json.loads(output)
@@ -62,7 +62,7 @@ def test_errors_are_counted(capsys, weights, folder):
 def test_broken_pictures_do_not_count(capsys, weights, folder):
     path, _ = folder
     next(path.iterdir()).joinpath("broken.jpg").write_bytes(b"\xff\xd8\xff")
-    status, output, errors = run(capsys, weights, path, f"--model={NAME}")
+    status, output, errors = run(capsys, weights, path, *MODEL)
     assert status == 0 and errors.count("skipped: ") == 1
     assert "6 pictures of 6 classes, 1 unreadable skipped; 1 crop of 32 pixels" in output
     assert "after resizing to 40 (bilinear); labels: ImageNet's identifiers" in output
@@ -116,9 +116,9 @@ def test_a_run_records_its_classes(capsys, finished_run, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([f"--model={NAME}", "--num_classes=7"], "has shape (1000,"),
-        ([f"--model={NAME}", "--batch_size=0"], "batch_size is 0"),
-        ([], "is a weights file without --model"),
+        ([MODEL[0], "--num_classes=7"], "has shape (1000,"),
+        ([*MODEL, "--batch_size=0"], "batch_size is 0"),
+        ([], "is a weights file without the name of its network"),
     ],
 )
 def test_mistakes(capsys, weights, folder, arguments, words):
@@ -137,7 +137,7 @@ def test_directories_that_are_not_classes(capsys, weights, tmp_path, names, word
     for name in names:
         (tmp_path / name).mkdir()
         next(pictures()).save(tmp_path / name / "picture.png")
-    status, _, errors = run(capsys, weights, tmp_path, f"--model={NAME}")
+    status, _, errors = run(capsys, weights, tmp_path, *MODEL)
     assert status == 2 and words in errors
 
 

@@ -61,6 +61,41 @@ def test_colons_in_paths(tmp_path, monkeypatch):
         command.load_config("nowhere:7")
 
 
+@pytest.mark.parametrize(
+    "spec, path, arg",
+    [
+        ("cvpr2017/table2/densenet_bc_k24_d250:c100+", "table2/densenet_bc_k24_d250.py", "c100+"),
+        ("experiments/quickstart.py", "experiments/quickstart.py", ""),
+        ("quickstart", "experiments/quickstart.py", ""),
+        ("experiments/results/digits/seed=0", "experiments/results/digits/seed=0", ""),
+    ],
+)
+def test_experiments_are_found_from_any_directory(tmp_path, monkeypatch, spec, path, arg):
+    monkeypatch.chdir(tmp_path)
+    found, found_arg = experiment.split(spec)
+    assert str(found).endswith(path) and found.exists() and found_arg == arg
+    assert command.load_config(spec).epochs > 0
+
+
+def test_the_working_directory_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "quickstart.py").write_text(CONFIG)
+    assert command.load_config("experiments/quickstart.py:7").epochs == 7
+
+
+@pytest.mark.parametrize(
+    "spec, name",
+    [
+        ("densenet_bc_k24_d250:c10", "cvpr2017/table2/densenet_bc_k24_d250"),
+        ("quickstrat", "quickstart"),
+    ],
+)
+def test_a_missing_experiment_has_a_suggestion(spec, name):
+    with pytest.raises(InputError, match=f"did you mean '{name}', a config"):
+        command.load_config(spec)
+
+
 def test_none_unsets_optional_keys(tmp_path):
     """None works in flags, in sweeps and in the config of a run, as an earlier value too."""
     for key in OPTIONAL:

@@ -12,11 +12,9 @@ from flax import nnx
 
 import densenet_jax as dj
 from densenet_jax import weight_files
-from densenet_jax.data.pictures import CentralCrop
-from densenet_jax.predict import Preprocessing
+from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from densenet_jax.train import saved_network
 from launch import command, export
-from launch.network_flags import ChosenNetwork
 
 
 def run(capsys, source, out, *arguments):
@@ -104,9 +102,9 @@ def test_onnx_of_every_family(tmp_path, name, overrides):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = dj.create_model(name, num_classes=10, rngs=nnx.Rngs(0), **overrides)
     side = 64 if getattr(model.config, "stem", "") == "imagenet" or "rdnet" in name else 32
-    preprocessing = Preprocessing(CentralCrop(side, side))
+    model.preprocessing = Preprocessing(CentralCrop(side, side))
     out = tmp_path / "network.onnx"
-    export._write_onnx(ChosenNetwork(model, preprocessing, None), argparse.Namespace(out=out))
+    export._write_onnx(model, argparse.Namespace(out=out))
     session = onnxruntime.InferenceSession(out)
     images = np.random.default_rng(0).standard_normal((3, side, side, 3)).astype(np.float32)
     (logits,) = session.run(None, {session.get_inputs()[0].name: images})

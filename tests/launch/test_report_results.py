@@ -6,6 +6,7 @@ import re
 import pytest
 import small
 
+import densenet_jax as dj
 from densenet_jax.errors import InputError
 from densenet_jax.train.config import check_config
 from launch import command
@@ -134,3 +135,18 @@ def test_keep_copies_small_files_only(finished_run, tmp_path):
     assert not any(word.startswith("/") for word in environment["command"])
     assert environment | {"command": None} == original | {"command": None}
     assert command.load_config(str(out / "run")).epochs == 4
+
+
+def test_keep_with_weights_stores_a_network(finished_run, tmp_path, capsys):
+    out = tmp_path / "kept"
+    argv = ["keep", "--runs", str(finished_run.parent), "--out", str(out), "--weights"]
+    launch_report.main(argv)
+    [kept] = out.iterdir()
+    assert not (kept / "checkpoints").exists()
+    assert (kept / "README.md").read_text().startswith("---\nlicense: mit\n")
+    found, expected = dj.load(kept), dj.load(finished_run)
+    ours, theirs = dj.weights.to_torch(found), dj.weights.to_torch(expected)
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    assert found.preprocessing == expected.preprocessing and found.classes == expected.classes
+    with pytest.raises(InputError, match="--weights is for keep, not for results"):
+        launch_report.main(["results", "--runs", str(finished_run.parent), "--weights"])

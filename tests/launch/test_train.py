@@ -92,7 +92,7 @@ def test_a_finished_run_says_so(typed_run, capsys):
         ("--config.dtype=float16", ["float16", "bfloat16"]),
         ("--config.data.name=cifar11", ["cifar11", "cifar10"]),
         ("--config.data.name=", ["data.name"]),
-        ("--config.data.name=cifar10", ["cifar10 needs data.directory", "kriz/cifar.html"]),
+        ("--config.data.name=cifar10", ["python -m launch.fetch cifar10", "kriz/cifar.html"]),
         ("--config.data.holdout=1437", ["hold out 1,437 of 1,437", "data.holdout"]),
         ("--config.model.stem=imagenet", ["images", "height and width"]),
         ("--unknown=1", ["unknown"]),

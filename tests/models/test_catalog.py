@@ -6,7 +6,7 @@ from flax import nnx
 
 import densenet_jax as dj
 from densenet_jax.analysis.counts import count_macs, count_params
-from densenet_jax.models.catalog import model_config
+from densenet_jax.models.catalog import describe, list_models, model_config
 
 # Counts include scale and shift of BatchNorm; see the papers' Tables 1 and 2.
 PARAMETERS = {
@@ -20,6 +20,7 @@ PARAMETERS = {
     "densenet_bc_k48_d40": 2_733_130,
     "densenet_bc_k60_d40": 4_261_690,
     "densenet121": 7_978_856,
+    "densenetblur121d": 7_998_088,
     "densenet169": 14_149_480,
     "densenet201": 20_013_928,
     "densenet161": 28_681_000,
@@ -221,3 +222,28 @@ def test_impossible_residual_networks(name, message):
 def test_impossible_settings(name, overrides, message):
     with pytest.raises(dj.InputError, match=message):
         model_config(name, **overrides)
+
+
+@pytest.mark.parametrize(
+    "name, overrides, expected",
+    [
+        ("densenet121", {}, ("densenet121", {})),
+        ("densenet_bc_k12_d22", {"num_classes": 7}, ("densenet_bc_k12_d22", {"num_classes": 7})),
+        ("densenet_k12_d40", {}, ("densenet_k12_d40", {})),
+        ("densenet_c_k6_d22", {"remat": "none"}, ("densenet_c_k6_d22", {"remat": "none"})),
+        ("preresnet29", {}, ("preresnet164", {"block_config": (3, 3, 3)})),
+        ("rdnet_tiny", {"num_classes": 5}, ("rdnet_tiny", {"num_classes": 5})),
+    ],
+)
+def test_a_config_is_described_by_the_nearest_name(name, overrides, expected):
+    config = model_config(name, **overrides)
+    assert describe(config) == expected
+    found, settings = describe(config)
+    assert model_config(found, **settings) == config
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_network_is_described_by_its_name(name):
+    config = model_config(name)
+    found, settings = describe(config)
+    assert model_config(found, **settings) == config and settings == {}
