@@ -27,6 +27,26 @@ class UnsupportedFile(ValueError):
     """
 
 
+class UnreadableWeights(Exception):
+    """The error for a file without readable weights. The message is the reason.
+
+    Attributes:
+      remedy: advice to the user, in the imperative.
+    """
+
+    def __init__(self, reason: str, remedy: str = "download it again"):
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+class TooLarge(UnreadableWeights):
+    """The error for a file with more bytes of tensors than the limit."""
+
+    def __init__(self, found: int, max_bytes: int):
+        reason = f"its tensors take {found:,} bytes, more than the limit of {max_bytes:,}"
+        super().__init__(reason, "name the model that has these weights")
+
+
 class RunError(RuntimeError):
     """A failure that would recur on a retry, such as a NaN loss or too little memory.
 
@@ -50,6 +70,15 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-
 INTERRUPTED_STATUS = 3
 FAILED_STATUS = 4
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL: the same command resumes the run.
+
+
+_SHOWN = 3  # Names in a message; the rest are counted.
+
+
+def few(names: Sequence[str]) -> str:
+    """Returns the first names, and the number of the others: "a, b, c and 7 more"."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,5 +1,6 @@
 """Finds files of the Hugging Face hub in the local cache, or downloads them."""
 
+import functools
 import importlib.util
 import re
 import socket
@@ -14,7 +15,7 @@ _TIMEOUT_SECONDS = 5  # Longest wait for a connection.
 _MAX_REASON_CHARACTERS = 200  # Longer reasons are shortened in messages.
 
 
-def download(source: str, *names: str) -> Path:
+def download(source: str, *names: str, revision: str | None = None) -> Path:
     """Returns the path of the first of the files `names` that a repository has.
 
     Files in the local cache take precedence and need no network.
@@ -22,6 +23,8 @@ def download(source: str, *names: str) -> Path:
     Args:
       source: `hf:REPOSITORY`.
       names: names of files in the repository.
+      revision: commit, branch or tag; the newest commit of the main branch by default. The parent
+        directory of a returned path has the name of its commit.
 
     Raises:
       InputError: huggingface_hub is not installed, the name of the repository is impossible, the
@@ -36,7 +39,8 @@ def download(source: str, *names: str) -> Path:
         LocalEntryNotFoundError,
     )
 
-    repository, get = source.removeprefix(HUB), huggingface_hub.hf_hub_download
+    repository = source.removeprefix(HUB)
+    get = functools.partial(huggingface_hub.hf_hub_download, revision=revision)
     for name in names:
         try:
             return Path(get(repository, name, local_files_only=True))
@@ -44,23 +48,25 @@ def download(source: str, *names: str) -> Path:
             raise InputError(f"{source} names no repository: {as_reason(error)}") from error
         except LocalEntryNotFoundError:
             pass
-    # The library retries for half a minute, so a short connection test comes first.
-    hub = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
     try:
-        socket.create_connection((hub.hostname, hub.port or 443), _TIMEOUT_SECONDS).close()
-        for name in names[:-1]:
+        _check_connection()
+        for name in names:
             try:
                 return Path(get(repository, name))
-            except LocalEntryNotFoundError:
+            except LocalEntryNotFoundError:  # A lost connection.
                 raise
             except EntryNotFoundError:
                 pass
-        return Path(get(repository, names[-1]))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"{source} is not in the local cache and cannot be downloaded from {hub.hostname} "
+            f"{source} is not in the local cache and cannot be downloaded from {host} "
             f"({as_reason(error)}): download its {names[0]} elsewhere and name the file"
         ) from error
+    raise InputError(
+        f"{source} has no {' and no '.join(names)}: choose another repository, or download its "
+        "weights and name the file"
+    )
 
 
 def upload(directory: Path, target: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from densenet_jax import hub, timm_config, weights
+from densenet_jax import hub, timm_config, weight_files, weights
 from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from densenet_jax.errors import InputError, suggest
 from densenet_jax.models import catalog
@@ -110,6 +110,7 @@ def load(
     *,
     rngs: nnx.Rngs | None = None,
     head: bool | None = True,
+    ema: bool = False,
     **overrides,
 ) -> Network:
     """Returns a trained network, with its `preprocessing` and `classes` where they are known.
@@ -121,10 +122,10 @@ def load(
         `hf:REPOSITORY` of the Hugging Face hub, whose config.json describes the network;
         a run directory;
         a weights file, with timm's config.json in its directory, or with `model`;
-        a directory with timm's config.json and model.safetensors.
+        a directory with timm's config.json and model.safetensors, or its index and shards.
       model: the name of the network in a weights file.
       rngs: initialises what has no weights.
-      head: see `weights.load_torch`.
+      head, ema: see `weights.load_torch`.
       **overrides: fields of the network's config.
 
     Raises:
@@ -135,7 +136,7 @@ def load(
     name, _, tag = text.partition(".")
     if tag in _by_tag(name) or text in REPOSITORIES:
         text = hub.HUB + repository(name, tag or None)
-    options: dict[str, Any] = {"head": head}
+    options: dict[str, Any] = {"head": head, "ema": ema}
     if text.startswith(hub.HUB):
         config = timm_config.read(hub.download(text, "config.json"))
         if config is None:
@@ -147,9 +148,11 @@ def load(
     beside = path / "config.json" if path.is_dir() else path.with_name("config.json")
     config = timm_config.read(beside) if beside.exists() else None
     if path.is_dir() and config is None:
+        if ema:
+            raise InputError(f"{path} is a run directory, which --ema is not for: remove --ema")
         return _load_run(path, model, overrides)
     if config and model in (None, config.architecture):
-        file = path / "model.safetensors" if path.is_dir() else path
+        file = _weights_in(path) if path.is_dir() else path
         return _load_described(str(file), config, model, rngs, overrides, options)
     if model is None:
         raise InputError(
@@ -160,6 +163,12 @@ def load(
     weights.load_torch(network, text, **options)
     network.preprocessing = _for_channels(preprocessing_of_file(path, network.config), network)
     return network
+
+
+def _weights_in(directory: Path) -> Path:
+    """Returns the path of the weights in a directory, which may be missing."""
+    paths = [directory / name for name in weight_files.PUBLISHED_NAMES]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def _load_described(

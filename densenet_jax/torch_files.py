@@ -20,7 +20,8 @@ from typing import BinaryIO, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from densenet_jax import pickles
+from densenet_jax import pickles, torch_modules
+from densenet_jax.errors import InputError, TooLarge, UnreadableWeights
 from densenet_jax.files import open_regular
 
 # Largest ratio of unpacked to packed bytes of a zip archive. torch.save compresses nothing, and
@@ -38,6 +39,7 @@ _STATE_DICT_KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module"),
     *("state_dict_ema", "model_ema", "ema"),
 )
+_AVERAGED = {"state_dict_ema", "model_ema", "ema"}
 # Functions and classes that pickles of data call. They build tensors, arrays and Python's own
 # containers.
 _BUILDERS = re.compile(
@@ -67,26 +69,6 @@ _DTYPES = {
     "ComplexDoubleStorage": np.dtype("<c16"),
     "UntypedStorage": np.dtype("u1"),
 }
-
-
-class Unreadable(Exception):
-    """The error for a file without readable weights. The message is the reason.
-
-    Attributes:
-      remedy: advice to the user, in the imperative.
-    """
-
-    def __init__(self, reason: str, remedy: str = "download it again"):
-        super().__init__(reason)
-        self.remedy = remedy
-
-
-class TooLarge(Unreadable):
-    """The error for a file with more bytes of tensors than the limit."""
-
-    def __init__(self, found: int, max_bytes: int):
-        reason = f"its tensors take {found:,} bytes, more than the limit of {max_bytes:,}"
-        super().__init__(reason, "name the model that has these weights")
 
 
 class _Storage(NamedTuple):
@@ -179,7 +161,9 @@ class _Unpickler(pickle.Unpickler):
             return name
         if origin not in self._stand_ins:
             if len(self._stand_ins) == MAX_NAMES:
-                raise Unreadable(f"it names more than {MAX_NAMES:,} classes", _SAVE_STATE_DICT)
+                raise UnreadableWeights(
+                    f"it names more than {MAX_NAMES:,} classes", _SAVE_STATE_DICT
+                )
             # Dicts have no hash, but the original may be a key of a dict.
             members = {"origin": origin, "calls": self._calls, "__hash__": object.__hash__}
             self._stand_ins[origin] = type(name, (_StandIn,), members)
@@ -192,31 +176,35 @@ class _Unpickler(pickle.Unpickler):
         _, kind, key, _, _, *view = description
         if kind not in _DTYPES:
             name = getattr(kind, "__name__", kind)
-            raise Unreadable(f"it holds numbers of the type {name}", "save them as float32")
+            raise UnreadableWeights(f"it holds numbers of the type {name}", "save them as float32")
         self.item_sizes[key] = _DTYPES[kind].itemsize
         # Old versions of PyTorch stored views of storages: (key, start, size).
         start = view[0][1] if view and view[0] else 0
         return _Storage(key, _DTYPES[kind], start)
 
 
-def read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+def read_zip(path: Path, max_bytes: int, ema: bool = False) -> dict[str, np.ndarray]:
     """Returns the arrays of the state dict in a file of `torch.save` since PyTorch 1.6, by name.
 
-    bfloat16 is converted to float32. Raises Unreadable if there is no state dict, or if its tensors
-    take more than `max_bytes` bytes.
+    bfloat16 is converted to float32. With `ema` the state dict is that of averaged weights. A whole
+    module counts as a state dict.
+
+    Raises:
+      UnreadableWeights: there is no state dict, or its tensors take more than `max_bytes` bytes.
+      InputError: `ema` is set and the file has no averaged weights.
     """
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         _check_archive(archive, path.stat().st_size)
         pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") == b"big":
-            raise Unreadable(*_BIG_ENDIAN)
+            raise UnreadableWeights(*_BIG_ENDIAN)
         size = archive.getinfo(pickled).file_size
         if size > MAX_PICKLE_BYTES:
-            raise Unreadable(f"its pickle has {size:,} bytes", _SAVE_STATE_DICT)
+            raise UnreadableWeights(f"its pickle has {size:,} bytes", _SAVE_STATE_DICT)
         unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
         found = unpickler.load()
-        state_dict = _state_dict(path, found, unpickler.called_code())
+        state_dict = _state_dict(path, found, unpickler.called_code(), ema)
         _check_size(
             state_dict, max_bytes, lambda key: archive.getinfo(f"{root}data/{key}").file_size
         )
@@ -226,20 +214,22 @@ def read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
 
 
 def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
-    """Raises Unreadable if an archive of `size` bytes unpacks to far more."""
+    """Raises UnreadableWeights if an archive of `size` bytes unpacks to far more."""
     entries = archive.infolist()
     # With other compressions zipfile unpacks a whole piece before it checks the length.
     if any(e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for e in entries):
-        raise Unreadable("it is compressed in a way that torch.save does not use", _SAVE_STATE_DICT)
+        raise UnreadableWeights(
+            "it is compressed in a way that torch.save does not use", _SAVE_STATE_DICT
+        )
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > MAX_INFLATION * size:
-        raise Unreadable(
+        raise UnreadableWeights(
             f"its {size:,} bytes unpack to {unpacked:,}, more than {MAX_INFLATION} times as many",
             _SAVE_STATE_DICT,
         )
 
 
-def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+def read_legacy(path: Path, max_bytes: int, ema: bool = False) -> dict[str, np.ndarray]:
     """Returns the same as `read_zip` for a file of `torch.save` before PyTorch 1.6.
 
     Such a file holds several pickles, then each storage: the number of its items and the items.
@@ -251,13 +241,13 @@ def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
             reason = "it is a pickle that torch.save did not write"
             if code := unpickler.called_code():
                 reason += f" and that holds code, calls of {code}, which was not run"
-            raise Unreadable(reason, _SAVE_STATE_DICT)
+            raise UnreadableWeights(reason, _SAVE_STATE_DICT)
         _version, machine = _Unpickler(file).load(), _Unpickler(file).load()
         if not machine["little_endian"]:
-            raise Unreadable(*_BIG_ENDIAN)
+            raise UnreadableWeights(*_BIG_ENDIAN)
         unpickler = _Unpickler(file)
         found = unpickler.load()
-        state_dict = _state_dict(path, found, unpickler.called_code())
+        state_dict = _state_dict(path, found, unpickler.called_code(), ema)
         places = {}
         for key in _Unpickler(file).load():
             length = int.from_bytes(file.read(8), "little") * unpickler.item_sizes[key]
@@ -275,20 +265,31 @@ def read_legacy(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
         return {name: _array(name, tensor, content) for name, tensor in state_dict.items()}
 
 
-def _state_dict(path: Path, found: object, code: str) -> dict[str, _Tensor]:
+def _state_dict(path: Path, found: object, code: str, ema: bool) -> dict[str, _Tensor]:
     """Returns the tensors of the preferred state dict in `found`, and logs ignored entries."""
     if not isinstance(found, dict):
         kind = type(found).__name__.lstrip("_")
-        raise Unreadable(f"it holds a {kind}, not a dict of tensors", _SAVE_STATE_DICT)
+        raise UnreadableWeights(f"it holds a {kind}, not a dict of tensors", _SAVE_STATE_DICT)
     state_dicts = dict(_state_dicts(found))
     if not state_dicts:
         raise _missing_state_dict(found, code)
-    place, *others = state_dicts
+    averaged = [place for place in state_dicts if not _AVERAGED.isdisjoint(place.split("."))]
+    if ema and not averaged:
+        raise InputError(
+            f"{path} has no averaged weights under {', '.join(sorted(_AVERAGED))}, only "
+            f"{_entries(found)}: remove ema=True or --ema"
+        )
+    place = averaged[0] if ema else next(iter(state_dicts))
+    others = ", ".join(other for other in state_dicts if other != place)
     if code:
         _warn("%s: holds code, calls of %s, which was not run", path, code)
     if others:
-        _warn("%s: read the weights under %s, not those under %s", path, place, ", ".join(others))
+        hint = "; ema=True or --ema reads averaged weights" if averaged and not ema else ""
+        _warn("%s: read the weights under %s, not those under %s%s", path, place, others, hint)
     state_dict = state_dicts[place]
+    holder = functools.reduce(dict.__getitem__, filter(None, place.split(".")), found)
+    if torch_modules.is_module(holder):
+        _warn("%s: read the tensors of a whole module, %s", path, type(holder).__name__)
     tensors = {name: value for name, value in state_dict.items() if _is_named_tensor(name, value)}
     if ignored := [_name(name) for name in state_dict if name not in tensors]:
         _warn(
@@ -302,6 +303,12 @@ def _warn(message: str, *arguments: object) -> None:
     logging.getLogger("densenet_jax").warning(message, *arguments)
 
 
+def _entries(found: dict) -> str:
+    """Describes the first keys of `found`."""
+    keys = list(found)[:8]
+    return ", ".join(repr(key) if isinstance(key, str) else _name(key) for key in keys) or "none"
+
+
 def _name(key: object) -> str:
     """Describes the key of a dict. Keys of other types may be long."""
     return str(key) if isinstance(key, str | int | float) else f"a {type(key).__name__}"
@@ -310,9 +317,10 @@ def _name(key: object) -> str:
 def _check_size(
     tensors: dict[str, _Tensor], max_bytes: int, stored_bytes: Callable[[str], int]
 ) -> None:
-    """Raises Unreadable if the storages of `tensors` take more than `max_bytes` bytes.
+    """Raises UnreadableWeights if the storages of `tensors` take more than `max_bytes` bytes.
 
-    Raises Unreadable also if a tensor reaches beyond its storage, or has more numbers than it.
+    Raises UnreadableWeights also if a tensor reaches beyond its storage, or has more numbers than
+    the storage.
     """
     sizes = {key: stored_bytes(key) for key in {t.storage.key for t in tensors.values()}}
     if sum(sizes.values()) > max_bytes:
@@ -325,9 +333,9 @@ def _check_size(
         if min([first, *tensor.strides, *tensor.shape]) < 0 or (
             0 not in tensor.shape and (last + 1) * size > sizes[tensor.storage.key]
         ):
-            raise Unreadable(f"the numbers of {name} are cut off")
+            raise UnreadableWeights(f"the numbers of {name} are cut off")
         if math.prod(tensor.shape) * size > sizes[tensor.storage.key]:
-            raise Unreadable(
+            raise UnreadableWeights(
                 f"{name} of shape {tensor.shape} repeats its numbers",
                 "save tensors that are contiguous()",
             )
@@ -341,6 +349,8 @@ def _state_dicts(found: dict, place: str = "", depth: int = 1) -> Iterator[tuple
         if isinstance(found.get(name), dict) and depth < _MAX_NESTING
         for state_dict in _state_dicts(found[name], f"{place}.{name}".lstrip("."), depth + 1)
     ]
+    if not inner and torch_modules.is_module(found):
+        found = torch_modules.tensors(found)
     # A checkpoint may hold one tensor beside the state dict, such as the best accuracy.
     if not inner and any(_is_named_tensor(name, value) for name, value in found.items()):
         inner = [(place, found)]
@@ -351,19 +361,16 @@ def _is_named_tensor(name: object, value: object) -> bool:
     return isinstance(name, str) and isinstance(value, _Tensor)
 
 
-def _missing_state_dict(found: dict, code: str) -> Unreadable:
+def _missing_state_dict(found: dict, code: str) -> UnreadableWeights:
     """Returns the error for a file without a state dict."""
     for value in (found, *map(found.get, _STATE_DICT_KEYS)):
-        state = getattr(value, "state", None)
-        if isinstance(state, dict) and "_modules" in state:
-            reason = f"it holds a whole module, {type(value).__name__}, not a state dict"
-            return Unreadable(reason, _SAVE_STATE_DICT)
-    keys = list(found)[:8]
-    entries = ", ".join(repr(key) if isinstance(key, str) else _name(key) for key in keys) or "none"
-    reason = f"it holds no dict of tensors; its entries: {entries}"
+        if torch_modules.is_module(value):
+            reason = f"it holds a whole module, {type(value).__name__}, without tensors"
+            return UnreadableWeights(reason, _SAVE_STATE_DICT)
+    reason = f"it holds no dict of tensors; its entries: {_entries(found)}"
     if code:
         reason = f"it holds code, calls of {code}, which was not run, and no dict of tensors"
-    return Unreadable(reason, _SAVE_STATE_DICT)
+    return UnreadableWeights(reason, _SAVE_STATE_DICT)
 
 
 def _array(name: str, tensor: _Tensor, content: Callable[[str], bytes]) -> np.ndarray:

@@ -16,7 +16,19 @@ from densenet_jax.models.rdnet import RDNet
 from densenet_jax.models.resnet import ResNet
 
 # Prefixes of the names of a classifier in various libraries.
-HEADS = ("classifier.", "fc.", "head.", "last_linear.")
+HEADS = ("classifier.", "class_layers.", "fc.", "head.", "last_linear.")
+
+
+class Translation(NamedTuple):
+    """The PyTorch names of arrays.
+
+    Attributes:
+      names: the PyTorch name, by the name in a file.
+      prefix: the beginning of names that was dropped, or "".
+    """
+
+    names: dict[str, str]
+    prefix: str
 
 
 class TorchNames(NamedTuple):
@@ -27,14 +39,16 @@ class TorchNames(NamedTuple):
         `stages.0.first.norm.weight`, and the index of the block in its stage.
       from_library: returns the PyTorch name for a name of another library.
       head: prefix of the classifier's PyTorch names.
+      stem: PyTorch name of the kernel of the first convolution.
     """
 
     from_path: Callable[[str, int], str]
     from_library: Callable[[str], str]
     head: str
+    stem: str
 
-    def translate(self, names: Collection[str], expected: Collection[str]) -> dict[str, str]:
-        """Returns the PyTorch name for each of the `names` in a file.
+    def translate(self, names: Collection[str], expected: Collection[str]) -> Translation:
+        """Returns the PyTorch name for each of the `names` in a file, and the dropped prefix.
 
         Wrappers put a prefix such as `module.` before all names, or before those of the backbone.
         The prefix that gives most of the `expected` names is dropped from all names. A name that
@@ -60,7 +74,7 @@ class TorchNames(NamedTuple):
                     f"these weights have two arrays for {translation}, {name} and "
                     f"{originals[translation]}: remove one"
                 )
-        return translations
+        return Translation(translations, prefix)
 
 
 def names_for(model: Network) -> TorchNames:
@@ -70,11 +84,13 @@ def names_for(model: Network) -> TorchNames:
     """
     # An attribute identifies DenseNets, because other implementations are compared with this one.
     if getattr(model, "norm5", None):
-        return TorchNames(_densenet_from_path, _densenet_from_library, "classifier.")
+        return TorchNames(
+            _densenet_from_path, _densenet_from_library, "classifier.", "features.conv0.weight"
+        )
     if isinstance(model, ResNet) and not model.config.pre_activation:
-        return TorchNames(_resnet_from_path, _resnet_from_library, "fc.")
+        return TorchNames(_resnet_from_path, _resnet_from_library, "fc.", "conv1.weight")
     if isinstance(model, RDNet):
-        return TorchNames(_rdnet_from_path, _rdnet_from_library, "head.fc.")
+        return TorchNames(_rdnet_from_path, _rdnet_from_library, "head.fc.", "stem.0.weight")
     raise InputError(
         f"this {type(model).__name__} has no PyTorch names: use a DenseNet, an RDNet or a ResNet "
         "without pre-activation"
@@ -115,6 +131,9 @@ def _densenet_from_library(name: str) -> str:
         [
             # torchvision before 0.4, whose files are still in use.
             (r"(denselayer\d+)\.(norm|conv)\.([12])\.", r"\1.\2\3."),
+            # MONAI.
+            (r"(denselayer\d+)\.layers\.", r"\1."),
+            (r"^class_layers\.out\.", "classifier."),
             # The memory-efficient implementation.
             (r"^features\.norm_final\.", "features.norm5."),
             # mmpretrain.
@@ -148,7 +167,8 @@ def _resnet_from_path(name: str, block: int) -> str:
 
 
 def _resnet_from_library(name: str) -> str:
-    return _substitute(name, [(r"^head\.fc\.", "fc.")])
+    # mmpretrain.
+    return _substitute(name, [(r"^backbone\.", ""), (r"^head\.fc\.", "fc.")])
 
 
 def _rdnet_from_path(name: str, block: int) -> str:

@@ -1,19 +1,19 @@
 """Reads and writes weights files. Code in a file never runs."""
 
+import functools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from densenet_jax import hub, torch_files
-from densenet_jax.errors import InputError
+from densenet_jax import hub, safetensors_files, torch_files
+from densenet_jax.errors import InputError, UnreadableWeights
 from densenet_jax.files import open_regular, write_durably
-from densenet_jax.torch_files import TooLarge, Unreadable
 
 # Most bytes of tensors in a file; the largest network of the catalogue has 0.75 GB in float32.
 MAX_BYTES = 2**33
-MAX_HEADER_BYTES = 2**24  # Largest header of a safetensors file; 10,000 tensors take 1 MB.
+PUBLISHED_NAMES = ("model.safetensors", "model.safetensors.index.json")  # In order of preference.
 _USE = "use a .safetensors file or a state dict from torch.save"
 # First bytes of other kinds of files, with the reason and the remedy that a message gives.
 _OTHER_FILES = {
@@ -35,7 +35,9 @@ _OTHER_ARCHIVES = {
 }
 
 
-def read(source: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]:
+def read(
+    source: str | Path, max_bytes: int = MAX_BYTES, ema: bool = False
+) -> dict[str, np.ndarray]:
     """Returns the arrays in a weights file, by name.
 
     The content of a file decides how the file is read, not its name. Code in a file does not run,
@@ -44,29 +46,39 @@ def read(source: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray
     Args:
       source: one of
         a safetensors file;
-        a file of `torch.save` that holds a state dict, alone or in a training checkpoint;
-        `hf:REPOSITORY` for `model.safetensors` of a repository of the Hugging Face hub, which is
-        downloaded unless it is in the local cache.
+        the index of safetensors shards, `model.safetensors.index.json`, beside its shards;
+        a file of `torch.save` that holds a state dict or a whole module, alone or in a training
+        checkpoint;
+        `hf:REPOSITORY` for `model.safetensors`, or its index and shards, of a repository of the
+        Hugging Face hub, which are downloaded unless they are in the local cache.
       max_bytes: limit on the bytes of all tensors; larger files are refused unread.
+      ema: whether to read the averaged weights of a training checkpoint, which are under
+        `state_dict_ema`, `model_ema` or `ema`, instead of the plain weights.
 
     Raises:
-      InputError: the file does not exist or holds no weights that can be read, the hub cannot be
-        reached, or the library that reads the file is not installed.
+      InputError: the file does not exist or holds no weights that can be read, it has no averaged
+        weights though `ema` is set, the hub cannot be reached, or the library that reads the file
+        is not installed.
     """
     if str(source).startswith(hub.HUB):
-        path = hub.download(str(source), "model.safetensors")
+        path = hub.download(str(source), *PUBLISHED_NAMES)
+        # Shards of another commit than that of the index would mix two networks.
+        fetch: Callable[[str], Path] = functools.partial(
+            hub.download, str(source), revision=path.parent.name
+        )
     else:
         path = Path(source).expanduser()
+        fetch = path.parent.joinpath
     if not path.exists():
         raise InputError(f"there is no weights file {path}")
     try:
-        return _read(path, max_bytes)
+        return _read(path, max_bytes, ema, fetch)
     except InputError:
         raise
     # Parsers raise exceptions of every kind for a damaged file.
     except Exception as error:
         reason = "it is cut off" if isinstance(error, EOFError) else hub.as_reason(error)
-        remedy = error.remedy if isinstance(error, Unreadable) else "download it again"
+        remedy = error.remedy if isinstance(error, UnreadableWeights) else "download it again"
         raise InputError(
             f"{path} holds no weights that can be read ({reason}): {remedy}"
         ) from error
@@ -82,56 +94,57 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_durably(path, content)
 
 
-def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+def _read(
+    path: Path, max_bytes: int, ema: bool, fetch: Callable[[str], Path]
+) -> dict[str, np.ndarray]:
     with open_regular(path) as file:
         start = file.read(512)
-    # Safetensors: 8 bytes with the length of a JSON header, then the header.
-    if start[8:9] == b"{":
-        return _read_safetensors(path, int.from_bytes(start[:8], "little"), max_bytes)
+    if safetensors_files.may_be_index(start):
+        found = safetensors_files.read_shards(path, max_bytes, fetch)
+        if found is not None:
+            _refuse_ema(path, ema)
+            return found
+    if safetensors_files.is_safetensors(start):
+        _refuse_ema(path, ema)
+        return safetensors_files.read_file(path, max_bytes)
     if start.startswith(b"PK"):
-        return _read_zip(path, max_bytes)
+        return _read_zip(path, max_bytes, ema)
     if start.startswith(b"\x80"):
-        return torch_files.read_legacy(path, max_bytes)
+        return torch_files.read_legacy(path, max_bytes, ema)
     if not start:
-        raise Unreadable("it is empty")
+        raise UnreadableWeights("it is empty")
     for beginning, reason_and_remedy in _OTHER_FILES.items():
         if start.lstrip().startswith(beginning):
-            raise Unreadable(*reason_and_remedy)
+            raise UnreadableWeights(*reason_and_remedy)
     if start[257:262] == b"ustar":
-        raise Unreadable("it is a tar archive", "unpack it")
+        raise UnreadableWeights("it is a tar archive", "unpack it")
     # The version of ONNX, then the name of the program that wrote the file.
     if start[:1] == b"\x08" and start[2:3] == b"\x12":
-        raise Unreadable("it is an ONNX file", _USE)
-    raise Unreadable(f"it begins with {start[:16]!r}", _USE)
+        raise UnreadableWeights("it is an ONNX file", _USE)
+    raise UnreadableWeights(f"it begins with {start[:16]!r}", _USE)
 
 
-def _read_safetensors(path: Path, header_bytes: int, max_bytes: int) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    size = path.stat().st_size
-    if header_bytes > min(MAX_HEADER_BYTES, size):
-        raise Unreadable(f"its header claims {header_bytes:,} bytes")
-    # The library refuses tensors that overlap, leave gaps, or do not end with the file.
-    if size - header_bytes - 8 > max_bytes:
-        raise TooLarge(size - header_bytes - 8, max_bytes)
-    try:
-        return load_file(path)
-    except AttributeError as error:  # safetensors looks up the type in NumPy.
-        raise Unreadable(
-            "its numbers have a type that NumPy lacks", "convert them to float32"
-        ) from error
+def _refuse_ema(path: Path, ema: bool) -> None:
+    """Raises InputError if averaged weights of a safetensors file are asked for."""
+    if ema:
+        raise InputError(
+            f"{path} is in safetensors format, which holds one set of weights: remove ema=True "
+            "or --ema"
+        )
 
 
-def _read_zip(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+def _read_zip(path: Path, max_bytes: int, ema: bool) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise Unreadable("it is a zip archive that is cut off") from error
+        raise UnreadableWeights("it is a zip archive that is cut off") from error
     for ending, reason_and_remedy in _OTHER_ARCHIVES.items():
         if any(name.endswith(ending) for name in names):
-            raise Unreadable(*reason_and_remedy)
+            raise UnreadableWeights(*reason_and_remedy)
     if any(name.endswith("/data.pkl") for name in names):
-        return torch_files.read_zip(path, max_bytes)
+        return torch_files.read_zip(path, max_bytes, ema)
     inside = ", ".join(names[:3]) or "nothing"
-    raise Unreadable(f"it is a zip archive of {inside}", "unpack it and name the file with weights")
+    raise UnreadableWeights(
+        f"it is a zip archive of {inside}", "unpack it and name the file with weights"
+    )

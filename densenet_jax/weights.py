@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from densenet_jax import weight_files
-from densenet_jax.errors import InputError
+from densenet_jax import weight_files, weight_fitting
+from densenet_jax.errors import InputError, few
 from densenet_jax.models.network import Network
-from densenet_jax.torch_names import HEADS, names_for
+from densenet_jax.torch_names import HEADS, TorchNames, names_for
 
 _LEAVES = {
     "kernel": "weight",
@@ -28,16 +28,24 @@ _IGNORED = "num_batches_tracked"
 # types or a larger classifier.
 _MAX_BYTES_RATIO = 16
 _LEAST_MAX_BYTES = 2**28  # The limit for small networks.
-_SHOWN = 3  # Names of each kind in an error message; the rest are counted.
 
 
 def load_torch(
-    model: Network, source: Mapping[str, np.ndarray] | str | Path, head: bool | None = True
+    model: Network,
+    source: Mapping[str, np.ndarray] | str | Path,
+    head: bool | None = True,
+    ema: bool = False,
 ) -> None:
     """Sets all parameters and running statistics of `model` from `source`.
 
-    Arrays whose names have no dot belong to no layer, such as the `op_threshs` of torchxrayvision.
-    Such arrays are ignored with a logged warning.
+    Logs a warning for each way in which the weights are fitted to the network:
+
+    * A prefix of all names, such as `module.densenet121.`, is removed.
+    * Arrays whose names have no dot belong to no layer, such as the `op_threshs` of
+      torchxrayvision. Such arrays are ignored.
+    * The only linear layer with an unexpected name, such as `classifier.1`, is the classifier.
+    * A first convolution for grey or RGB pictures is fitted to the input channels of the network:
+      for one channel its kernels are summed, otherwise repeated and scaled.
 
     Args:
       model: a DenseNet, an RDNet, or a ResNet without pre-activation. It is changed in place, and
@@ -45,11 +53,11 @@ def load_torch(
       source: a mapping from PyTorch names to arrays in PyTorch's layouts (convolutions `[out, in,
         height, width]`, linear layers `[out, in]`), or a file of such arrays, or `hf:REPOSITORY`;
         see `weight_files.read`. Names may be those of torchvision (old or new), of timm, of
-        mmpretrain, or of the memory-efficient PyTorch DenseNet. A prefix such as `module.` may
-        precede all names.
+        MONAI, of torchxrayvision, of mmpretrain, or of the memory-efficient PyTorch DenseNet.
       head: whether to set the classifier. With False the classifier of `source` may have any shape.
         With None the classifier is set if `source` has all of its arrays in the right shapes;
         otherwise a warning with the reason is logged.
+      ema: whether to load the averaged weights of a training checkpoint; see `weight_files.read`.
 
     Raises:
       InputError: names are missing or unexpected, shapes differ, or values are not finite floats;
@@ -68,37 +76,34 @@ def load_torch(
     subject = "these weights" if isinstance(source, Mapping) else f"the weights in {source}"
     names, present = names_for(model), to_torch(model)
     expected = {name: array.shape for name, array in present.items()}
-    if isinstance(source, Mapping):
-        arrays = source
-    else:
-        needed = sum(array.nbytes for array in present.values())
-        arrays = weight_files.read(source, max(_LEAST_MAX_BYTES, _MAX_BYTES_RATIO * needed))
-    if unnamed := [name for name in arrays if not isinstance(name, str)]:
-        raise InputError(
-            f"{subject} have a key of type {type(unnamed[0]).__name__}: name arrays by strings"
-        )
-    translations = names.translate(
-        [name for name in arrays if not name.endswith(_IGNORED)], expected
-    )
-    given = {
-        name: _as_array(subject, original, arrays[original])
-        for original, name in translations.items()
-    }
-    if without_layer := [name for name in given if "." not in name and name not in expected]:
-        given = {name: array for name, array in given.items() if name not in without_layer}
-        _warn("%s: ignored %s, which belong to no layer", subject, _few(without_layer))
+    notes: list[str] = []  # Logged after all checks.
+    arrays = _read(source, sum(array.nbytes for array in present.values()), ema)
+    given, originals = _translate(subject, arrays, names, expected, notes)
+    classifier = weight_fitting.find_classifier(given, expected, names.head)
+    if classifier is not None:
+        renamed = {
+            name: names.head + name.rpartition(".")[2]
+            for name in given
+            if name.rpartition(".")[0] == classifier
+        }
+        given = {renamed.get(name, name): array for name, array in given.items()}
+        originals |= {renamed[name]: originals[name] for name in renamed}
     if head is None:
         of_head = {n: shape for n, shape in expected.items() if n.startswith(names.head)}
         given_head = {n: array for n, array in given.items() if n in of_head}
         problems = _problems(given_head, of_head, {})
         head = not problems
         if problems:
-            _warn("%s: the classifier stays new: %s", subject, problems)
+            notes.append(f"the classifier stays new: {problems}")
     if not head:
         expected = {n: shape for n, shape in expected.items() if not n.startswith(names.head)}
         given = {n: a for n, a in given.items() if n in expected or not n.startswith(HEADS)}
-    originals = {name: original for original, name in translations.items()}
-    if problems := _problems(given, expected, originals):
+    elif classifier is not None:
+        notes.append(f"{classifier} was taken for the classifier")
+    stem, in_file = given.get(names.stem), dict(expected)
+    if stem is not None and weight_fitting.can_fit(stem.shape, expected[names.stem]):
+        in_file[names.stem] = stem.shape
+    if problems := _problems(given, in_file, originals):
         raise InputError(
             f"{subject} are not this network's: {problems}: choose the model and its num_classes "
             "to fit"
@@ -106,7 +111,12 @@ def load_torch(
     _refuse_not_float(subject, given)
     with np.errstate(over="ignore"):  # Values that overflow become infinite and are refused below.
         given = {name: a.astype(present[name].dtype, copy=False) for name, a in given.items()}
+        if in_file != expected:
+            given[names.stem], how = weight_fitting.fit(given[names.stem], expected[names.stem][1])
+            notes.append(f"{originals[names.stem]} has {how}")
     refuse_not_finite(subject, given)
+    for note in notes:
+        logging.getLogger("densenet_jax").warning("%s: %s", subject, note)
     for variable, torch_names, is_stack in _named_variables(model):
         if torch_names[0] in expected:
             layers = [_from_torch(given[name]) for name in torch_names]
@@ -140,6 +150,52 @@ def to_torch(model: Network) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _read(
+    source: Mapping[str, np.ndarray] | str | Path, needed_bytes: int, ema: bool
+) -> Mapping[str, np.ndarray]:
+    """Returns the arrays of `source` by name, for a network of `needed_bytes`."""
+    if not isinstance(source, Mapping):
+        max_bytes = max(_LEAST_MAX_BYTES, _MAX_BYTES_RATIO * needed_bytes)
+        return weight_files.read(source, max_bytes, ema)
+    if ema:
+        raise InputError(
+            "a mapping has no averaged weights beside others: give the averaged arrays, without ema"
+        )
+    return source
+
+
+def _translate(
+    subject: str,
+    arrays: Mapping[str, np.ndarray],
+    names: TorchNames,
+    expected: Mapping[str, tuple[int, ...]],
+    notes: list[str],
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns `arrays` by PyTorch's names, and the name in `arrays` for each of these names.
+
+    Adds sentences about removed prefixes and ignored arrays to `notes`.
+    """
+    if unnamed := [name for name in arrays if not isinstance(name, str)]:
+        raise InputError(
+            f"{subject} have a key of type {type(unnamed[0]).__name__}: name arrays by strings"
+        )
+    translations, prefix = names.translate(
+        [name for name in arrays if not name.endswith(_IGNORED)], expected
+    )
+    if prefix:
+        count = sum(name.startswith(prefix) for name in translations)
+        share = "all" if count == len(translations) else f"{count} of {len(translations)}"
+        notes.append(f"{share} names begin with {prefix!r}, which was removed")
+    given = {
+        name: _as_array(subject, original, arrays[original])
+        for original, name in translations.items()
+    }
+    if without_layer := [name for name in given if "." not in name and name not in expected]:
+        given = {name: array for name, array in given.items() if name not in without_layer}
+        notes.append(f"ignored {few(without_layer)}, which belong to no layer")
+    return given, {name: original for original, name in translations.items()}
+
+
 def _as_array(subject: str, name: str, value: object) -> np.ndarray:
     """Returns `value` as an array. Raises InputError if the conversion fails."""
     try:
@@ -157,7 +213,7 @@ def _refuse_not_float(subject: str, arrays: Mapping[str, np.ndarray]) -> None:
         if not jnp.issubdtype(array.dtype, jnp.floating)
     ]
     if wrong:
-        raise InputError(f"in {subject}, {_few(wrong)}: save parameters as float32")
+        raise InputError(f"in {subject}, {few(wrong)}: save parameters as float32")
 
 
 def refuse_not_finite(subject: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -165,7 +221,7 @@ def refuse_not_finite(subject: str, arrays: Mapping[str, np.ndarray]) -> None:
     if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise InputError(
             f"{subject} have NaN or infinite values in {len(wrong)} of {len(arrays)} arrays, "
-            f"{_few(wrong)}: use an earlier checkpoint"
+            f"{few(wrong)}: use an earlier checkpoint"
         )
 
 
@@ -188,16 +244,7 @@ def _problems(
         if name in given and given[name].shape != shape
     ]
     found = {"missing ": missing, "unexpected ": unexpected, "": different}
-    return "; ".join(kind + _few(names) for kind, names in found.items() if names)
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def _warn(message: str, *arguments: str) -> None:
-    logging.getLogger("densenet_jax").warning(message, *arguments)
+    return "; ".join(kind + few(names) for kind, names in found.items() if names)
 
 
 class _NamedVariable(NamedTuple):

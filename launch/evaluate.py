@@ -71,8 +71,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _evaluate_run(args: argparse.Namespace) -> None:
-    flags = ("weights", "model", "num_classes", "pictures", "resize", "crop", "interpolation",
-             "mean", "std")  # fmt: skip
+    flags = ("weights", "model", "num_classes", "ema", "pictures", "resize", "crop",
+             "interpolation", "mean", "std")  # fmt: skip
     for flag in flags:
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag} cannot be used with --workdir: the run sets it")

@@ -29,8 +29,9 @@ def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--weights",
         required=required,
         metavar="SOURCE",
-        help="a run directory; a .safetensors or .pth file with array names of torchvision, timm "
-        "or mmpretrain; hf:REPOSITORY, such as hf:timm/densenet121.tv_in1k; the name of a network "
+        help="a run directory; a .safetensors or .pth file, or an index of .safetensors shards, "
+        "with array names of torchvision, timm, MONAI, torchxrayvision or mmpretrain; "
+        "hf:REPOSITORY, such as hf:timm/densenet121.tv_in1k; the name of a network "
         "with published weights, such as densenet121; or 'pretrained', with --model",
     )
     group.add_argument(
@@ -44,6 +45,12 @@ def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
         type=int,
         metavar="N",
         help="number of classes of a weights file (default: that of the model, such as 1000)",
+    )
+    group.add_argument(
+        "--ema",
+        action="store_true",
+        default=None,  # Commands refuse flags that are set beside a run.
+        help="load the averaged weights of a training checkpoint, such as state_dict_ema of timm",
     )
     group = parser.add_argument_group(
         "preprocessing", "Defaults come from the run, the config.json or the name of the weights."
@@ -110,7 +117,7 @@ def read(args: argparse.Namespace) -> Network:
         source, model = HUB + pretrained.repository(model), None
     elif not source.startswith(HUB):
         source = str(expanded(source))
-    network = pretrained.load(source, model, **settings)
+    network = pretrained.load(source, model, ema=bool(args.ema), **settings)
     network.preprocessing = _with_flags(_known(network, args), args, network.config.in_channels)
     return network
 

@@ -60,6 +60,25 @@ class Network(Module):
         self.features = torch.nn.Conv2d(3, 4, 3)
 
 
+def as_module(tensors):
+    """Returns a module with these parameters and buffers."""
+    made = Module()
+    for name, tensor in tensors.items():
+        *parents, leaf = name.split(".")
+        inner = made
+        for parent in parents:
+            if not hasattr(inner, parent):
+                inner.add_module(parent, Module())
+            inner = getattr(inner, parent)
+        if leaf.startswith("running"):
+            inner.register_buffer(leaf, tensor)
+        else:
+            inner.register_parameter(leaf, torch.nn.Parameter(tensor))
+    made.register_buffer("thresholds", torch.ones(3), persistent=False)
+    made.register_parameter("absent", None)
+    return made
+
+
 def create():
     return dj.create_model("densenet_bc_k4_d10", block_config=(1, 1), rngs=nnx.Rngs(0))
 
@@ -205,6 +224,9 @@ LOADED = {
     "the average only": lambda t: {"epoch": 1, "model_ema": t},
     "nested once more": lambda t: {"model": {"state_dict": t, "step": 1}, "args": None},
     "an epoch beside the tensors": lambda t: t | {"epoch": 3, "best": None, 7: torch.ones(1)},
+    "a whole module": as_module,
+    "a whole module in DataParallel": lambda t: torch.nn.DataParallel(as_module(t)),
+    "a whole module in a checkpoint": lambda t: {"epoch": 1, "model": as_module(t)},
     "a NumPy scalar": beside(np.float32(1.5)),
     "NumPy arrays": beside({"mean": np.ones(3), "names": np.array(["a"], object)}),
     "a NumPy generator": beside(np.random.default_rng(0)),
@@ -267,10 +289,9 @@ def test_every_pickle_protocol(format, protocol, arrays, tensors, tmp_path):
 
 STATE_DICT = r"\): save model\.state_dict\(\) with torch\.save instead$"
 REFUSED = {
-    "a whole module": (lambda t: Network(), "a whole module, Network, not a state dict"),
-    "a whole module in a checkpoint": (
-        lambda t: {"epoch": 1, "model": torch.nn.DataParallel(Network())},
-        "a whole module, DataParallel, not a state dict",
+    "a module without tensors": (
+        lambda t: torch.nn.ReLU(),
+        "a whole module, ReLU, without tensors",
     ),
     "a list": (lambda t: list(t.values()), "it holds a list, not a dict of tensors"),
     "one tensor": (lambda t: torch.ones(3), "it holds a Tensor, not a dict of tensors"),
@@ -371,6 +392,6 @@ def test_what_was_not_read_is_logged(tensors, caplog, tmp_path):
     dj.weight_files.read(tmp_path / "file")
     read_and_not, ignored = (record.getMessage() for record in caplog.records)
     assert read_and_not.endswith(
-        "read the weights under state_dict, not those under state_dict_ema"
+        "under state_dict, not those under state_dict_ema; ema=True or --ema reads averaged weights"
     )
     assert ignored.endswith("ignored entries that are not named tensors (1): op_threshs")

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from test_weight_files import MAKE_DIRECTORY, old_file, torch_file
 
 import densenet_jax as dj
-from densenet_jax import torch_files, weight_files, weights
+from densenet_jax import safetensors_files, torch_files, weight_files, weights
 
 
 def refuse(path, message, **options):
@@ -116,9 +116,9 @@ def test_header_of_safetensors(tmp_path, monkeypatch, claimed):
     save_file({"a": np.ones(6, np.float32)}, path)
     whole = path.read_bytes()
     size = struct.unpack("<Q", whole[:8])[0]
-    monkeypatch.setattr(weight_files, "MAX_HEADER_BYTES", size)
+    monkeypatch.setattr(safetensors_files, "MAX_HEADER_BYTES", size)
     weight_files.read(path)
-    monkeypatch.setattr(weight_files, "MAX_HEADER_BYTES", size - 1)
+    monkeypatch.setattr(safetensors_files, "MAX_HEADER_BYTES", size - 1)
     refuse(path, f"its header claims {size} bytes")
     monkeypatch.undo()
     path.write_bytes(struct.pack("<Q", claimed) + whole[8:])

@@ -180,9 +180,10 @@ def test_directories_of_splits_are_not_classes(tmp_path, part):
         folders.labelled(tmp_path, 2)
 
 
-def test_flags_of_weights_are_refused_for_a_run(capsys, finished_run):
-    assert command.run(evaluate.main, ["--workdir", str(finished_run), "--crop=8"]) == 2
-    assert "--crop cannot be used with --workdir" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--crop=8", "--ema"])
+def test_flags_of_weights_are_refused_for_a_run(flag, capsys, finished_run):
+    assert command.run(evaluate.main, ["--workdir", str(finished_run), flag]) == 2
+    assert f"{flag.partition('=')[0]} cannot be used with --workdir" in capsys.readouterr().err
 
 
 def test_workdir_or_weights_must_be_set(capsys):
