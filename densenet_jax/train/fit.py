@@ -60,7 +60,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
         ):
             run.check_classes(trainer.data.classes)
             if config.init_from and not run.has_checkpoint():
-                trainer.initialize(config.init_from)
+                reporter.print(trainer.initialize(config.init_from))
             reporter.print(_describe(trainer))
             for split, crops in trainer.programs():
                 trainer.compiled(split, crops)

@@ -131,8 +131,8 @@ def _by_name(tree: dict) -> dict[str, np.ndarray]:
     }
 
 
-def start_from(model: Network, source: str) -> None:
-    """Sets the parameters and running statistics of `model`.
+def start_from(model: Network, source: str) -> str:
+    """Sets the parameters and running statistics of `model`; returns what was set, as a sentence.
 
     Leaves the classifier new, with a warning, if the classifier of `source` has another shape.
 
@@ -144,8 +144,11 @@ def start_from(model: Network, source: str) -> None:
         values.
     """
     if not Path(source).expanduser().is_dir():
+        head = nnx.state(getattr(model, _HEAD), nnx.Param)
+        new = jax.tree.map(np.asarray, nnx.to_pure_dict(head))
         weights.load_torch(model, source, head=None)
-        return
+        is_new = all(map(np.array_equal, jax.tree.leaves(new), jax.tree.leaves(head)))
+        return _loaded(source, len(weights.to_torch(model)) - is_new * len(new), is_new, model)
     ours, theirs = (
         dict(nnx.to_flat_state(nnx.state(m, (nnx.Param, nnx.BatchStat))))
         for m in (model, load_network(source).model)
@@ -169,3 +172,10 @@ def start_from(model: Network, source: str) -> None:
     weights.refuse_not_finite(f"the weights in {source}", found)
     for path, array in zip(loaded, found.values(), strict=True):
         ours[path][...] = array.astype(ours[path].dtype)
+    return _loaded(source, len(loaded), bool(different), model)
+
+
+def _loaded(source: str, arrays: int, is_new: bool, model: Network) -> str:
+    count = counted(model.config.num_classes, "class")
+    rest = f"; the classifier of {count} is new" if is_new else ", with the classifier"
+    return f"{source}: {counted(arrays, 'array')} loaded{rest}"

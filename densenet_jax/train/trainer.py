@@ -138,15 +138,16 @@ class Trainer:
         """Returns the network in its initial state."""
         return self._context.model(self.initial_state)
 
-    def initialize(self, source: str) -> None:
+    def initialize(self, source: str) -> str:
         """Replaces the initial weights by those at `source`; see `saved_network.start_from`."""
         state, model = self.initial_state, self.untrained()
-        start_from(model, source)
+        loaded = start_from(model, source)
         params, batch_stats = (
             nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat)
         )
         state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
         self.initial_state = self._place(state, replicated(self._mesh))
+        return loaded
 
     def description(self) -> dict:
         """Returns, for model.json, how to use the network without its data."""

@@ -59,7 +59,8 @@ def test_a_run_describes_the_input_of_its_network(network):
 
 def test_a_run_can_start_from_the_network_of_another_run(finished_run, network):
     made = Trainer(small.config({"seed": 5}))
-    made.initialize(str(finished_run))
+    assert re.fullmatch(r".*run: \d+ arrays loaded, with the classifier",
+                        made.initialize(str(finished_run)))  # fmt: skip
     assert_equal(made._context.model(made.initial_state), network.model)
 
 
@@ -73,13 +74,26 @@ def test_a_run_can_start_from_weights_with_another_head(
         "densenet_bc_k4_d10", block_config=(1, 1), in_channels=1, num_classes=3, rngs=nnx.Rngs(7)
     )
     before = dj.weights.to_torch(model)
-    saved_network.start_from(model, str(file if source == "file" else finished_run))
+    path = str(file if source == "file" else finished_run)
+    told = saved_network.start_from(model, path)
+    assert told == f"{path}: {len(before) - 2} arrays loaded; the classifier of 3 classes is new"
     (record,) = [record for record in caplog.records if record.name == "densenet_jax"]
     assert re.search(r"the classifier stays new: .*classifier", record.getMessage())
     theirs = dj.weights.to_torch(network.model)
     for name, array in dj.weights.to_torch(model).items():
         expected = before if name.startswith("classifier") else theirs
         np.testing.assert_array_equal(array, expected[name])
+
+
+def test_a_file_of_the_same_classes_is_loaded_whole(network, tmp_path):
+    file = tmp_path / "a.safetensors"
+    weight_files.write(file, dj.weights.to_torch(network.model))
+    model = nnx.clone(network.model)
+    model.classifier.kernel[...] = 0
+    told = saved_network.start_from(model, str(file))
+    count = len(dj.weights.to_torch(network.model))
+    assert told == f"{file}: {count} arrays loaded, with the classifier"
+    assert_equal(model, network.model)
 
 
 def test_weights_of_another_network_are_refused(finished_run, tmp_path):
