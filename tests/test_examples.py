@@ -49,7 +49,7 @@ def test_examples_run(page, hub, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(small.ROOT / "experiments")
     Image.fromarray(load_sample_images().images[0]).save("cat.jpg")
-    Image.fromarray(np.zeros((28, 28), np.uint8)).save("boot.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save("digit.png")
     for code in examples(page):
         names = {}
         exec(compile(code, str(page), "exec"), names)
