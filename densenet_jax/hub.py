@@ -2,16 +2,19 @@
 
 import functools
 import importlib.util
+import queue
 import re
 import socket
 import textwrap
+import threading
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 from densenet_jax.errors import InputError
 
 HUB = "hf:"
-_TIMEOUT_SECONDS = 5  # Longest wait for a connection.
+_TIMEOUT_SECONDS = 4  # Longest wait for a connection.
 _MAX_REASON_CHARACTERS = 200  # Longer reasons are shortened in messages.
 
 
@@ -61,7 +64,8 @@ def download(source: str, *names: str, revision: str | None = None) -> Path:
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
             f"{source} is not in the local cache and cannot be downloaded from {host} "
-            f"({as_reason(error)}): download its {names[0]} elsewhere and name the file"
+            f"({as_reason(error)}): run `hf download {repository} --local-dir DIR` where there is a "
+            "network, copy DIR here, and name DIR instead"
         ) from error
     raise InputError(
         f"{source} has no {' and no '.join(names)}: choose another repository, or download its "
@@ -102,15 +106,35 @@ def _require(source: str) -> None:
         raise InputError(f"{source} needs huggingface_hub: `pip install huggingface_hub`")
 
 
-def _check_connection() -> str:
-    """Returns the name of the hub's host. Raises OSError if it does not answer."""
+def _check_connection() -> None:
+    """Raises OSError if neither the hub nor the proxy before it accepts a connection in time.
+
+    The library would retry for half a minute.
+    """
     import huggingface_hub
 
-    # The library retries for half a minute, so a short connection test comes first.
-    hub = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
-    port = hub.port or (80 if hub.scheme == "http" else 443)
-    socket.create_connection((hub.hostname, port), _TIMEOUT_SECONDS).close()
-    return str(hub.hostname)
+    address = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    proxy = urllib.request.getproxies().get(address.scheme)
+    if proxy and not urllib.request.proxy_bypass(str(address.hostname)):
+        address = urllib.parse.urlsplit(proxy)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    answers: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((address.hostname, port), _TIMEOUT_SECONDS).close()
+            answers.put(None)
+        except OSError as error:
+            answers.put(error)
+
+    # In a thread, because the look-up of a host name cannot be stopped.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        error = answers.get(timeout=_TIMEOUT_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"{address.hostname} does not answer") from None
+    if error:
+        raise error
 
 
 def as_reason(error: Exception) -> str:

@@ -2,7 +2,9 @@
 
 import io
 import pickle
+import socket
 import tarfile
+import time
 import zipfile
 
 import ml_dtypes
@@ -12,7 +14,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import densenet_jax as dj
-from densenet_jax import weight_files
+from densenet_jax import hub, weight_files
 
 
 def model(seed):
@@ -294,3 +296,24 @@ def test_weights_inside_a_training_checkpoint(tmp_path):
     for name in ("state_dict", "model"):
         torch.save({name: arrays, "epoch": 90}, tmp_path / "checkpoint.pth")
         assert_equal(weight_files.read(tmp_path / "checkpoint.pth"), {"a": np.ones(3, np.float32)})
+
+
+def test_a_hub_that_does_not_answer(tmp_path, monkeypatch):
+    """A proxy that accepts no connection stands before the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        port = server.getsockname()[1]
+        held = [socket.socket() for _ in range(4)]  # Fill the queue of connections.
+        for sock in held:
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        started = time.monotonic()
+        with pytest.raises(dj.InputError, match=r"cannot be downloaded from huggingface\.co"):
+            weight_files.read("hf:a/b")
+        assert time.monotonic() - started < 2
+        for sock in held:
+            sock.close()
