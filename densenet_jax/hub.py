@@ -62,10 +62,11 @@ def download(source: str, *names: str, revision: str | None = None) -> Path:
             except EntryNotFoundError:
                 pass
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        command = f"hf download {repository} --local-dir DIR"
         raise InputError(
             f"{source} is not in the local cache and cannot be downloaded from {host} "
-            f"({as_reason(error)}): run `hf download {repository} --local-dir DIR` where there is a "
-            "network, copy DIR here, and name DIR instead"
+            f"({as_reason(error)}): run `{command}` where there is a network, copy DIR here, and "
+            "name DIR instead"
         ) from error
     raise InputError(
         f"{source} has no {' and no '.join(names)}: choose another repository, or download its "
