@@ -11,7 +11,6 @@ from densenet_jax.train.config import defaults
 from launch.report.runs import NOT_PROTOCOL, Measured, Run, by_seed, macs, network_name
 from launch.report.tables import aligned
 
-
 _NAME = "model.name"
 
 
