@@ -22,13 +22,13 @@ def expected_hours(points: list[Point]) -> str:
     """
     known: dict[Hashable, Run] = {}
     for run in _runs(points[0].directory):
-        known.setdefault(_key(run, run.config), run)
-    lines, unknown = [], []
+        known.setdefault(_key(run), run)
+    lines: list[str] = []
+    unknown: list[Point] = []
     for point in points:
         config = flatten(point.config)
-        run = known.get(_key(Run(point.workdir, config, {}, {}), config))
-        if run:
-            lines.append(f"{point.name}: {_estimate(run, config)}")
+        if same := known.get(_key(Run(point.workdir, config, {}, {}))):
+            lines.append(f"{point.name}: {_estimate(same, config)}")
         else:
             unknown.append(point)
     if unknown:
@@ -43,8 +43,9 @@ def _runs(directory: Path) -> Iterator[Run]:
             yield from find_runs(path).finished
 
 
-def _key(run: Run, config: dict) -> Hashable:
+def _key(run: Run) -> Hashable:
     """Returns a value that is equal for runs of the same network, data and precision."""
+    config = run.config
     data = {key: value for key, value in protocol(config).items() if key.startswith("data.")}
     directory = config["data.directory"] if config["data.name"] == "folder" else None
     return network_of(run), repr(data), directory, config["dtype"]
