@@ -3,7 +3,8 @@
     python -m launch.evaluate --workdir runs/quickstart
 
 evaluates the checkpoint of a run, with the data and the batch size of the run's config. It prints
-the losses and the errors in percent; --crops 10 adds the errors of ten crops of each picture.
+the step, the losses and the errors in percent; --crops 10 adds the errors of ten crops of each
+picture.
 
     python -m launch.evaluate --weights densenet121.pth --model densenet121 --pictures imagenet/val
 
@@ -11,13 +12,15 @@ counts the errors of any weights on any pictures. The pictures are CLASS/PICTURE
 directory or in its subdirectory `val`. Class directories have the class names of the run, or
 ImageNet's identifiers such as n01440764; some may be missing. For other weights, labels follow the
 names of the class directories sorted as text, as in training. Then every class needs a directory,
-which may be empty.
+which may be empty. Top-5 errors need more than five classes.
 
 The command writes no files.
 """
 
 import argparse
+import contextlib
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +36,9 @@ from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.failures import failures_reported
 from densenet_jax.train.feed import TEN_CROPS
 from densenet_jax.train.record import RunDirectory
-from densenet_jax.train.trainer import Trainer
+from densenet_jax.train.trainer import TOP, Trainer
 from experiments import published
-from launch import command, hosts, network_flags
+from launch import command, hosts, network_flags, run_files
 from launch.paths import typed_path
 
 
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     group.add_argument(
         "--pictures", type=typed_path, metavar="DIR", help="contains a directory for each class"
     )
-    group.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
     network_flags.add_flags(parser, required=False)
     hosts.add_flags(parser)
     args = parser.parse_args(argv)
@@ -95,7 +98,23 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         errors = trainer.evaluate(state)
         if config.data.ten_crops:
             errors |= trainer.evaluate(state, TEN_CROPS)
-        print(json.dumps({"step": int(state.step), **errors}))
+        step = int(state.step)
+        print(json.dumps({"step": step, **errors}) if args.json else _as_line(step, errors))
+
+
+def _as_line(step: int, values: dict[str, float]) -> str:
+    """Returns for example "step 460: test loss 0.0323, test error 1.39 %"."""
+    phrases = []
+    for key, value in values.items():
+        words = key.replace("top5_error", "top-5 error").replace("_10crop", " of ten crops")
+        words = words.replace("_", " ")
+        if "error" in key:
+            phrases.append(f"{words} {value:.2f} %")
+        elif key.endswith("loss"):
+            phrases.append(f"{words} {value:.4g}")
+        else:
+            phrases.append(f"{words} {value:,.0f}")
+    return f"step {step:,}: {', '.join(phrases)}"
 
 
 def _evaluate_weights(args: argparse.Namespace) -> None:
@@ -103,6 +122,12 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
     network = network_flags.read(args)
     expected, label_order = _classes(network, is_run=Path(args.weights).is_dir())
     paths, labels, classes = folders.labelled(args.pictures, expected)
+    part = paths[0].relative_to(args.pictures).parts[0]
+    if _are_of_training(args.pictures, part not in classes, Path(args.weights)):
+        logging.getLogger("densenet_jax").warning(
+            "%s holds the pictures that this network was trained on: errors are too low",
+            args.pictures,
+        )
     found = network_flags.apply(logits, network, paths, args)
     crop = network.preprocessing.crop
     report = {
@@ -116,9 +141,27 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
         "resize": crop.resize,
         "interpolation": crop.interpolation,
         "top1_error": _error(found, labels, 1),
-        "top5_error": _error(found, labels, 5),
     }
+    if network.config.num_classes > TOP:
+        report["top5_error"] = _error(found, labels, TOP)
     print(json.dumps(report) if args.json else _as_text(report, args.model))
+
+
+def _are_of_training(pictures: Path, are_divided: bool, weights: Path) -> bool:
+    """Returns whether `weights` is a run that was trained on pictures in the directory `pictures`.
+
+    Args:
+      are_divided: whether `pictures` has parts, of which only the test pictures are evaluated.
+    """
+    with contextlib.suppress(InputError, OSError):
+        config = run_files.flat_config(weights) if weights.is_dir() else None
+        if config and config["data.directory"] and not are_divided:
+            directory, pictures = Path(config["data.directory"]).resolve(), pictures.resolve()
+            if pictures.parent != directory:
+                return pictures == directory
+            parts = folders.divided(directory)
+            return parts is not None and pictures == parts["train"].resolve()
+    return False
 
 
 def _classes(network: Network, is_run: bool) -> tuple[Sequence[str] | int, str]:
@@ -154,17 +197,17 @@ def _as_text(report: dict, model: str | None) -> str:
         f"{report['crop']} pixels after resizing to {report['resize']} "
         f"({report['interpolation']}); labels: "
         f"{printable(report['label_order'])}",
-        f"{'error in %':46} top-1  top-5",
-        _line("measured", report["top1_error"], report["top5_error"]),
+        f"{'error in %':46} top-1{'  top-5' * ('top5_error' in report)}",
+        _line("measured", report["top1_error"], report.get("top5_error")),
     ]
-    others = _published(model, report["crops"])
+    others = _published(model, report["crops"]) if "top5_error" in report else []
     if others:
         lines.append("published, on the 50,000 pictures of ImageNet's validation set:")
     return "\n".join(lines + [_line(*errors) for errors in others])
 
 
-def _line(source: str, top1: float, top5: float) -> str:
-    return f"  {source:44} {top1:5.2f}  {top5:5.2f}"
+def _line(source: str, top1: float, top5: float | None) -> str:
+    return f"  {source:44} {top1:5.2f}" + ("" if top5 is None else f"  {top5:5.2f}")
 
 
 def _published(model: str | None, crops: int) -> list[tuple[str, float, float]]:

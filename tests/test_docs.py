@@ -186,6 +186,40 @@ def test_configs_and_tests_that_pages_name_exist(page, monkeypatch):
         assert f"def {test}(" in found.read_text(), f"{path}::{test}"
 
 
+# Directories that commands write, and files outside this project.
+_NOT_HERE = re.compile(r"~|hf:|runs/|report/|checkpoints/|tensorboard/")
+# The files that the rows of a table in experiments/README.md name.
+_ROWS = {
+    "Table 2": "experiments/cvpr2017/table2/{}.py",
+    "Table 3": "experiments/cvpr2017/table3/{}.py",
+    "Figures": "experiments/sweeps/{}.py",
+}
+
+
+@of_pages
+def test_paths_that_pages_name_exist(page):
+    missing = []
+    for span in re.findall(r"`([^`\s]+)`", split_page(page)[0]):
+        path = re.split(r"::?", span)[0]
+        is_path = re.fullmatch(r"[\w./-]+/[\w./-]*|[\w.-]+\.(py|md|cfg|toml|sh)", path)
+        if is_path and not _NOT_HERE.match(span) and not re.search(r"\b[A-Z]{3,}\b", path):
+            roots = (ROOT, page.parent, ROOT / "tests", ROOT / "densenet_jax")
+            if not any((root / path).exists() for root in roots):
+                missing.append(span)
+    assert missing == []
+
+
+@pytest.mark.parametrize("heading", _ROWS)
+def test_rows_of_the_tables_of_experiments_name_files(heading):
+    text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line.split("|") for line in re.findall(r"(?:^\|.*\n)+", section, re.M)[0].splitlines()]
+    column = next(i for i, cell in enumerate(rows[0]) if cell.strip() in ("`ROW`", "`NAME`"))
+    names = [name for row in rows[2:] for name in re.findall(r"`(\w+)`", row[column])]
+    assert len(names) > 4
+    assert [name for name in names if not (ROOT / _ROWS[heading].format(name)).is_file()] == []
+
+
 def test_limits_name_constants_that_exist():
     text = (ROOT / "densenet_jax" / "data" / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"`(\w+)\.(_?[A-Z][A-Z_]+)`", text)

@@ -69,7 +69,7 @@ def run(directory, tmp_path_factory):
 
 
 def test_both_ways_of_evaluation_agree(run, directory, capsys):
-    assert command.run(evaluate.main, ["--workdir", str(run), "--compile_cache=off"]) == 0
+    assert command.run(evaluate.main, ["--workdir", str(run), "--compile_cache=off", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test_error"] == 0
     argv = ["--weights", str(run), "--pictures", str(directory), "--json", "--compile_cache=off"]
     assert command.run(evaluate.main, argv) == 0

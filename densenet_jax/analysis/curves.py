@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from densenet_jax.analysis.style import save, styled
+from densenet_jax.models.labels import network_label
+from densenet_jax.train.config import model_overrides
 from densenet_jax.train.record import RunDirectory
 
 
@@ -27,9 +29,9 @@ def plot_learning_curve(run: RunDirectory, path: Path) -> None:
     error_axis.yaxis.set_major_formatter("{x:g}")
     loss_axis.legend()
     last = lines[-1]["test_error"]
+    network = network_label(config.model.name, model_overrides(config))
     figure.suptitle(
-        f"{config.model.name} on {config.data.name}: {last:.2f} % test error after epoch "
-        f"{lines[-1]['epoch']}"
+        f"{network} on {config.data.name}: {last:.2f} % test error after epoch {lines[-1]['epoch']}"
     )
     for axis in (loss_axis, error_axis):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import Preempted, RunError, counted
+from densenet_jax.models.labels import network_label
 from densenet_jax.train import process
 from densenet_jax.train.agreement import check_agreement
 from densenet_jax.train.checkpoint import Checkpoints
@@ -253,10 +254,10 @@ def _memory(trainer: Trainer) -> dict[str, int]:
 
 def _describe(trainer: Trainer) -> str:
     config, data = trainer.config, trainer.data
-    changed = [f"{key} {value}" for key, value in model_overrides(config).items()]
+    network = network_label(config.model.name, model_overrides(config))
     devices = jax.devices()
     return (
-        f"{', '.join([config.model.name, *changed])}: {counted(trainer.params, 'parameter')}; "
+        f"{network}: {counted(trainer.params, 'parameter')}; "
         f"{config.data.name}: {counted(len(data.train), 'training image')}, "
         f"{counted(len(data.test), 'test image')}; {counted(config.epochs, 'epoch')} of "
         f"{counted(trainer.steps_per_epoch, 'step')} on {len(devices)} x {devices[0].device_kind}"

@@ -39,6 +39,8 @@ from densenet_jax.train.step import (
     train_steps,
 )
 
+TOP = 5  # Of at most five classes, the right class is always among the five best.
+
 
 class Trainer:
     """The data, the network and the compiled steps of one config. Raises InputError if it is wrong.
@@ -226,9 +228,9 @@ class Trainer:
     def evaluate(self, state: TrainState, crops: int = 1) -> dict[str, float]:
         """Returns `test_loss`, a mean, and `test_error` in percent, over every test example.
 
-        For pictures also returns `test_top5_error`, and `test_broken_pictures` if some were
-        skipped: errors are of the others. If images are held out for validation, returns
-        `validation_loss` and so on as well.
+        For pictures also returns `test_top5_error` if the network has more than five classes, and
+        `test_broken_pictures` if some were skipped: errors are of the others. If images are held
+        out for validation, returns `validation_loss` and so on as well.
 
         Args:
           crops: 10, for pictures, adds the logits of ten crops of each picture. Then the result is
@@ -242,7 +244,8 @@ class Trainer:
             values |= means(totals, split)
             if isinstance(self._feed, Streamed):
                 errors, examples = map(float, jax.device_get((totals.top5_errors, totals.examples)))
-                values[f"{split}_top5_error"] = 100 * errors / examples
+                if self.model_config.num_classes > TOP:
+                    values[f"{split}_top5_error"] = 100 * errors / examples
                 if broken := len(getattr(self.data, split)) - int(examples):
                     values[f"{split}_broken_pictures"] = broken
         if crops == TEN_CROPS:

@@ -6,7 +6,8 @@
 
 Reads the finished runs anywhere in a directory and writes a report:
 
-  table2, table3  NAME.md, .csv, .png, .svg and .pdf: a table of the CVPR paper
+  table2, table3  NAME.md, .csv, .png, .svg and .pdf: a table of the CVPR paper; other runs also in
+                  NAME-other-runs.csv
   figN            NAME.csv, .png, .svg and .pdf: a figure of the journal paper (TPAMI)
   figures         all figures, and a contact sheet
   sweep           error and size of runs whose configs differ, one row for each combination of keys
@@ -26,7 +27,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from densenet_jax.errors import InputError, counted
+from densenet_jax.errors import InputError, counted, printable
 from launch import command
 from launch.paths import typed_path
 from launch.report import memory, panels, results, sweep, tables
@@ -103,7 +104,7 @@ def _report(args: argparse.Namespace, found: Found) -> str:
         return _table(name, runs, out)
     names = _FIGURES if name == "figures" else [name]
     plans = memory.find_plans(root) if root and "fig7" in names else []
-    summaries = [_figure(name, runs, plans, out) for name in names]
+    summaries = [_figure(each, runs, plans, out, explains=each == name) for each in names]
     if name == "figures":
         contact_sheet([out / f"{name}.png" for name in names], out / "contact_sheet.png")
     return "; ".join(summaries)
@@ -114,6 +115,8 @@ def _table(name: str, runs: list[Run], out: Path) -> str:
     text = tables.markdown(table)
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     tables.write_csv(table, out / f"{name}.csv")
+    if table.others:
+        tables.write_others(table, out / f"{name}-other-runs.csv")
     plot_table(table, out)
     print(text)
     cells = [cell for row in table.rows for cell in row.cells.values()]
@@ -122,11 +125,18 @@ def _table(name: str, runs: list[Run], out: Path) -> str:
     return f"{measured} of {counted(len(cells), 'cell')} measured, {others}"
 
 
-def _figure(name: str, runs: list[Run], plans: list[dict], out: Path) -> str:
+def _figure(name: str, runs: list[Run], plans: list[dict], out: Path, explains: bool) -> str:
+    """Writes a figure; returns a summary.
+
+    Args:
+      explains: whether to print why runs are not in fig6. The other figures take any network.
+    """
     if name == "fig6":
         from launch.report import heat_map  # Importing Orbax takes half a second.
 
-        rows = heat_map.fig6(runs)
+        rows, skipped = heat_map.fig6(runs)
+        for problem in skipped if explains else []:
+            print(f"skipped: {printable(problem)}", file=sys.stderr)
         heat_map.draw_fig6(rows, out)
         heat_map.write_csv(rows, out / "fig6.csv")
         return f"fig6: {counted(len(rows) - 1, 'network')} measured"

@@ -18,7 +18,16 @@ from experiments.figures import Curve
 from experiments.sweeps import forms
 from launch import run_files
 from launch.report.panels import PUBLISHED, Figure, Mark, Panel, Series
-from launch.report.runs import Run, by_seed, macs, memory_gb, network, network_of, protocol
+from launch.report.runs import (
+    Run,
+    by_seed,
+    macs,
+    memory_gb,
+    network,
+    network_name,
+    network_of,
+    protocol,
+)
 
 LABELS = {
     "params": "parameters (million)",
@@ -163,7 +172,7 @@ def _measured_errors(curve: Curve, x: str, runs: list[Run], paper: ConfigDict) -
         for same in by_network.values():
             errors, position = by_seed(same), _position(same[-1], x)
             if position is not None and errors.mean is not None:
-                label = same[-1].path.name
+                label = network_name(same[-1].config)
                 marks.append(Mark(label, position, errors.mean, errors.std, len(errors.errors)))
         if marks:
             series.append(Series(row, name, curve.name, sorted(marks, key=lambda mark: mark.x)))
@@ -217,7 +226,7 @@ def _training_curves(runs: list[Run], paper: ConfigDict) -> Panel:
                 rows.setdefault(row_of(run, paper), []).append(run)
         for row, same in rows.items():
             if len(marks := _learning_curve(same)) > 1:
-                series.append(Series(row, f"{name}, {same[0].result['model']}", name, marks))
+                series.append(Series(row, f"{name}, {network_name(same[0].config)}", name, marks))
     return Panel("training curves", "epoch", _ERROR, series)
 
 

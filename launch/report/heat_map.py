@@ -9,13 +9,14 @@ from matplotlib.figure import Figure, FigureBase
 
 from densenet_jax.analysis.feature_reuse import heat_maps, rescale
 from densenet_jax.analysis.style import save, styled
+from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from densenet_jax.train.saved_network import load_network
 from experiments.figures import HEAT_MAPS
 from experiments.sweeps import forms
 from launch.report.figures import row_of
 from launch.report.panels import PUBLISHED
-from launch.report.runs import Run, network, network_of
+from launch.report.runs import Run, network, network_name, network_of
 
 LAST = ("transition 1", "transition 2", "classifier")
 _MODEL = "densenet_k12_d40"
@@ -32,8 +33,12 @@ class HeatMaps(NamedTuple):
     blocks: list[np.ndarray]
 
 
-def fig6(runs: list[Run]) -> list[HeatMaps]:
-    """Returns the legible entries of the published figure, and the entries of each run."""
+def fig6(runs: list[Run]) -> tuple[list[HeatMaps], list[str]]:
+    """Builds the rows of the figure.
+
+    Returns the legible entries of the published figure, followed by the entries of each run that
+    trained its network; and a sentence for each other run.
+    """
     readers = 13
     known = [np.full((readers, readers), np.nan) for _ in HEAT_MAPS]
     for block, entries in zip(known, HEAT_MAPS, strict=True):
@@ -41,13 +46,24 @@ def fig6(runs: list[Run]) -> list[HeatMaps]:
             block[source, reader - 1] = value
     found = [HeatMaps("As published", known)]
     published, paper = network(model_config(_MODEL)), forms.cifar10()
+    skipped = []
     for run in runs:
-        if network_of(run) == published:
-            row = row_of(run, paper)
-            row = "Measured by the paper's protocol" if row == PUBLISHED else row
-            blocks = [rescale(raw) for raw in heat_maps(load_network(run.path).model)]
-            found.append(HeatMaps(f"{row}, seed {run.result['seed']}", blocks))
-    return found
+        if network_of(run) != published:
+            skipped.append(
+                f"{run.path} trained {network_name(run.config)}, but fig6 needs {_MODEL}, the "
+                "plain DenseNet with L=40 and k=12"
+            )
+            continue
+        try:
+            model = load_network(run.path).model
+        except InputError as error:
+            skipped.append(str(error))
+            continue
+        row = row_of(run, paper)
+        row = "Measured by the paper's protocol" if row == PUBLISHED else row
+        blocks = [rescale(raw) for raw in heat_maps(model)]
+        found.append(HeatMaps(f"{row}, seed {run.result['seed']}", blocks))
+    return found, skipped
 
 
 @styled

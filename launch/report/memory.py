@@ -12,7 +12,7 @@ from densenet_jax.train.record import with_tuples
 from experiments import figures as published
 from launch import run_files
 from launch.report.panels import PUBLISHED, Figure, Mark, Panel, Series
-from launch.report.runs import Run, memory_gb, network, network_of
+from launch.report.runs import Run, hardware, memory_gb, network, network_of
 
 REMATS = ("none", "concat", "layer")
 
@@ -100,10 +100,9 @@ def _run_step(run: Run) -> Step | None:
     depth, gigabytes = _depth(network_of(run)), memory_gb(run)
     if depth is None or gigabytes is None or run.config["data.name"] != "synthetic":
         return None
-    [device, *_] = run.environment["devices"]
     kind = "peak" if "peak_memory_bytes" in run.result else "temporaries of a step"
     batch, dtype = run.config["batch_size"], run.config["dtype"]
-    where = f"Measured on {device}, batches of {batch}, {dtype}; memory: {kind}"
+    where = f"Measured on {hardware(run)}, batches of {batch}, {dtype}; memory: {kind}"
     remat = run.config["model.remat"] or "concat"
     seconds = batch / run.result["images_per_second"]
     return Step(where, remat, depth, run.result["params"] / 1e6, gigabytes, seconds)

@@ -14,7 +14,7 @@ from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.saved_network import load_network
 from densenet_jax.train.trainer import training_batch
 from launch.report.heat_map import draw_heat_maps
-from launch.report.runs import Run
+from launch.report.runs import Run, network_name
 
 _IMAGES = 256
 
@@ -72,5 +72,5 @@ def _draw(run: Run, norms: dict[str, float], blocks: list[np.ndarray], path: Pat
     if blocks:
         names = [f"transition {b}" for b in range(1, len(blocks))]
         draw_heat_maps(bottom[0], [rescale(raw) for raw in blocks], (*names, "classifier"))
-    canvas.suptitle(f"{run.path.name}: {run.result['model']} on {run.result['data']}")
+    canvas.suptitle(f"{run.path.name}: {network_name(run.config)} on {run.result['data']}")
     save(canvas, path)

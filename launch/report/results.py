@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,18 @@ from densenet_jax.train.config import flatten
 from experiments import published
 from launch import command
 from launch.report import sweep
-from launch.report.runs import Measured, Run, by_seed, differences, network_of, protocol
+from launch.report.runs import (
+    Measured,
+    Run,
+    below_a_table,
+    by_seed,
+    differences,
+    hardware,
+    in_a_cell,
+    network_name,
+    network_of,
+    protocol,
+)
 from launch.report.tables import aligned
 
 BEGIN, END = "<!-- results: written by launch.report -->", "<!-- end of results -->"
@@ -108,8 +120,13 @@ def records(runs: list[Run], root: Path) -> list[Record]:
 
 
 def markdown(found: list[Record]) -> str:
-    """Returns the table of the record."""
-    return aligned(list(_COLUMNS), [_cells(record) for record in found])
+    """Returns the table of the record, and a list of differences that are too long for a cell."""
+    table = aligned(list(_COLUMNS), [_cells(record, in_a_cell) for record in found])
+    departures = {
+        f"{record.directory}, {network_name(record.runs[0].config)}": _published(record.runs[0])[1]
+        for record in found
+    }
+    return "\n\n".join(filter(None, [table, below_a_table(departures)]))
 
 
 def replaced(text: str, table: str, path: Path) -> str:
@@ -126,31 +143,22 @@ def replaced(text: str, table: str, path: Path) -> str:
     return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
-def _cells(record: Record) -> list[str]:
+def _cells(record: Record, joined: Callable[[list[str]], str] = "; ".join) -> list[str]:
+    """Returns the line of `record`, in which `joined` writes the departures from the protocol."""
     run = record.runs[0]
     error, departures = _published(run)
     return [
         record.directory,
-        _network(run),
+        network_name(run.config),
         f"{run.result['params']:,}",
         _data(run),
         str(run.result["epochs"]),
         str(len(record.measured.errors)),
         str(record.measured),
         error,
-        departures,
-        ", ".join(sorted({_hardware(run) for run in record.runs})),
+        joined(departures),
+        ", ".join(sorted({hardware(run) for run in record.runs})),
     ]
-
-
-def _network(run: Run) -> str:
-    """Returns the name of a run's network and the changes of its settings."""
-    changes = {
-        key.removeprefix("model."): value
-        for key, value in run.config.items()
-        if key.startswith("model.") and key != "model.name" and value is not None
-    }
-    return ", ".join([run.config["model.name"], *(f"{k} {v}" for k, v in changes.items())])
 
 
 def _data(run: Run) -> str:
@@ -158,14 +166,14 @@ def _data(run: Run) -> str:
     return f"{name}, {counted(examples, 'image')}" if examples else name
 
 
-def _published(run: Run) -> tuple[str, str]:
+def _published(run: Run) -> tuple[str, list[str]]:
     """Returns the published error for a run, and how the run departs from that protocol."""
-    model = run.config["model.name"]
+    model = network_name(run.config).partition(",")[0]
     if run.config["data.name"] != "fashion_mnist" or model not in published.FASHION_MNIST:
-        return "none", "none published"
+        return "none", ["none published"]
     departures = differences(run, _experiment(model))
     error = f"{100 * (1 - published.FASHION_MNIST[model]):.1f}"
-    return error, "; ".join(departures) or "as published"
+    return error, departures or ["as published"]
 
 
 @functools.cache
@@ -173,12 +181,3 @@ def _experiment(model: str) -> dict:
     """Returns the flat config of a published result on Fashion-MNIST."""
     file = f"wide_resnet.py:{model}" if model.startswith("wrn") else f"{model}.py"
     return flatten(command.load_config(str(_EXPERIMENTS / file)))
-
-
-def _hardware(run: Run) -> str:
-    environment = run.environment
-    devices = environment["devices"]
-    if environment["backend"] == "cpu":
-        used = environment.get("usable_cores")  # Missing in older runs.
-        return f"{f'{used} of ' if used else ''}{counted(environment['cpu_count'], 'CPU core')}"
-    return f"{len(devices)} x {devices[0]}"

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from densenet_jax.analysis.counts import count_macs
 from densenet_jax.data import sources
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from densenet_jax.files import read_object
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.labels import network_label
 from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.record import RunDirectory
 from launch import run_files
@@ -31,8 +32,8 @@ NOT_PROTOCOL = (
     "model.remat",
 )
 
-# Keys that describe a run best, so that they come first in a list of differences.
-_FIRST = ("data.name", "model.name", "epochs")
+# Longer lists of differences stand below a table, because they would make its lines unreadable.
+_CELL_CHARACTERS = 250
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -148,13 +149,24 @@ def network(config: NetworkConfig) -> NetworkConfig:
 
 def network_of(run: Run) -> NetworkConfig:
     """Returns `network` for the network of a run."""
-    return _networks(_model(run))[1]
+    return _networks(_model(run.config))[1]
+
+
+def network_name(config: dict) -> str:
+    """Returns the label of the network of a flat config, such as "densenet_bc_k4_d22"."""
+    return _label(_model(config))
+
+
+@functools.cache
+def _label(model: tuple[tuple[str, object], ...]) -> str:
+    settings = dict(model)
+    return network_label(str(settings.pop("name")), settings, omitted=["remat"])
 
 
 def macs(run: Run) -> int:
     """Returns the multiply-adds of a run's network for one image."""
     height, width, channels = _image_shape(run)
-    config, _ = _networks(_model(run))
+    config, _ = _networks(_model(run.config))
     return _count(dataclasses.replace(config, in_channels=channels), height, width)
 
 
@@ -165,11 +177,11 @@ def _image_shape(run: Run) -> tuple[int, int, int]:
     return sources.image_shape(run.config["data.name"], run.config["data.image_size"])
 
 
-def _model(run: Run) -> tuple[tuple[str, object], ...]:
-    """Returns the settings in the group `model` of a run's config that are not None."""
+def _model(config: dict) -> tuple[tuple[str, object], ...]:
+    """Returns the settings in the group `model` of a flat config that are not None."""
     return tuple(
         (key.removeprefix("model."), value)
-        for key, value in run.config.items()
+        for key, value in config.items()
         if key.startswith("model.") and value is not None
     )
 
@@ -221,7 +233,10 @@ def assign(
         same = repr([_protocol_and_model(run.config), run.result.get("official_data")])
         if same not in known:
             differing = {key: differences(run, config) for key, config in experiments.items()}
-            known[same] = min(differing.items(), key=lambda item: len(item[1]))
+            known[same] = min(
+                differing.items(),
+                key=lambda item: (len(item[1]), _distance(run.config, experiments[item[0]])),
+            )
         nearest, phrases = known[same]
         seeds = [match.result["seed"] for match in matched[nearest]]
         if phrases:
@@ -240,12 +255,69 @@ def _protocol_and_model(config: dict) -> list[tuple[str, object]]:
 
 def differences(run: Run, paper: dict) -> list[str]:
     """Returns a phrase for each departure of `run` from the protocol of the flat config `paper`."""
-    ignored = _not_protocol(paper["report"])
-    phrases = [
-        f"{key} {run.config[key]} instead of {value}"
-        for key, value in ({key: paper[key] for key in _FIRST} | paper).items()
-        if key not in ignored and run.config[key] != value
-    ]
-    if not run.result.get("official_data"):
-        phrases.append("not the official data")
-    return phrases
+    config, ignored = run.config, _not_protocol(paper["report"])
+    phrases = {
+        key: f"{key} {config[key]} instead of {value}"
+        for key, value in paper.items()
+        if key not in ignored and not key.startswith("model.") and config[key] != value
+    }
+    if _distance(config, paper):
+        found, expected = network_name(config), network_name(paper)
+        phrases["network"] = f"network {found} instead of {expected}"
+    # These describe a run best.
+    first = [phrases.pop(key) for key in ("data.name", "network", "epochs") if key in phrases]
+    official = [] if run.result.get("official_data") else ["not the official data"]
+    return [*first, *phrases.values(), *official]
+
+
+def _distance(config: dict, paper: dict) -> int:
+    """Returns the number of settings in which the networks of two flat configs differ."""
+    return _settings_between(_model(config), _model(paper))
+
+
+@functools.cache
+def _settings_between(
+    model: tuple[tuple[str, object], ...], other: tuple[tuple[str, object], ...]
+) -> int:
+    kinds, facts = [], []
+    for config, reduced in map(_networks, (model, other)):
+        # `network` resets these, but a protocol sets them.
+        kept = ("num_classes", "in_channels", "bn_group_size")
+        same = {key: getattr(config, key) for key in kept if hasattr(config, key)}
+        kinds.append(type(config))
+        facts.append(dataclasses.asdict(reduced) | same)
+    first, second = facts
+    count = sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())
+    return count + (kinds[0] is not kinds[1])
+
+
+def hardware(run: Run) -> str:
+    """Returns the devices of a run, such as "2 of 2 CPU cores" or "1 x NVIDIA H100 80GB HBM3"."""
+    environment = run.environment
+    devices = environment["devices"]
+    if environment["backend"] != "cpu":
+        return f"{len(devices)} x {devices[0]}"
+    cores = environment["cpu_count"]
+    # Older runs did not record how many cores they could use.
+    used = environment.get("usable_cores") or f"up to {cores}"
+    return f"{used} of {counted(cores, 'CPU core')}"
+
+
+def in_a_cell(differences: list[str]) -> str:
+    """Returns `differences` for a cell of a table; only their number if the text is long."""
+    text = "; ".join(differences)
+    count = counted(len(differences), "difference")
+    return text if len(text) <= _CELL_CHARACTERS else f"{count}, listed below"
+
+
+def below_a_table(differences: dict[str, list[str]]) -> str:
+    """Returns a Markdown list of the differences that are too long for a cell; may be empty.
+
+    Args:
+      differences: the differences of each run, by the name of the run.
+    """
+    names: dict[str, list[str]] = {}
+    for name, phrases in differences.items():
+        if in_a_cell(phrases) != (text := "; ".join(phrases)):
+            names.setdefault(text, []).append(name)
+    return "\n".join(f"* {', '.join(same)}: {text}" for text, same in names.items())

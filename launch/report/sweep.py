@@ -8,8 +8,10 @@ from matplotlib.figure import Figure
 
 from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
 from densenet_jax.train.config import defaults
-from launch.report.runs import NOT_PROTOCOL, Measured, Run, by_seed, macs
+from launch.report.runs import NOT_PROTOCOL, Measured, Run, by_seed, macs, network_name
 from launch.report.tables import aligned
+
+_NAME = "model.name"
 
 
 class Setting(NamedTuple):
@@ -17,9 +19,11 @@ class Setting(NamedTuple):
 
     Attributes:
       values: the values of the swept keys.
+      network: the label of the network.
     """
 
     values: tuple
+    network: str
     params: int
     macs: int
     measured: Measured
@@ -47,7 +51,13 @@ def gather(runs: list[Run]) -> tuple[list[str], list[Setting]]:
     for run in runs:
         groups.setdefault(tuple(run.config[key] for key in keys), []).append(run)
     settings = [
-        Setting(values, same[0].result["params"], macs(same[0]), by_seed(same))
+        Setting(
+            values,
+            network_name(same[0].config),
+            same[0].result["params"],
+            macs(same[0]),
+            by_seed(same),
+        )
         for values, same in groups.items()
     ]
     return keys, sorted(settings, key=lambda setting: [_order(v) for v in setting.values])
@@ -62,12 +72,14 @@ def _order(value: object) -> tuple:
 
 def markdown(keys: list[str], settings: list[Setting]) -> str:
     """Returns the table, one line for each setting."""
-    names = [_short(key) for key in keys]
+    shown = [i for i, key in enumerate(keys) if key != _NAME]  # The network has a column.
+    names = [_short(keys[i]) for i in shown]
     lines = []
     for s in settings:
         sizes = [f"{s.params:,}", f"{s.macs / 1e6:,.1f}"]
-        lines.append([*map(_text, s.values), *sizes, s.measured, len(s.measured.errors)])
-    header = [*names, "parameters", "multiply-adds, M", "test error %", "seeds"]
+        values = [_text(s.values[i]) for i in shown]
+        lines.append([s.network, *values, *sizes, s.measured, len(s.measured.errors)])
+    header = ["network", *names, "parameters", "multiply-adds, M", "test error %", "seeds"]
     return aligned(header, lines)
 
 
@@ -75,10 +87,10 @@ def write_csv(keys: list[str], settings: list[Setting], path: Path) -> None:
     """Writes a line for each setting."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*keys, "params", "macs", "mean", "std", "seeds"])
+        writer.writerow(["network", *keys, "params", "macs", "mean", "std", "seeds"])
         for s in settings:
             found = (s.measured.mean, s.measured.std, len(s.measured.errors))
-            writer.writerow([*s.values, s.params, s.macs, *found])
+            writer.writerow([s.network, *s.values, s.params, s.macs, *found])
 
 
 @styled
@@ -91,7 +103,8 @@ def plot(keys: list[str], settings: list[Setting], directory: Path) -> None:
         lines.setdefault(setting.values[:-1], []).append(setting)
     for i, (values, line) in enumerate(lines.items()):
         label = ", ".join(
-            f"{_short(key)} {_text(value)}" for key, value in zip(keys, values, strict=False)
+            _networks(line) if key == _NAME else f"{_short(key)} {_text(value)}"
+            for key, value in zip(keys, values, strict=False)
         )
         for axis, size in zip(axes, ("params", "macs"), strict=True):
             axis.errorbar(
@@ -106,7 +119,7 @@ def plot(keys: list[str], settings: list[Setting], directory: Path) -> None:
             for s in line:
                 if s.values:
                     axis.annotate(
-                        _text(s.values[-1]),
+                        s.network if keys[-1] == _NAME else _text(s.values[-1]),
                         (getattr(s, size) / 1e6, s.measured.mean),
                         xytext=(4, 4),
                         textcoords="offset points",
@@ -122,6 +135,12 @@ def plot(keys: list[str], settings: list[Setting], directory: Path) -> None:
     save(figure, directory / "sweep")
 
 
+def _networks(line: list[Setting]) -> str:
+    """Returns the network of a line, or the first and the last network."""
+    ends = dict.fromkeys((line[0].network, line[-1].network))
+    return " to ".join(ends)
+
+
 def _title(keys: list[str], runs: list[Run]) -> str:
     """Returns a title that names `keys`; without any, the other keys in which `runs` differ."""
     others = [key for key in NOT_PROTOCOL if len({repr(run.config[key]) for run in runs}) > 1]
@@ -134,7 +153,7 @@ def _title(keys: list[str], runs: list[Run]) -> str:
 
 def _short(key: str) -> str:
     """Returns the last part of a key, such as "growth rate" for model.growth_rate."""
-    return key.rpartition(".")[2].replace("_", " ")
+    return "network" if key == _NAME else key.rpartition(".")[2].replace("_", " ")
 
 
 def _text(value: object) -> str:

@@ -8,10 +8,17 @@ from densenet_jax.errors import counted
 from densenet_jax.train.config import flatten
 from experiments import published
 from launch import command
-from launch.report.runs import Measured, OtherRun, Run, assign
+from launch.report.runs import (
+    Measured,
+    OtherRun,
+    Run,
+    assign,
+    below_a_table,
+    in_a_cell,
+    network_name,
+)
 
 CONFIGS = Path(published.__file__).parent / "cvpr2017"
-_SHOWN_DIFFERENCES = 4
 
 
 class Cell(NamedTuple):
@@ -170,19 +177,21 @@ def markdown(table: Table) -> str:
             "## Other runs",
             "These runs follow no protocol above, so they are no reproductions.",
         ]
-        header = ["run", "network", "data", "epochs", "seed", "test error %", "nearest protocol"]
-        parts.append(aligned(header, [_other(other) for other in table.others]))
+        lines = [_other(other, in_a_cell(other.differences)) for other in table.others]
+        parts.append(aligned(list(_OTHER_COLUMNS), lines))
+        differences = {f"`{other.run.path}`": other.differences for other in table.others}
+        parts += filter(None, [below_a_table(differences)])
     return "\n\n".join(parts) + "\n"
 
 
-def _other(other: OtherRun) -> list:
+_OTHER_COLUMNS = ("run", "network", "data", "epochs", "seed", "test error %", "nearest protocol")
+
+
+def _other(other: OtherRun, differences: str) -> list:
     """Returns the line of a run that reproduces no cell."""
-    run, shown = other.run, other.differences[:_SHOWN_DIFFERENCES]
-    more = len(other.differences) - len(shown)
-    why = "; ".join([*shown, *([f"and {more} more"] if more else [])])
-    result = run.result
-    error = f"{result['test_error']:.2f}"
-    return [run.path, result["model"], result["data"], result["epochs"], result["seed"], error, why]
+    run, result = other.run, other.run.result
+    facts = (network_name(run.config), result["data"], result["epochs"], result["seed"])
+    return [run.path, *facts, f"{result['test_error']:.2f}", differences]
 
 
 def aligned(header: list[str], lines: list[list]) -> str:
@@ -206,3 +215,11 @@ def write_csv(table: Table, path: Path) -> None:
                 numbers = (found.mean, found.std, len(found.errors), cell.difference)
                 writer.writerow([row.key, row.method, row.depth, row.params, row.counted, column,
                                  cell.published, cell.mark, *numbers])  # fmt: skip
+
+
+def write_others(table: Table, path: Path) -> None:
+    """Writes a line for each run that reproduces no cell, with all its differences."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_OTHER_COLUMNS)
+        writer.writerows(_other(other, "; ".join(other.differences)) for other in table.others)

@@ -4,7 +4,7 @@
 
 A sweep is an experiment file that also defines `get_hyper(hyper)`. The function returns points over
 any keys of the config, built with `hyper.sweep`, `hyper.product`, `hyper.zipit` and
-`hyper.chainit`.
+`hyper.chainit`. An experiment without `get_hyper` is a sweep of one point.
 
 The same command resumes interrupted points. Failed points are reported; --retry reruns them. At the
 end a report is written to WORKDIR/report; `launch.report sweep` writes one at any time.
@@ -20,6 +20,7 @@ from launch import command
 from launch.paths import typed_path
 from launch.report.runs import find_runs
 from launch.sweep import gke, local, skypilot, slurm, tpu_vm
+from launch.sweep.hours import expected_hours
 from launch.sweep.points import Point, Snapshot, check_characters, load_points
 from launch.sweep.status import failures, problems, show, table
 
@@ -56,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     engine = ENGINES[args.on]
     if args.dry_run:
         log(engine.render(todo, args) if todo else "no points left to run")
+        if todo:  # Not to stdout, which is a script.
+            print(expected_hours(todo), file=sys.stderr)
         if found := problems(points, snapshots):
             print(found, file=sys.stderr)
         return
@@ -95,7 +98,9 @@ def _check_directory(points: list[Point], snapshots: list[Snapshot]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(__doc__, compiles=False, resumes=True)
-    parser.add_argument("--sweep", required=True, metavar="FILE.py[:ARG]", help="a sweep file")
+    parser.add_argument(
+        "--sweep", required=True, metavar="FILE.py[:ARG]", help="a sweep file, or an experiment"
+    )
     parser.add_argument(
         "--workdir", required=True, type=typed_path, help="directory for the runs of all points"
     )
@@ -103,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         "--on", choices=ENGINES, default="local", help="where to run (default: %(default)s)"
     )
     parser.add_argument(
-        "--dry_run", action="store_true", help="print commands or scripts, but start nothing"
+        "--dry_run",
+        action="store_true",
+        help="print commands or scripts and expected hours, but start nothing",
     )
     parser.add_argument("--status", action="store_true", help="show the state of all points")
     parser.add_argument(

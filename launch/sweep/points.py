@@ -193,6 +193,8 @@ class Point:
 def load_points(spec: str, directory: Path, overrides: Sequence[str] = ()) -> list[Point]:
     """Reads the points of the sweep file FILE.py[:ARG], with `get_config` and `get_hyper`.
 
+    Without `get_hyper`, the file has one point, "default".
+
     Relative paths become absolute, because points start in other directories.
 
     Args:
@@ -223,11 +225,19 @@ def load_points(spec: str, directory: Path, overrides: Sequence[str] = ()) -> li
 
 
 def _settings(file: experiment.Experiment, arg: str) -> list[dict]:
-    """Returns the settings of each point from `get_hyper`, as plain Python values."""
+    """Returns the settings of each point from `get_hyper`, as plain Python values.
+
+    Without `get_hyper`, there is one point without settings.
+    """
     path = file.path
     get_hyper = getattr(file.module(), "get_hyper", None)
+    if get_hyper is None:
+        return [{}]  # An experiment is a sweep of one point.
     if not callable(get_hyper):
-        raise InputError(f"{path} is not a sweep: it defines no get_hyper(hyper)")
+        raise InputError(
+            f"get_hyper in {path} is {experiment.described(get_hyper)}, not a function: define "
+            "get_hyper(hyper), or remove it"
+        )
     takes_arg = len(inspect.signature(get_hyper).parameters) > 1
     with experiment.mistakes_in(path):
         found = get_hyper(hyper, *([arg] if arg and takes_arg else []))

@@ -13,7 +13,7 @@ from launch import command, evaluate
 
 def run_evaluate(capsys, workdir, *arguments):
     """Runs the command; returns its exit status, output and errors."""
-    argv = ["--workdir", str(workdir), "--compile_cache=off", *arguments]
+    argv = ["--workdir", str(workdir), "--compile_cache=off", "--json", *arguments]
     status = command.run(evaluate.main, argv)
     return status, *capsys.readouterr()
 
@@ -28,6 +28,27 @@ def test_evaluates_as_training_did(finished_run, capsys):
     for key in ("test_error", "test_loss", "validation_error", "validation_loss"):
         assert printed[key] == result[key]
     assert small.snapshot(finished_run) == before
+
+
+def test_prints_a_line_without_json(finished_run, capsys):
+    argv = ["--workdir", str(finished_run), "--compile_cache=off"]
+    assert command.run(evaluate.main, argv) == 0
+    result = json.loads((finished_run / "result.json").read_text())
+    [line] = capsys.readouterr().out.splitlines()
+    assert line == (
+        f"step {4 * small.STEPS_PER_EPOCH}: "
+        f"validation loss {result['validation_loss']:.4g}, "
+        f"validation error {result['validation_error']:.2f} %, "
+        f"test loss {result['test_loss']:.4g}, test error {result['test_error']:.2f} %"
+    )
+
+
+def test_a_line_names_every_kind_of_value():
+    values = {"test_top5_error": 7.7, "test_broken_pictures": 1234, "test_top5_error_10crop": 6.5}
+    assert evaluate._as_line(1000, values) == (
+        "step 1,000: test top-5 error 7.70 %, test broken pictures 1,234, "
+        "test top-5 error of ten crops 6.50 %"
+    )
 
 
 def test_a_run_that_lacks_newer_keys(copied_run, capsys):

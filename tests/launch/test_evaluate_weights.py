@@ -13,6 +13,7 @@ from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from densenet_jax.errors import InputError
 from densenet_jax.predict import logits
 from densenet_jax.train import saved_network
+from densenet_jax.train.fit import fit
 from launch import command, evaluate
 
 MODEL = (f"--model={small.CLASSIFIER}", "--num_classes=1000")
@@ -83,6 +84,53 @@ def test_published_errors_are_printed(crops, expected):
     position = text.index("published, on the 50,000 pictures")
     for words in expected:
         position = text.index(words, position)
+
+
+def test_top_5_errors_need_more_than_five_classes():
+    report = dict(weights="w.pth", pictures=9, broken=0, classes=2, crops=1, crop=224, resize=256)
+    report |= dict(label_order="names", interpolation="bicubic", top1_error=12.5)
+    *_, header, measured = evaluate._as_text(report, "densenet121").splitlines()
+    assert header.split() == ["error", "in", "%", "top-1"]
+    assert measured.split() == ["measured", "12.50"]
+
+
+@pytest.fixture
+def trained_on_pictures(tmp_path):
+    """Trains on class directories, with and without parts; returns the pictures and the run."""
+
+    def train(is_divided):
+        directory = tmp_path / "pictures"
+        for part in ("train", "val") if is_divided else ("",):
+            for name in ("cat", "dog"):
+                (directory / part / name).mkdir(parents=True)
+                for i, picture in enumerate(pictures()):
+                    picture.save(directory / part / name / f"{i}.png")
+        config = command.load_config(str(small.ROOT / "experiments/transfer/folder.py"))
+        config.update_from_flattened_dict(
+            {"model.name": small.CLASSIFIER, "data.directory": str(directory), "epochs": 1,
+             "batch_size": 2, "data.image_size": 32, "data.crop_padding": 2}
+        )  # fmt: skip
+        fit(config, tmp_path / "run")
+        return directory, tmp_path / "run"
+
+    return train
+
+
+@pytest.mark.parametrize("is_divided", [False, True])
+def test_evaluation_on_pictures_of_the_training(capsys, caplog, trained_on_pictures, is_divided):
+    directory, run = trained_on_pictures(is_divided)
+    capsys.readouterr()
+    assert "top5" not in (run / "metrics.jsonl").read_text()
+    warned = {}
+    for pictures in [directory, *([directory / "train", directory / "val"] * is_divided)]:
+        caplog.clear()
+        argv = ["--weights", str(run), "--pictures", str(pictures), "--compile_cache=off"]
+        assert command.run(evaluate.main, [*argv, "--json"]) == 0
+        assert "top5_error" not in json.loads(capsys.readouterr().out)
+        message = f"{pictures} holds the pictures that this network was trained on: errors are too"
+        warned[pictures.name] = message in caplog.text
+    expected = {"pictures": False, "train": True, "val": False}
+    assert warned == (expected if is_divided else {"pictures": True})
 
 
 @pytest.mark.parametrize("scores", [np.full(9, np.nan), np.zeros(9)])

@@ -110,7 +110,10 @@ def test_runs_of_a_protocol_may_differ_in_other_keys(runs, run_report, changes):
                 ({"data.name": "fashion_mnist"}, "data.name fashion_mnist instead of cifar10"),
                 ({"data.examples": 10_000}, "data.examples 10000 instead of 0"),
                 ({"dtype": "bfloat16"}, "dtype bfloat16 instead of float32"),
-                ({"model.growth_rate": 4}, "model.growth_rate 4 instead of None"),
+                (
+                    {"model.growth_rate": 4},
+                    "network densenet_bc_k4_d100 instead of densenet_bc_k12_d100",
+                ),
             )
         ),
         ({"official": False}, "not the official data"),
@@ -123,6 +126,36 @@ def test_runs_of_other_protocols_are_no_reproductions(runs, run_report, changes,
     table, others = text.split("## Other runs")
     assert "4.50" not in table
     assert "no reproductions" in others and reason in others and str(runs / "run") in others
+
+
+def test_all_differences_are_listed(runs, run_report, tmp_path):
+    """A list that is too long for a cell stands below the table; the CSV has every list."""
+    few = {"epochs": 3, "momentum": 0.8}
+    many = few | {"data.name": "fashion_mnist", "data.examples": 10_000, "dtype": "bfloat16"}
+    many |= {"batch_size": 32, "learning_rate": 0.3, "weight_decay": 0.1, "model.growth_rate": 4}
+    finish(runs / "few", 4.5, **few)
+    for name in ("many", "same"):
+        finish(runs / name, 9.0, **many)
+    text, _ = run_report()
+    line, *below = [line for line in text.splitlines() if str(runs / "many") in line]
+    assert line.rstrip(" |").endswith("9 differences, listed below")
+    assert "densenet_bc_k4_d100 " in line
+    listed = (
+        "data.name fashion_mnist instead of cifar10; "
+        "network densenet_bc_k4_d100 instead of densenet_bc_k12_d100; epochs 3 instead of 300; "
+        "batch_size 32 instead of 64; "
+    )
+    assert len(below) == 1 and f"* `{runs}/many`, `{runs}/same`: {listed}" in below[0]
+    with (tmp_path / "report" / "table2-other-runs.csv").open() as file:
+        found = {row["run"]: row["nearest protocol"].split("; ") for row in csv.DictReader(file)}
+    assert found[str(runs / "few")] == ["epochs 3 instead of 300", "momentum 0.8 instead of 0.9"]
+    assert len(found[str(runs / "many")]) == 9
+
+
+def test_a_network_may_have_another_name(runs, run_report):
+    changes = {"model.name": "densenet_bc_k8_d22", "model.depth": 100, "model.growth_rate": 12}
+    finish(runs / "run", 4.5, **changes)
+    assert "4.50 (-0.01, 1 seed)" in run_report()[0]
 
 
 def test_evaluation_interval_matters_if_the_best_epoch_is_reported(runs, run_report):
@@ -170,12 +203,13 @@ def test_sweep(runs, run_report):
     text, _ = run_report("sweep", key=lambda line: len(line))
     assert text.startswith("# Sweep over compression and growth rate\n")
     rows = [[v.strip() for v in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
-    assert rows[0][:2] == ["compression", "growth rate"]
+    assert rows[0][:3] == ["network", "compression", "growth rate"]
     # The paper's network has 287.9 million multiply-adds.
-    assert rows[2] == ["0.5", "12", "12,000", "287.9", "5.50 ± 0.71", "2"]
-    assert [row[:2] + row[4:] for row in rows[3:]] == [
-        ["0.5", "24", "4.00", "1"], ["1.0", "12", "7.00", "1"]
-    ]  # fmt: skip
+    assert rows[2] == ["densenet_bc_k12_d100", "0.5", "12", "12,000", "287.9", "5.50 ± 0.71", "2"]
+    assert [row[:3] + row[5:] for row in rows[3:]] == [
+        ["densenet_bc_k24_d100", "0.5", "24", "4.00", "1"],
+        ["densenet_b_k12_d100", "1.0", "12", "7.00", "1"],
+    ]
 
 
 @pytest.mark.parametrize(

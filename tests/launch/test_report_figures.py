@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import small
@@ -157,12 +158,12 @@ def test_figure_7_shows_steps_measured_and_planned(drawn, runs):
     (runs / "plan").mkdir()
     (runs / "plan" / "plan.json").write_text(json.dumps(plan))
     lines = drawn("fig7", runs)
-    found = {(row.split(",")[0], name): (x, y)
+    found = {(re.sub(r" \d+ of \d+ ", " ", row.split(",")[0]), name): (x, y)
              for row, name, x, y, *_ in measured(lines, "memory against depth")}  # fmt: skip
     assert found == {
         ("Compiled for h100", "remat=layer"): (100.0, 0.4),
-        ("Measured on cpu", "remat=none"): (40.0, 3.0),
-        ("Measured on cpu", "remat=concat"): (40.0, 2.0),
+        ("Measured on CPU cores", "remat=none"): (40.0, 3.0),
+        ("Measured on CPU cores", "remat=concat"): (40.0, 2.0),
     }
     assert [y for *_, y, _, _ in measured(lines, "time")] == [2.0, 2.0]
     # Runs on synthetic data, whose labels are noise, have no meaningful error.
@@ -201,6 +202,21 @@ def test_heat_map_of_a_run(drawn, runs):
     # Each block has the triangle of a 13 x 13 array.
     assert len(entries) == 3 * 13 * 14 / 2
     assert min(entries.values()) == 0 and max(entries.values()) == 1
+
+
+def test_figure_6_says_why_it_skips_a_run(runs, drawn, capsys):
+    small.finish(runs / "other", 14.0, forms.quick(), **{"model.growth_rate": 4})
+    # The network of the figure by another name, without a checkpoint.
+    changes = {"model.name": "densenet_bc_k12_d100", "model.bottleneck": 0, "model.depth": 40}
+    changes |= {"model.compression": 1.0, "model.stem_features": 16, "model.growth_rate": 12}
+    small.finish(runs / "without", 14.0, forms.quick(), **changes)
+    assert all(line["protocol"] == "As published" for line in drawn("fig6", runs))
+    other, without = capsys.readouterr().err.splitlines()
+    assert other == (
+        f"skipped: {runs / 'other'} trained densenet_bc_k4_d22, but fig6 needs densenet_k12_d40, "
+        "the plain DenseNet with L=40 and k=12"
+    )
+    assert without.startswith("skipped: ") and str(runs / "without") in without
 
 
 @pytest.mark.slow

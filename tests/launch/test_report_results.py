@@ -12,7 +12,7 @@ from densenet_jax.train.config import check_config
 from launch import command
 from launch.report import __main__ as launch_report
 from launch.report import results
-from launch.report.runs import find_runs
+from launch.report.runs import find_runs, hardware
 
 RECORD = small.ROOT / "experiments" / "results"
 FASHION_MNIST = small.ROOT / "experiments" / "fashion_mnist"
@@ -42,6 +42,12 @@ def test_recorded_run_can_be_repeated(path):
     environment = json.loads(files["environment.json"])
     assert "dirty" not in environment["git_revision"]
     assert not any(argument.split("=")[-1].startswith("/") for argument in environment["command"])
+
+
+def test_hardware_has_one_form():
+    found = {hardware(run) for run in stored()}
+    forms = re.compile(r"(up to )?\d+ of \d+ CPU cores?|\d+ x .+")
+    assert len(found) > 2 and all(map(forms.fullmatch, found))
 
 
 def load(name):

@@ -116,11 +116,6 @@ def test_settings_for_all_points(write, start, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_a_file_without_points(start, capsys):
-    assert start(str(small.QUICKSTART)) == 2
-    assert "is not a sweep: it defines no get_hyper(hyper)" in capsys.readouterr().err
-
-
 def states(spec, folder):
     return {point.name: point.state() for point in load_points(spec, folder / "sweep")}
 

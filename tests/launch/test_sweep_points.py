@@ -38,7 +38,10 @@ def dry_run(tmp_path, capsys):
         assert command.run(sweep.main, argv) == status
         assert not (tmp_path / "w").exists()
         output, errors = capsys.readouterr()
-        assert errors.count("\n") == (status != 0)
+        if status:
+            assert errors.count("\n") == 1
+        else:
+            assert errors.startswith("expected hours:\n")
         return output + errors
 
     return dry_run

@@ -147,7 +147,7 @@ def test_training_resumes_from_the_previous_checkpoint(copied_run, caplog):
 def test_evaluation_warns_and_changes_no_file(copied_run, capsys, caplog):
     change(newest(copied_run) / FILES["manifest"])
     before = small.snapshot(copied_run)
-    argv = ["--workdir", str(copied_run), "--compile_cache=off"]
+    argv = ["--workdir", str(copied_run), "--compile_cache=off", "--json"]
     assert command.run(evaluate.main, argv) == 0
     step = json.loads(capsys.readouterr().out)["step"]
     assert step < 4 * small.STEPS_PER_EPOCH

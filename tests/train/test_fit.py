@@ -157,7 +157,13 @@ def test_the_best_epoch_has_a_checkpoint(tmp_path):
     lines = read_metrics(tmp_path / "run")
     best = best_epoch(lines)
     assert best["step"] < lines[-1]["step"], "the test needs a best epoch before the last"
-    argv = ["--workdir", str(tmp_path / "run"), "--checkpoint=best", "--compile_cache=off"]
+    argv = [
+        "--workdir",
+        str(tmp_path / "run"),
+        "--checkpoint=best",
+        "--compile_cache=off",
+        "--json",
+    ]
     with contextlib.redirect_stdout(io.StringIO()) as output:
         assert command.run(evaluate.main, argv) == 0
     printed = json.loads(output.getvalue())

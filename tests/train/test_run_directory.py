@@ -283,7 +283,7 @@ def test_a_checkpoint_that_cannot_be_read_is_skipped(copied_run, capsys, caplog,
     else:
         (newest / "SHA256SUMS").unlink()
         (newest / "SHA256SUMS").mkdir()
-    argv = ["--workdir", str(copied_run), "--compile_cache=off"]
+    argv = ["--workdir", str(copied_run), "--compile_cache=off", "--json"]
     assert command.run(evaluate.main, argv) == 0
     assert f"the checkpoint of step {newest.name} cannot be read" in caplog.text
     assert json.loads(capsys.readouterr().out)["step"] < int(newest.name)

@@ -22,7 +22,7 @@ STORED = Path(__file__).parent / "stored_run"
 @pytest.mark.parametrize("checkpoint, epoch", [("last", 4), ("best", 1)])
 def test_a_stored_run_can_be_evaluated(capsys, checkpoint, epoch):
     before = small.snapshot(STORED)
-    argv = ["--workdir", str(STORED), f"--checkpoint={checkpoint}", "--compile_cache=off"]
+    argv = ["--workdir", str(STORED), f"--checkpoint={checkpoint}", "--compile_cache=off", "--json"]
     assert command.run(evaluate.main, argv) == 0
     printed = json.loads(capsys.readouterr().out)
     line = RunDirectory(STORED).metrics()[epoch - 1]

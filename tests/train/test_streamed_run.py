@@ -65,7 +65,7 @@ def test_metrics_include_top_5_and_ten_crop_errors(finished):
 
 
 def test_evaluate_gives_the_ten_crop_errors_of_the_run(finished, capsys):
-    evaluate.main(["--workdir", str(finished), "--crops=10"])
+    evaluate.main(["--workdir", str(finished), "--crops=10", "--json"])
     found, result = json.loads(capsys.readouterr().out), RunDirectory(finished).result()
     for key in ("test_error", "test_top5_error", "test_error_10crop", "test_top5_error_10crop"):
         assert found[key] == result[key]
