@@ -29,6 +29,7 @@ import numpy as np
 
 from densenet_jax.data import folders, imagenet
 from densenet_jax.errors import InputError, counted, printable
+from densenet_jax.models import catalog
 from densenet_jax.models.network import Network
 from densenet_jax.predict import logits
 from densenet_jax.train import process
@@ -144,7 +145,8 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
     }
     if network.config.num_classes > TOP:
         report["top5_error"] = _error(found, labels, TOP)
-    print(json.dumps(report) if args.json else _as_text(report, args.model))
+    name, changes = catalog.describe(network.config)
+    print(json.dumps(report) if args.json else _as_text(report, "" if changes else name))
 
 
 def _are_of_training(pictures: Path, are_divided: bool, weights: Path) -> bool:
@@ -168,7 +170,7 @@ def _classes(network: Network, is_run: bool) -> tuple[Sequence[str] | int, str]:
     """Returns the names or the number of the class directories, and the source of label order."""
     count = network.config.num_classes
     if network.classes:
-        return network.classes, "class names of the run"
+        return network.classes, f"class names of the {'run' if is_run else 'config.json'}"
     if count == 1000:
         return list(imagenet.classes()), "ImageNet's identifiers"
     if is_run:
@@ -189,7 +191,7 @@ def _error(found: list[np.ndarray | None], labels: np.ndarray, top: int) -> floa
     return 100 * float(np.mean(missed))
 
 
-def _as_text(report: dict, model: str | None) -> str:
+def _as_text(report: dict, model: str) -> str:
     skipped = f", {report['broken']} unreadable skipped" if report["broken"] else ""
     lines = [
         f"{printable(report['weights'])}: {counted(report['pictures'], 'picture')} of "
@@ -210,11 +212,9 @@ def _line(source: str, top1: float, top5: float | None) -> str:
     return f"  {source:44} {top1:5.2f}" + ("" if top5 is None else f"  {top5:5.2f}")
 
 
-def _published(model: str | None, crops: int) -> list[tuple[str, float, float]]:
+def _published(model: str, crops: int) -> list[tuple[str, float, float]]:
     """Returns the source, the top-1 and the top-5 error of each published result of a network."""
     rows: list[tuple[str, float, float]] = []
-    if model is None:
-        return rows
     if model in published.TABLE3:
         errors = published.TABLE3[model].errors
         suffix = "" if crops == 1 else "_10crop"

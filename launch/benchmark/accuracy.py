@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.rounds < 1:
         raise InputError(f"--rounds is {args.rounds}: it must be at least 1")
     if importlib.util.find_spec("torch") is None:
-        raise InputError("torch is not installed: pip install 'densenet_jax[bench]'")
+        raise InputError("torch is not installed: pip install torch")
     config = command.load_config(args.config, overrides)
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     if importlib.util.find_spec("torch") is None and any(
         name.startswith("torch") for name in peers
     ):
-        raise InputError("torch is not installed: pip install 'densenet_jax[bench]'")
+        raise InputError("torch is not installed: pip install torch")
     names = list(dict.fromkeys(["ours", "ours-processes", *peers]))
     with tempfile.TemporaryDirectory() as temporary:
         directory = args.data_directory

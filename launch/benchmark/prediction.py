@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}: it must be at least 1")
     if importlib.util.find_spec("torch") is None:
-        raise InputError("torch is not installed: pip install 'densenet_jax[bench]'")
+        raise InputError("torch is not installed: pip install torch")
     with tempfile.TemporaryDirectory() as directory:
         print(_compare(args, Path(directory)))
 

@@ -33,7 +33,7 @@ def prepare(name: str, workload: Workload) -> Runner:
     Raises InputError if a package is missing, or if PyTorch cannot use the workload's platform.
     """
     if importlib.util.find_spec("torch") is None:
-        raise InputError("torch is not installed: pip install 'densenet_jax[bench]'")
+        raise InputError("torch is not installed: pip install torch")
     import torch
 
     cuda = workload.platform == "gpu" and torch.cuda.is_available()
