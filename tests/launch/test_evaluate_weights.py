@@ -151,9 +151,7 @@ def test_a_run_records_its_classes(capsys, finished_run, tmp_path):
     assert command.run(evaluate.main, [*argv, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["pictures"], report["classes"]) == (np.isin(labels, (1, 4, 7)).sum(), 3)
-    assert report["label_order"] == (
-        "numbers from 0, because the run has no class names (0, 1, 2, 3, 4, ...)"
-    )
+    assert report["label_order"] == "class names of the run (0, 1, 2, 3, 4, ...)"
     model = saved_network.load_network(finished_run).model
     scores = np.asarray(model((digits.images[::5, ..., None].astype(np.float32) - 4.88) / 6.02))
     wrong = (scores.argmax(1) != labels)[np.isin(labels, (1, 4, 7))]
