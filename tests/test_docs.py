@@ -204,7 +204,8 @@ def test_paths_that_pages_name_exist(page):
         is_path = re.fullmatch(r"[\w./-]+/[\w./-]*|[\w.-]+\.(py|md|cfg|toml|sh)", path)
         if is_path and not _NOT_HERE.match(span) and not re.search(r"\b[A-Z]{3,}\b", path):
             roots = (ROOT, page.parent, ROOT / "tests", ROOT / "densenet_jax")
-            if not any((root / path).exists() for root in roots):
+            paths = [*(root / path for root in roots), ROOT / "experiments" / f"{path}.py"]
+            if not any(found.exists() for found in paths):
                 missing.append(span)
     assert missing == []
 

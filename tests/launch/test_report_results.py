@@ -33,8 +33,12 @@ def test_recorded_run_can_be_repeated(path):
     """A record is complete, small, accepted by --config, and without absolute paths."""
     config = command.load_config(str(path))
     check_config(config)
-    files = {file.name: file.read_text() for file in path.iterdir()}
-    assert files.keys() == {"config.json", "environment.json", "metrics.jsonl", "result.json"}
+    stored = {"config.json", "environment.json", "metrics.jsonl", "result.json"}
+    if (path / "model.safetensors").exists():
+        stored |= {"model.json", "model.safetensors", "README.md"}
+        assert (path / "model.safetensors").stat().st_size < 1_000_000
+    assert {file.name for file in path.iterdir()} == stored
+    files = {name: (path / name).read_text() for name in stored - {"model.safetensors"}}
     assert sum(map(len, files.values())) < 50_000
     last = json.loads(files["metrics.jsonl"].splitlines()[-1])
     assert last["epoch"] == config.epochs
