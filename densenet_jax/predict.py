@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -83,22 +84,30 @@ def predict(
     """
     network = model if isinstance(model, Network) else pretrained.load(model)
     count = network.config.num_classes
-    names = classes or network.classes or _class_names(count)
-    if len(names) < count:
-        raise InputError(f"{len(names)} names are too few for the {count} classes: name each class")
+    names = (network.classes or _class_names(count)) if classes is None else classes
+    if not isinstance(names, Sequence | np.ndarray) or len(names) < count:
+        raise InputError(f"classes is {names!r:.200}: give a list with each of {count} names")
+    _check_count("top", top)
     top = min(top, count)
 
     def found(pictures: Iterable[Picture], **options) -> Iterator[list[Prediction] | None]:
         for values in logits(network, pictures, **options):
             yield None if values is None else _best(_softmax(values), names, top)
 
-    if isinstance(pictures, str | Path) and Path(pictures).expanduser().is_dir():
+    if isinstance(pictures, str | Path) and _is_directory(pictures):
         paths = folders.below(Path(pictures).expanduser())
         return dict(zip(paths, found(paths, **options), strict=True))
     if _is_picture(pictures):
         [alone] = found([pictures], **{"batch_size": 1, **options})
         return alone
     return found(pictures, **options)
+
+
+def _is_directory(path: str | Path) -> bool:
+    try:
+        return bool(path) and Path(path).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # Such as a name that is too long.
+        return False
 
 
 def _is_picture(value: object) -> bool:
@@ -134,26 +143,25 @@ def logits(
     """
     if crops not in (1, 10):
         raise InputError(f"crops is {crops}: use 1 or 10")
-    for name, value in (("batch_size", batch_size), ("max_pixels", max_pixels)):
-        if value < 1:
-            raise InputError(f"{name} is {value}: it must be at least 1")
-    if _is_picture(pictures):
-        raise InputError("pictures is a single picture: give a list of pictures")
-    preprocessing = preprocessing or model.preprocessing
-    if preprocessing is None:
-        if model.config.in_channels != 3:
-            raise InputError(
-                f"the preprocessing for {model.config.in_channels} channels is not known: give "
-                "preprocessing"
-            )
-        preprocessing = TORCHVISION
-    mode = "L" if model.config.in_channels == 1 else "RGB"
+    _check_count("batch_size", batch_size)
+    _check_count("max_pixels", max_pixels)
+    if _is_picture(pictures) or not isinstance(pictures, Iterable):
+        raise InputError(f"pictures is {pictures!r:.200}: give a list of pictures")
+    channels = model.config.in_channels
+    preprocessing = preprocessing or model.preprocessing or TORCHVISION
+    if not isinstance(preprocessing, Preprocessing) or len(preprocessing.mean) != channels:
+        raise InputError(
+            f"the preprocessing for {channels} channels is not known: give preprocessing, with a "
+            "mean and a std for each channel"
+        )
+    mode = "L" if channels == 1 else "RGB"
     crop = preprocessing.crop if crops == 1 else preprocessing.crop.ten
     read = functools.partial(_read, mode=mode, crop=crop, max_pixels=max_pixels)
     graphdef, state = nnx.split(model)
     wide = model.config.param_dtype
     mean, std = (jnp.asarray(x, wide) for x in (preprocessing.mean, preprocessing.std))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         todo = enumerate(iter(pictures))
         submitted = _submit(pool, read, todo, batch_size)
         while submitted:
@@ -172,6 +180,13 @@ def logits(
             values = _forward(graphdef, state, np.stack(images), mean, std) if found else []
             by_number = dict(zip(found, np.asarray(values), strict=False))
             yield from (by_number.get(number) for number, _ in reading)
+    finally:  # Without waiting, because Python may end before the last picture.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_count(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise InputError(f"{name} is {value!r:.200}: it must be a whole number of at least 1")
 
 
 def _submit(pool, read, todo, count: int) -> list[tuple[int, Future]]:
@@ -192,6 +207,8 @@ def _read(
     max_pixels: int,
 ) -> np.ndarray:
     if isinstance(picture, str | Path):
+        if re.match(r"https?://", str(picture)):
+            raise InputError(f"{picture!r:.200} is a URL: download the picture first")
         with naming_file(picture):
             return crop(load(Path(picture).expanduser(), mode, max_pixels))
     with naming_file(f"picture {number}"):

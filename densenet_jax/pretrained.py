@@ -1,5 +1,6 @@
 """Finds trained networks: published weights by name, run directories, and weights files."""
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -76,11 +77,12 @@ def create_model(
       InputError: for an unknown name, field or tag, an impossible network, or weights that cannot
         be found.
     """
-    rngs = rngs or nnx.Rngs(0)
+    if not isinstance(pretrained, bool | str):
+        raise InputError(f"pretrained is {pretrained!r:.200}: give True, False or a tag of weights")
     if not pretrained:
-        return catalog.create_model(name, rngs=rngs, **overrides)
+        return catalog.create_model(name, rngs=rngs or nnx.Rngs(0), **overrides)
     source = hub.HUB + repository(name, None if pretrained is True else pretrained)
-    return load(source, rngs=rngs, head=None, **overrides)
+    return load(source, name, rngs=rngs, head=None, **overrides)
 
 
 def repository(name: str, tag: str | None = None) -> str:
@@ -132,6 +134,8 @@ def load(
       InputError: there is no such source, the source is damaged or describes another network, or
         its preprocessing cannot be done to single pictures.
     """
+    if not isinstance(source, str | Path):
+        raise InputError(f"the source of a network is {source!r:.200}: give a name or a path")
     text = str(source)
     name, _, tag = text.partition(".")
     if tag in _by_tag(name) or text in REPOSITORIES:
@@ -143,17 +147,21 @@ def load(
             raise InputError(f"the config.json of {text} describes no network: name its file")
         return _load_described(text, config, model, rngs, overrides, options)
     path = Path(text).expanduser()
-    if not path.exists():
-        raise InputError(f"there is no weights file, run directory or network {text!r}")
-    beside = path / "config.json" if path.is_dir() else path.with_name("config.json")
-    config = timm_config.read(beside) if beside.exists() else None
-    if path.is_dir() and config is None:
-        if ema:
-            raise InputError(f"{path} is a run directory, which --ema is not for: remove --ema")
-        return _load_run(path, model, overrides)
+    if not text or not _exists(path):
+        raise InputError(f"there is no weights file, run directory or network {text!r:.200}")
+    if path.is_dir():
+        if (config := _config_in(path)) is None:
+            if ema or head is not True:
+                raise InputError(
+                    f"{path} is a run directory, without `head` and --ema: remove them"
+                )
+            return _load_run(path, model, overrides)
+        return _load_described(str(_weights_in(path)), config, model, rngs, overrides, options)
+    config = None
+    with contextlib.nullcontext() if model is None else contextlib.suppress(InputError):
+        config = _config_in(path.parent)
     if config and model in (None, config.architecture):
-        file = _weights_in(path) if path.is_dir() else path
-        return _load_described(str(file), config, model, rngs, overrides, options)
+        return _load_described(str(path), config, model, rngs, overrides, options)
     if model is None:
         raise InputError(
             f"{text} is a weights file without the name of its network: name it, as in --model "
@@ -163,6 +171,18 @@ def load(
     weights.load_torch(network, text, **options)
     network.preprocessing = _for_channels(preprocessing_of_file(path, network.config), network)
     return network
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # Such as a name that is too long.
+        return False
+
+
+def _config_in(directory: Path) -> timm_config.TimmConfig | None:
+    path = directory / "config.json"
+    return timm_config.read(path) if path.exists() else None
 
 
 def _weights_in(directory: Path) -> Path:
@@ -181,8 +201,8 @@ def _load_described(
 ) -> Network:
     if model is not None and model != config.architecture:
         raise InputError(f"{source} has a {config.architecture}, not a {model}: remove --model")
-    settings = config.settings | overrides
-    network = catalog.create_model(config.architecture, rngs=rngs or nnx.Rngs(0), **settings)
+    described = catalog.model_config(config.architecture, **config.settings | overrides)
+    network = catalog.FAMILIES[type(described)](described, rngs=rngs or nnx.Rngs(0))
     weights.load_torch(network, source, **options)
     network.preprocessing = _for_channels(config.preprocessing, network)
     if network.config.num_classes == config.settings["num_classes"]:

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from densenet_jax.data.archives import naming_file
 from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from densenet_jax.errors import InputError
 from densenet_jax.files import read_regular
@@ -53,17 +54,23 @@ def read(path: Path) -> TimmConfig | None:
 
     Raises InputError if the file is damaged, or has an unknown key or value that matters.
     """
+    with naming_file(path):
+        text = read_regular(path, MAX_CONFIG_BYTES)
     try:
-        content = json.loads(read_regular(path, MAX_CONFIG_BYTES))
+        content = json.loads(text)
         if not isinstance(content, dict) or "architecture" not in content:
             return None
         return _parse(content)
-    except (InputError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise InputError(
-            f"{path} cannot be used ({reason}): set the preprocessing by flags and name the "
-            "weights file with --model"
-        ) from error
+    except InputError as error:
+        reason, _, _ = str(error).partition(": ")  # Without its remedy.
+    except KeyError as error:
+        reason = f"it has no {error}"
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        reason = str(error)
+    raise InputError(
+        f"{path} cannot be used ({reason:.200}): correct it, or name the weights file and its "
+        "network"
+    )
 
 
 def write(config: TimmConfig) -> str:
@@ -79,7 +86,7 @@ def write(config: TimmConfig) -> str:
             "input_size": [channels, crop.size, crop.size],
             "fixed_input_size": False,
             "interpolation": crop.interpolation,
-            "crop_pct": crop.size / crop.resize,
+            "crop_pct": _ratio(crop),
             "crop_mode": "center",
             "mean": [x / 255 for x in config.preprocessing.mean],
             "std": [x / 255 for x in config.preprocessing.std],
@@ -91,6 +98,14 @@ def write(config: TimmConfig) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
+def _ratio(crop: CentralCrop) -> float:
+    """Returns the ratio from which readers compute `crop.resize`, rounded down."""
+    ratio = crop.size / crop.resize
+    while math.floor(crop.size / ratio) < crop.resize:
+        ratio = math.nextafter(ratio, 0)
+    return ratio
+
+
 def preprocessing(config: dict[str, Any]) -> Preprocessing:
     """Returns the preprocessing for evaluation, as `timm.data.resolve_data_config` does.
 
@@ -99,26 +114,49 @@ def preprocessing(config: dict[str, Any]) -> Preprocessing:
     Args:
       config: the `pretrained_cfg` of a config.json, whose mean and std are on a scale of 0 to 1.
 
-    Raises ValueError for a crop that is not central, square and bilinear or bicubic.
+    Raises ValueError for a crop that is not central, square and bilinear or bicubic, and for a mean
+    or std that is not a number for each channel.
     """
     if unknown := sorted(config.keys() - _PICTURE_KEYS - _IGNORED_KEYS):
         raise ValueError(f"it has the unknown key {unknown[0]!r}")
     values = _DEFAULTS | {key: value for key, value in config.items() if value is not None}
-    _, height, width = values.get("test_input_size") or values["input_size"]
+    channels, height, width = _size(values.get("test_input_size") or values["input_size"])
     ratio = values.get("test_crop_pct") or values["crop_pct"]
     if height != width or values["crop_mode"] != "center":
         raise ValueError(
             f"its crop is {values['crop_mode']} of {height} x {width} pixels, not a central square"
         )
+    if not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+        raise ValueError(f"its crop_pct is {ratio!r}, not a number above 0 and at most 1")
     crop = CentralCrop(math.floor(height / ratio), height, values["interpolation"])
-    mean, std = (tuple(255 * float(x) for x in values[key]) for key in ("mean", "std"))
+    for key in ("mean", "std"):
+        is_list = isinstance(values[key], list | tuple) and len(values[key]) == channels
+        if not is_list or not all(type(x) in (int, float) for x in values[key]):
+            raise ValueError(f"its {key} is {values[key]!r}, not a number for each channel")
+    mean, std = (tuple(255 * x for x in values[key]) for key in ("mean", "std"))
     return Preprocessing(crop, mean, std)
 
 
+def _size(value: Any) -> tuple[int, int, int]:
+    """Returns channels, height and width."""
+    if not (isinstance(value, list | tuple) and len(value) == 3):
+        raise ValueError(f"its input_size is {value!r}, not channels, height and width")
+    if not all(type(number) is int and number > 0 for number in value):
+        raise ValueError(f"its input_size is {value!r}, not three positive whole numbers")
+    channels, height, width = value
+    return channels, height, width
+
+
 def _parse(content: dict[str, Any]) -> TimmConfig:
-    # Old files have all keys at the top.
+    # Old files have all keys at the top, and `labels`.
+    if "labels" in content:
+        content = {k: v for k, v in content.items() if k != "labels"} | {
+            "label_names": content["labels"]
+        }
     pretrained = content.get("pretrained_cfg") or content
     arguments = content.get("model_args") or {}
+    if not isinstance(content["architecture"], str):
+        raise ValueError(f"its architecture is {content['architecture']!r}, not a name")
     for keys in (content, arguments):
         if (pool := keys.get("global_pool", "avg")) != "avg":
             raise ValueError(f"its global_pool is {pool!r}, not 'avg'")
@@ -131,11 +169,23 @@ def _parse(content: dict[str, Any]) -> TimmConfig:
         for key, value in arguments.items()
         if key != "global_pool"
     }
-    settings |= {
-        "num_classes": content.get("num_classes", pretrained.get("num_classes")),
-        "in_channels": settings.get("in_channels", pretrained["input_size"][0]),
-    }
+    num_classes = content.get("num_classes", pretrained.get("num_classes"))
+    channels, *_ = _size(pretrained["input_size"])
+    settings |= {"num_classes": num_classes, "in_channels": settings.get("in_channels", channels)}
     names = content.get("label_names") or pretrained.get("label_names")
     texts = content.get("label_descriptions") or pretrained.get("label_descriptions") or {}
-    classes = tuple(str(texts.get(name, name)) for name in names) if names else None
+    classes = _classes(names, texts, num_classes) if names else None
     return TimmConfig(content["architecture"], settings, preprocessing(pretrained), classes)
+
+
+def _classes(names: Any, texts: Any, count: Any) -> tuple[str, ...]:
+    """Returns the class names: `names` by label, or the descriptions of these names."""
+    if isinstance(names, dict):  # Labels as text, in any order.
+        names = [names[str(label)] for label in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its label_names is not a list of names")
+    if len(names) != count:
+        raise ValueError(f"its label_names has {len(names)} names for {count} classes")
+    if not isinstance(texts, dict):
+        raise ValueError("its label_descriptions is not an object")
+    return tuple(str(texts.get(name, name)) for name in names)

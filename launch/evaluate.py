@@ -83,6 +83,11 @@ def _evaluate_run(args: argparse.Namespace) -> None:
     hosts.join(args)
     process.configure(jax_is_unused=True)
     run = RunDirectory(args.workdir)
+    if (args.workdir / "model.safetensors").exists() and not run.has_checkpoint():
+        raise InputError(
+            f"{args.workdir} holds weights without the checkpoint of a run: use --weights "
+            f"{args.workdir} --pictures DIR"
+        )
     config = run.config()
     if args.data_directory:
         config.data.directory = str(args.data_directory)
@@ -121,7 +126,7 @@ def _as_line(step: int, values: dict[str, float]) -> str:
 def _evaluate_weights(args: argparse.Namespace) -> None:
     process.configure(jax_is_unused=True)
     network = network_flags.read(args)
-    expected, label_order = _classes(network, is_run=Path(args.weights).is_dir())
+    expected, label_order = _classes(network, is_run=(Path(args.weights) / "model.json").exists())
     paths, labels, classes = folders.labelled(args.pictures, expected)
     part = paths[0].relative_to(args.pictures).parts[0]
     if _are_of_training(args.pictures, part not in classes, Path(args.weights)):
@@ -169,7 +174,7 @@ def _are_of_training(pictures: Path, are_divided: bool, weights: Path) -> bool:
 def _classes(network: Network, is_run: bool) -> tuple[Sequence[str] | int, str]:
     """Returns the names or the number of the class directories, and the source of label order."""
     count = network.config.num_classes
-    if network.classes:
+    if network.classes and (is_run or count != 1000):
         return network.classes, f"class names of the {'run' if is_run else 'config.json'}"
     if count == 1000:
         return list(imagenet.classes()), "ImageNet's identifiers"

@@ -103,11 +103,11 @@ def read(path: Path) -> Experiment:
 def _hint(stem: str) -> str:
     """Returns the remedy for a missing file, with the experiment of the nearest name."""
     found = names()
-    near = difflib.get_close_matches(stem, found, n=1, cutoff=0.4)
-    near += [name for name in found if name.endswith(f"/{stem}")]
+    near = [name for name in found if name.rpartition("/")[2] == stem]
+    near = near or difflib.get_close_matches(stem, found, n=1, cutoff=0.4)
     if not near:
         return "configs of the papers are in experiments/"
-    return f"did you mean {near[-1]!r}, a config of experiments/?"
+    return f"did you mean {' or '.join(map(repr, near))}, a config of experiments/?"
 
 
 def described(value: object) -> str:

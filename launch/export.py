@@ -34,7 +34,7 @@ import jax
 from flax import nnx
 
 from densenet_jax import hub, jax_private, timm_config, weight_files, weights
-from densenet_jax.errors import InputError, counted
+from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.models import catalog
 from densenet_jax.models.network import Network
 from densenet_jax.train.record import RunDirectory
@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         help="license of the weights, for the model card (default: %(default)s)",
     )
     args = parser.parse_args(argv)
+    if printable(args.license) != args.license:
+        raise InputError(f"--license is {args.license!r}: remove the control characters")
     if bool(args.out) == bool(args.push):
         raise InputError("set either --out or --push")
     if args.push:
@@ -190,7 +192,8 @@ def card(network: Network, title: str, source: str, license: str) -> str:
             f"| test error | {result['test_error']:.2f} % |",
         ]
     if network.classes:
-        lines.append(f"| class names | {', '.join(network.classes)} |")
+        names = printable(", ".join(network.classes)).replace("|", "\\|")
+        lines.append(f"| class names | {names} |")
     settings = {name: value for name, value in vars(config).items() if "dtype" not in name}
     return "\n".join([*lines, "", "```json", json.dumps(settings, indent=2), "```", ""])
 

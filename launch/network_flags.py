@@ -116,7 +116,7 @@ def read(args: argparse.Namespace) -> Network:
             )
         source, model = HUB + pretrained.repository(model), None
     elif not source.startswith(HUB):
-        source = str(expanded(source))
+        args.weights = source = str(expanded(source))
     network = pretrained.load(source, model, ema=bool(args.ema), **settings)
     network.preprocessing = _with_flags(_known(network, args), args, network.config.in_channels)
     return network

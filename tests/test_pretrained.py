@@ -126,19 +126,94 @@ def test_networks_without_published_weights():
         ({"interpolation": "lanczos"}, "interpolation is 'lanczos'"),
         ({"resize_mode": "longest"}, "it has the unknown key 'resize_mode'"),
         ({"label_offset": 1}, "it has a label_offset"),
-        ({"mean": "grey"}, "could not convert"),
-        ({"input_size": None, "test_input_size": None}, "cannot be used"),
+        ({"mean": "grey"}, "its mean is 'grey', not a number for each channel"),
+        ({"mean": [0.5]}, r"its mean is \[0.5\], not a number for each channel"),
+        ({"mean": {"1": 1, "2": 2, "3": 3}}, "its mean is .*, not a number for each channel"),
+        ({"mean": [0.1, 0.1, 1e300]}, "mean is .*e.302"),
+        ({"std": [0.1, 0.1, 0]}, "std is "),
+        ({"std": [0.1, 0.1, -1]}, "std is "),
+        ({"std": [0.1, 0.1, float("nan")]}, "std is "),
+        ({"std": [0.1, 0.1, "a"]}, "std is "),
+        ({"std": [0.1, 0.1, True]}, "std is "),
+        ({"std": []}, r"its std is \[\]"),
+        ({"input_size": None}, "its input_size is None"),
+        ({"input_size": []}, r"its input_size is \[\]"),
+        ({"test_input_size": [3, 36.5, 36.5]}, "not three positive whole numbers"),
+        ({"test_crop_pct": 1.5}, "its crop_pct is 1.5, not a number above 0 and at most 1"),
+        ({"test_crop_pct": 0, "crop_pct": 0}, "its crop_pct is 0, not"),
+        ({"test_crop_pct": -1}, "its crop_pct is -1, not"),
+        ({"architecture": None}, "its architecture is None, not a name"),
+        ({"architecture": ["a"]}, r"its architecture is \['a'\], not a name"),
+        ({"model_args": {"name": "a"}}, "has no setting 'name'"),
+        ({"model_args": {"rngs": "a"}}, "has no setting 'rngs'"),
+        ({"model_args": {"growth_rate": "a"}}, "growth_rate is 'a': it must be of type int"),
+        ({"label_names": ["a"] * 8}, "its label_names has 8 names for 7 classes"),
+        ({"label_names": "abcdefg"}, "its label_names is not a list of names"),
+        ({"label_names": [None] * 7}, "its label_names is not a list of names"),
+        ({"label_names": {"1": "a"}}, "it has no '0'"),
+        ({"label_descriptions": [1]}, "its label_descriptions is not an object"),
     ],
 )
 def test_configs_that_are_refused(hub, changes, words):
     config = CONFIG | {key: value for key, value in changes.items() if key in CONFIG}
     inner = {key: value for key, value in changes.items() if key not in CONFIG}
-    if inner.keys() & {"pooling", "model_args"}:
+    if inner.keys() & {"pooling", "model_args"}:  # Not in CONFIG, and at the top.
         config |= inner
     else:
         config |= {"pretrained_cfg": CONFIG["pretrained_cfg"] | inner}
     with pytest.raises(dj.InputError, match=words):
         dj.load(hub("somebody/birds", config))
+
+
+def test_class_names_by_label_and_in_old_files(hub):
+    by_label = {str(i): f"n{i}" for i in reversed(range(7))}
+    model = dj.load(hub("somebody/a", CONFIG | {"label_names": by_label}))
+    assert model.classes == ("bird", "n1", "n2", "n3", "n4", "n5", "n6")
+    old = {k: v for k, v in CONFIG.items() if k not in ("label_names", "pretrained_cfg")}
+    old |= CONFIG["pretrained_cfg"] | {"labels": CONFIG["label_names"]}
+    model = dj.load(hub("somebody/b", old))
+    assert model.classes[0] == "bird" and model.preprocessing.crop.size == 36
+
+
+def test_weights_of_another_network_under_a_published_name(hub, monkeypatch):
+    monkeypatch.setitem(pretrained.REPOSITORIES, "densenet121", ("a/x.ra_in1k",))
+    hub("a/x.ra_in1k", CONFIG)
+    with pytest.raises(dj.InputError, match=f"has a {NAME}, not a densenet121"):
+        dj.create_model("densenet121", pretrained=True)
+
+
+def test_a_wrong_config_can_be_passed_over(hub, tmp_path, trained):
+    """The message of a wrong config.json advises to name the weights file and its network."""
+    weight_files.write(tmp_path / "model.safetensors", dj.weights.to_torch(trained))
+    config = CONFIG | {"pretrained_cfg": CONFIG["pretrained_cfg"] | {"test_crop_pct": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(dj.InputError, match="name the weights file and its network"):
+        dj.load(tmp_path)
+    model = dj.load(tmp_path / "model.safetensors", NAME, num_classes=7)
+    assert same_weights(model, trained) and model.preprocessing is None
+
+
+@pytest.mark.parametrize("source", [None, 3, "", "x" * 5000, "a\0b", "nowhere"])
+def test_sources_that_are_none(source):
+    with pytest.raises(dj.InputError, match=r"source of a network is|there is no weights file"):
+        dj.load(source)
+
+
+@pytest.mark.parametrize("arguments", [{"name": None}, {"name": 3}, {"name": ["densenet121"]},
+                                       {"name": "densenet121", "pretrained": 1}])  # fmt: skip
+def test_models_that_are_none(arguments):
+    with pytest.raises(dj.InputError, match=r"the name of a network is|pretrained is 1"):
+        dj.create_model(**arguments)
+
+
+@pytest.mark.parametrize("size", [64, 128, 224, 288, 384])
+def test_a_written_crop_is_read_back(size):
+    for resize in range(size, 2 * size + 40):
+        crop = CentralCrop(resize, size)
+        content = timm_config.write(
+            timm_config.TimmConfig(NAME, {"num_classes": 3}, Preprocessing(crop), None)
+        )
+        assert timm_config.preprocessing(json.loads(content)["pretrained_cfg"]).crop == crop
 
 
 def test_damaged_and_large_configs(tmp_path, monkeypatch):

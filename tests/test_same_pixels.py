@@ -183,8 +183,21 @@ def test_frames_of_one_picture_are_different_pictures(network, tmp_path):
     [
         ("nowhere.jpg", {}, "nowhere.jpg"),
         (np.zeros((4, 4, 2), np.uint8), {}, "array of shape"),
+        (None, {}, "pictures is None: give a list of pictures"),
+        (3, {}, "pictures is 3: give a list of pictures"),
+        ("", {}, "is a directory, not a regular file"),
+        ("x" * 5000, {}, "cannot read"),
+        ("https://a.b/c.jpg", {}, "'https://a.b/c.jpg' is a URL: download the picture first"),
         ([], {"batch_size": 0}, "batch_size is 0"),
-        ([], {"classes": ["one"]}, "1 names are too few for the 1000 classes"),
+        ([], {"batch_size": 2.5}, "batch_size is 2.5: it must be a whole number"),
+        ([], {"max_pixels": None}, "max_pixels is None"),
+        ([], {"top": 0}, "top is 0"),
+        ([], {"top": "3"}, "top is '3'"),
+        ([], {"classes": ["one"]}, "give a list with each of 1000 names"),
+        ([], {"classes": []}, "give a list with each of 1000 names"),
+        ([], {"classes": {"one"}}, "give a list with each of 1000 names"),
+        ([], {"preprocessing": "x"}, "the preprocessing for 3 channels is not known"),
+        ([], {"preprocessing": Preprocessing(mean=(1.0,), std=(1.0,))}, "for 3 channels is not"),
     ],
 )
 def test_other_mistakes_in_calls(network, pictures, options, words):

@@ -218,14 +218,25 @@ def below(directory: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def _pictures_below(directory: str, skipped: Skipped) -> Iterator[str]:
-    """Yields the paths of pictures in `directory` and its subdirectories; counts other files."""
+def _pictures_below(
+    directory: str, skipped: Skipped, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """Yields the paths of pictures in `directory` and its subdirectories; counts other files.
+
+    Args:
+      above: device and inode of the directories above, into which a symbolic link may lead back.
+    """
+    status = pathlib.Path(directory).stat()
+    here = status.st_dev, status.st_ino
+    if here in above:
+        skipped[_SPECIAL] += 1
+        return
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         _, dot, ending = entry.name.lower().rpartition(".")
         if is_system_file(entry.name):
             skipped[_SYSTEM] += 1
         elif entry.is_dir():
-            yield from _pictures_below(entry.path, skipped)
+            yield from _pictures_below(entry.path, skipped, above | {here})
         elif not entry.is_file():
             skipped[_SPECIAL] += 1
         elif dot + ending in endings():

@@ -33,6 +33,9 @@ MAX_SIDE = 4096  # Largest crop and short side, in pixels. A larger batch takes 
 
 # Formats of photographs, by Pillow's names. Formats such as EPS may start other programs.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# Largest mean and standard deviation of pixel values, and least deviation: the quotient must be an
+# ordinary float32.
+_LARGEST_PIXEL, _LEAST_STD = 1e9, 1e-6
 _TIFF_TILE_SIDES = 322, 323  # The tags of width and height.
 _DARK_16_BITS = 2**12  # Values of 12-bit cameras are below this limit.
 _opening = threading.Lock()
@@ -130,6 +133,25 @@ class Preprocessing:
     crop: CentralCrop = dataclasses.field(default_factory=CentralCrop)
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+    def __post_init__(self) -> None:
+        for name, least in (("mean", -_LARGEST_PIXEL), ("std", _LEAST_STD)):
+            values = getattr(self, name)
+            numbers = isinstance(values, tuple) and values and all(map(_is_number, values))
+            if not numbers or not all(least <= value <= _LARGEST_PIXEL for value in values):
+                raise InputError(
+                    f"{name} is {values!r:.200}: it must be a number from {least:g} to "
+                    f"{_LARGEST_PIXEL:g} for each channel"
+                )
+        if len(self.mean) != len(self.std):
+            raise InputError(
+                f"mean has {len(self.mean)} values and std {len(self.std)}: give one of each for "
+                "each channel"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 TORCHVISION = Preprocessing()

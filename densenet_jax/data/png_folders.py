@@ -85,7 +85,7 @@ def find_kaggle(name: str, directory: pathlib.Path, part: str) -> Callable[[], P
 
 def _read_kaggle(labels_path: pathlib.Path) -> Piece:
     """Reads the pictures that the table of labels names, in the order of their numbers."""
-    label_of_id = {}
+    label_of_id: dict[int, int] = {}
     with naming_file(labels_path):
         text = read_regular(labels_path, MAX_CSV_BYTES).decode("utf-8-sig")
         header, *rows = list(csv.reader(text.splitlines())) or [[]]
@@ -95,7 +95,9 @@ def _read_kaggle(labels_path: pathlib.Path) -> Piece:
             label = label_of("cifar10", row[1]) if len(row) == 2 and row[0].isdecimal() else None
             if label is None:
                 raise UnsupportedFile(f"has the row {','.join(row)!r:.100}, which is not ID,CLASS")
-            label_of_id[int(row[0])] = label
+            number = int(row[0])
+            if label_of_id.setdefault(number, label) != label:
+                raise UnsupportedFile(f"gives two labels to the image {number}")
     ids = sorted(label_of_id)
     paths = [labels_path.parent / "train" / f"{number}.png" for number in ids]
     images = _read_images("cifar10", paths, "train")

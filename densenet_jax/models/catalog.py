@@ -115,12 +115,14 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter(names, pattern)
 
 
-def model_config(name: str, **overrides) -> NetworkConfig:
+def model_config(name: str, /, **overrides) -> NetworkConfig:
     """Returns the config of the network called `name`, with fields replaced by `overrides`.
 
     An override of `depth` replaces the catalogue's `block_config`, and the reverse.
     Raises InputError for an unknown name or field, or an impossible network.
     """
+    if not isinstance(name, str):
+        raise InputError(f"the name of a network is {name!r:.200}: give a name of list_models()")
     config = _named(name)
     fields = [field.name for field in dataclasses.fields(config)]
     for key in overrides:

@@ -169,3 +169,12 @@ def test_errors_without_pictures(tmp_path):
 def test_a_folder_cannot_be_described():
     with pytest.raises(InputError, match="folder has no official set to plan for"):
         sources.describe("folder")
+
+
+def test_links_that_lead_back_are_skipped(tmp_path, caplog):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "deeper").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "deeper" / "b.png")
+    (tmp_path / "deeper" / "back").symlink_to(tmp_path)
+    assert [path.name for path in folders.below(tmp_path)] == ["a.png", "b.png"]
+    assert "skipped files: 1 broken or special" in caplog.text
