@@ -180,8 +180,8 @@ def logits(
             values = _forward(graphdef, state, np.stack(images), mean, std) if found else []
             by_number = dict(zip(found, np.asarray(values), strict=False))
             yield from (by_number.get(number) for number, _ in reading)
-    finally:  # Without waiting, because Python may end before the last picture.
-        pool.shutdown(wait=False, cancel_futures=True)
+    finally:  # Without waiting, because Python may be ending.
+        pool.shutdown(wait=False)
 
 
 def _check_count(name: str, value: object) -> None:
