@@ -67,7 +67,7 @@ def download(source: str, *names: str, revision: str | None = None) -> Path:
             f"{source} is not in the local cache and cannot be downloaded from {host} "
             f"({as_reason(error)}): run `{command}` where there is a network, copy DIR here, and "
             "name DIR instead"
-        ) from error
+        ) from None
     raise InputError(
         f"{source} has no {' and no '.join(names)}: choose another repository, or download its "
         "weights and name the file"
@@ -104,7 +104,7 @@ def upload(directory: Path, target: str) -> str:
 
 def _require(source: str) -> None:
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise InputError(f"{source} needs huggingface_hub: `pip install huggingface_hub`")
+        raise InputError(f"{source} needs huggingface_hub: `pip install 'huggingface_hub>=1'`")
 
 
 def _check_connection() -> None:

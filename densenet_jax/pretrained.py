@@ -148,6 +148,8 @@ def load(
         return _load_described(text, config, model, rngs, overrides, options)
     path = Path(text).expanduser()
     if not text or not _exists(path):
+        if re.fullmatch(r"[a-z]\w*", text):
+            repository(text)  # Raises InputError: no such network, or no published weights.
         raise InputError(f"there is no weights file, run directory or network {text!r:.200}")
     if path.is_dir():
         if (config := _config_in(path)) is None:
@@ -214,7 +216,7 @@ def _load_run(path: Path, model: str | None, overrides: dict[str, Any]) -> Netwo
     for setting, value in {"model": model, **overrides}.items():
         if value is not None and setting not in ("dtype", "remat"):
             raise InputError(
-                f"{path} is a run directory, which records its {setting}: remove --{setting}"
+                f"{path} is a run directory, which records its {setting}: leave out {setting}"
             )
     network, description = saved_network.load_network(path, **overrides)
     if description["preprocessing"] != "standardize":

@@ -192,8 +192,9 @@ def parser(
             "--config",
             required=True,
             metavar="FILE.py[:ARG]",
-            help="an experiment, or the directory of a run to repeat; --config.KEY=VALUE sets any "
-            "key, and VALUE None unsets an optional key",
+            help="an experiment, also by its name below experiments/, such as quickstart; or the "
+            "directory of a run to repeat. --config.KEY=VALUE sets any key, and VALUE None unsets "
+            "an optional key",
         )
     return described
 

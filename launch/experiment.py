@@ -13,11 +13,10 @@ from types import CodeType, ModuleType
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-import experiments
 from densenet_jax.errors import InputError
-from launch.paths import expanded
+from launch.paths import ROOT, expanded
 
-EXPERIMENTS = Path(experiments.__file__).parent
+EXPERIMENTS = ROOT / "experiments"
 _REASON_CHARACTERS = 400  # Longer exception messages are shortened to this length.
 
 

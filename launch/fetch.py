@@ -3,9 +3,9 @@
     python -m launch.fetch cifar10
 
 NAME is cifar10, cifar100, svhn or fashion_mnist. The files are stored in a subdirectory of
-$DENSENET_JAX_DATA, or else of ~/.cache/densenet_jax/data, where all configs find them without
-data.directory. Sizes and SHA-256 digests are those in the registry of TensorFlow Datasets. The same
-command resumes an interrupted download.
+$DENSENET_JAX_DATA, or else of densenet_jax/data in the user's cache (XDG_CACHE_HOME or ~/.cache),
+where all configs find them without data.directory. Sizes and SHA-256 digests are those in the
+registry of TensorFlow Datasets. The same command resumes an interrupted download.
 """
 
 import sys

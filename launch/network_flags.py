@@ -16,7 +16,7 @@ from densenet_jax.data.pictures import MAX_PIXELS, TORCHVISION, Preprocessing
 from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.hub import HUB
 from densenet_jax.models.network import Network
-from launch.paths import expanded
+from launch.paths import ROOT, expanded
 
 _BATCH_SIZE = 32
 PRETRAINED = "pretrained"  # The value of --weights for the published weights of --model.
@@ -29,10 +29,10 @@ def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--weights",
         required=required,
         metavar="SOURCE",
-        help="a run directory; a .safetensors or .pth file, or an index of .safetensors shards, "
-        "with array names of torchvision, timm, MONAI, torchxrayvision or mmpretrain; "
-        "hf:REPOSITORY, such as hf:timm/densenet121.tv_in1k; the name of a network "
-        "with published weights, such as densenet121; or 'pretrained', with --model",
+        help="a run directory, or a record of one; a directory of launch.export; a .safetensors or "
+        ".pth file with array names of torchvision, timm, mmpretrain, MONAI or torchxrayvision; "
+        "hf:REPOSITORY, such as hf:timm/densenet121.tv_in1k; the name of a network with published "
+        "weights, such as densenet121; or 'pretrained', with --model",
     )
     group.add_argument(
         "--model",
@@ -116,7 +116,9 @@ def read(args: argparse.Namespace) -> Network:
             )
         source, model = HUB + pretrained.repository(model), None
     elif not source.startswith(HUB):
-        args.weights = source = str(expanded(source))
+        path, project = expanded(source), ROOT / source
+        # Records such as experiments/results/digits/seed=0 are found from any directory.
+        args.weights = source = str(project if project.exists() and not path.exists() else path)
     network = pretrained.load(source, model, ema=bool(args.ema), **settings)
     network.preprocessing = _with_flags(_known(network, args), args, network.config.in_channels)
     return network

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from densenet_jax.errors import InputError, printable
 
+ROOT = Path(__file__).parents[1]  # The directory of the project.
+
 
 def expanded(text: str) -> Path:
     """Returns the path with `~` expanded. Raises InputError if there is no such home directory."""

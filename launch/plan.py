@@ -38,7 +38,7 @@ from densenet_jax.analysis.plan import analyse, max_batch, plan
 from densenet_jax.data.places import cache_directory
 from densenet_jax.errors import InputError, counted
 from launch import command
-from launch.paths import typed_path
+from launch.paths import ROOT, typed_path
 
 # Shortest time of a GPU kernel, see `roofline.estimate`.
 _KERNEL_TIMES = {
@@ -129,7 +129,7 @@ def _run_elsewhere(target: targets.Target, python: Path | None, argv: list[str])
         raise InputError(
             f"the compiler for {target.name} is not installed: create an environment for it with "
             f"{sys.executable} -m venv {environment} && {environment}/bin/pip install "
-            f"'jax[{extra}]=={jax.__version__}' -e {Path(__file__).parents[1]}"
+            f"'jax[{extra}]=={jax.__version__}' -e {ROOT}"
         )
     variables = os.environ | target.environment | {"DENSENET_JAX_PLANNER": "1"}
     if "DENSENET_JAX_PLANNER" in os.environ:

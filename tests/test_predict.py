@@ -210,7 +210,7 @@ def test_a_run_knows_its_network(capsys, finished_run, tmp_path):
                 expected[prediction["label"]], rel=0.05
             )
     assert command.run(launch_predict.main, [*argv, "--model", NAME]) == 2
-    assert "records its model: remove --model" in capsys.readouterr().err
+    assert "records its model: leave out model" in capsys.readouterr().err
 
 
 def damaged(arrays, kind):

@@ -109,6 +109,10 @@ def test_other_classes_have_a_new_classifier(hub, monkeypatch, trained, caplog):
 
 def test_networks_without_published_weights():
     with pytest.raises(dj.InputError, match="densenet264 has no published weights: choose one of"):
+        dj.load("densenet264")
+    with pytest.raises(dj.InputError, match="there is no model 'densenet12': did you mean"):
+        dj.load("densenet12")
+    with pytest.raises(dj.InputError, match="densenet264 has no published weights: choose one of"):
         dj.create_model("densenet264", pretrained=True)
     with pytest.raises(dj.InputError, match="there is no model 'densenet122'"):
         dj.create_model("densenet122", pretrained=True)
@@ -193,9 +197,11 @@ def test_a_wrong_config_can_be_passed_over(hub, tmp_path, trained):
     assert same_weights(model, trained) and model.preprocessing is None
 
 
-@pytest.mark.parametrize("source", [None, 3, "", "x" * 5000, "a\0b", "nowhere"])
+@pytest.mark.parametrize("source", [None, 3, "", "x" * 5000, "a\0b", "nowhere/", "nowhere.pth"])
 def test_sources_that_are_none(source):
-    with pytest.raises(dj.InputError, match=r"source of a network is|there is no weights file"):
+    with pytest.raises(
+        dj.InputError, match=r"source of a network|there is no (weights|model)"
+    ):
         dj.load(source)
 
 

@@ -204,7 +204,7 @@ def _named(name: str) -> NetworkConfig:
     match = _CIFAR_RESNET.fullmatch(name)
     if match and (match["kind"] == "wrn") == bool(match["widening"]):
         return _cifar_resnet(match["kind"], int(match["depth"]), int(match["widening"] or 1))
-    raise InputError(f"there is no model {name!r}: {suggest(name, list_models())}")
+    raise InputError(f"there is no model {name!r:.100}: {suggest(name, list_models())}")
 
 
 def _cifar_densenet(kind: str | None, growth_rate: int, depth: int) -> DenseNetConfig:

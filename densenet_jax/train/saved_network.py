@@ -1,6 +1,7 @@
 """Loads trained networks from run directories, for use or for further training."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +12,12 @@ from flax import nnx
 from densenet_jax import weights
 from densenet_jax.data.pictures import CentralCrop
 from densenet_jax.errors import InputError, counted
-from densenet_jax.models.catalog import FAMILIES
+from densenet_jax.models.catalog import FAMILIES, describe
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.record import RunDirectory, with_tuples
 
-_HEAD = "classifier"
+_HEAD, _STEM = "classifier", "conv0.kernel"
 _LARGEST = 1e9  # Largest mean or deviation of pixel values, which become float32.
 
 
@@ -134,34 +135,43 @@ def _by_name(tree: dict) -> dict[str, np.ndarray]:
 def start_from(model: Network, source: str) -> str:
     """Sets the parameters and running statistics of `model`; returns what was set, as a sentence.
 
-    Leaves the classifier new, with a warning, if the classifier of `source` has another shape.
+    Leaves the classifier new, with a warning, if the classifier of `source` has another shape. A
+    first convolution for other channels is fitted, see `weights.load_torch`.
 
     Args:
-      source: a run directory of the same network, or a source that `weights.load_torch` reads.
+      source: a run directory of the same network, a directory that `launch.export` wrote, or a
+        source that `weights.load_torch` reads.
 
     Raises:
       InputError: `source` cannot be read, belongs to another network, or has NaN or infinite
         values.
     """
-    if not Path(source).expanduser().is_dir():
-        head = nnx.state(getattr(model, _HEAD), nnx.Param)
-        new = jax.tree.map(np.asarray, nnx.to_pure_dict(head))
-        weights.load_torch(model, source, head=None)
-        is_new = all(map(np.array_equal, jax.tree.leaves(new), jax.tree.leaves(head)))
-        return _loaded(source, len(weights.to_torch(model)) - is_new * len(new), is_new, model)
+    directory = Path(source).expanduser()
+    if not directory.is_dir():
+        return _start_from_arrays(model, source, source)
+    exported = directory / "model.safetensors"
+    if exported.exists() and not (directory / "model.json").exists():
+        return _start_from_arrays(model, exported, source)
+    trained = load_network(source).model
     ours, theirs = (
-        dict(nnx.to_flat_state(nnx.state(m, (nnx.Param, nnx.BatchStat))))
-        for m in (model, load_network(source).model)
+        dict(nnx.to_flat_state(nnx.state(m, (nnx.Param, nnx.BatchStat)))) for m in (model, trained)
     )
     different = [
         ".".join(map(str, path))
         for path in sorted(ours.keys() | theirs.keys(), key=str)
         if path not in ours or path not in theirs or ours[path].shape != theirs[path].shape
     ]
-    if others := [name for name in different if not name.startswith(_HEAD)]:
+    others = [name for name in different if not name.startswith(_HEAD)]
+    if others == [_STEM] and model.config.in_channels != trained.config.in_channels:
+        return _start_from_arrays(model, weights.to_torch(trained), source)
+    if others:
+        name, settings = describe(trained.config)
+        of_the_data = ("num_classes", "in_channels")
+        needed = {k: v for k, v in settings.items() if k not in of_the_data and v is not None}
+        text = " and ".join([name, *(f"model.{key} to {value}" for key, value in needed.items())])
         raise InputError(
             f"{source} has another network, which differs in {counted(len(others), 'array')}, "
-            f"such as {', '.join(others[:3])}: set model.name and its settings to those of {source}"
+            f"such as {', '.join(others[:3])}: set model.name to {text}"
         )
     if different:
         logging.getLogger("densenet_jax").warning(
@@ -173,6 +183,16 @@ def start_from(model: Network, source: str) -> str:
     for path, array in zip(loaded, found.values(), strict=True):
         ours[path][...] = array.astype(ours[path].dtype)
     return _loaded(source, len(loaded), bool(different), model)
+
+
+def _start_from_arrays(
+    model: Network, arrays: Mapping[str, np.ndarray] | str | Path, source: str
+) -> str:
+    head = nnx.state(getattr(model, _HEAD), nnx.Param)
+    new = jax.tree.map(np.asarray, nnx.to_pure_dict(head))
+    weights.load_torch(model, arrays, head=None)
+    is_new = all(map(np.array_equal, jax.tree.leaves(new), jax.tree.leaves(head)))
+    return _loaded(source, len(weights.to_torch(model)) - is_new * len(new), is_new, model)
 
 
 def _loaded(source: str, arrays: int, is_new: bool, model: Network) -> str:

@@ -33,8 +33,8 @@ from densenet_jax.errors import InputError, RunError
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.train.trainer import Trainer
 from launch import command
+from launch.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 _POLL_SECONDS = 0.05
 
 

@@ -10,14 +10,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
 from densenet_jax.errors import InputError, RunError
 from launch.benchmark.workload import Workload
+from launch.paths import ROOT
 
 _COMMAND = (sys.executable, "-m", "launch.benchmark.worker")
-_ROOT = Path(__file__).parents[2]
 # A program loaded from a cache would have no compile time.
 _ENVIRONMENT = {
     "JAX_ENABLE_COMPILATION_CACHE": "false",
@@ -33,7 +32,7 @@ def platform() -> str:
 
     Raises InputError if JAX cannot use any device.
     """
-    done = subprocess.run([*_COMMAND, "platform"], cwd=_ROOT, capture_output=True, text=True)
+    done = subprocess.run([*_COMMAND, "platform"], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         error = InputError if done.returncode == 2 else RunError
         raise error(_last_line(done.stderr))
@@ -121,7 +120,7 @@ class Contestant:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            cwd=_ROOT,
+            cwd=ROOT,
             env=os.environ | _ENVIRONMENT,
         )
         try:

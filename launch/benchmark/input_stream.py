@@ -31,10 +31,9 @@ from PIL import Image
 from densenet_jax.data import imagenet, workers
 from densenet_jax.errors import InputError, RunError, counted, suggest
 from launch import command
-from launch.paths import typed_path
+from launch.paths import ROOT, typed_path
 
 CONTESTANTS = ("ours", "ours-processes", "torch", "torch-colors")
-ROOT = Path(__file__).parents[2]
 # Width and height of generated pictures. ImageNet's pictures have 400 x 350 pixels on average.
 _SIZES = (
     (500, 375),

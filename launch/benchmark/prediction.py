@@ -27,9 +27,9 @@ from densenet_jax import weight_files, weights
 from densenet_jax.errors import InputError, RunError, counted
 from densenet_jax.models.catalog import IMAGENET_DENSENETS, create_model
 from launch import command
+from launch.paths import ROOT
 
 CONTESTANTS = {"ours": "launch.predict", "torch": "launch.benchmark.torch_prediction"}
-ROOT = Path(__file__).parents[2]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from densenet_jax.errors import counted
 from densenet_jax.train.config import flatten
+from launch.paths import ROOT
 from launch.report.runs import Run, find_runs, hardware, network_name, network_of, protocol
-from launch.sweep.points import ROOT, Point
+from launch.sweep.points import Point
 
 _RECORD = ROOT / "experiments" / "results"
 _SECONDS_PER_HOUR = 3600

@@ -16,7 +16,8 @@ from typing import BinaryIO
 
 from densenet_jax.errors import Preempted, counted
 from densenet_jax.train.preemption import stop_signals
-from launch.sweep.points import ROOT, Point
+from launch.paths import ROOT
+from launch.sweep.points import Point
 
 _POLL_SECONDS = 0.2
 

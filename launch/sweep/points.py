@@ -31,9 +31,9 @@ from densenet_jax.train.lock import NAME as LOCK
 from densenet_jax.train.lock import is_locked
 from densenet_jax.train.record import RunDirectory, check_path
 from launch import command, experiment, run_files
+from launch.paths import ROOT
 from launch.sweep import hyper
 
-ROOT = Path(__file__).parents[2]
 # The same command resumes a run that ended with one of these statuses. A signal is 128 + its
 # number, or negative as Python reports it.
 _INTERRUPTIONS = (INTERRUPTED_STATUS, PREEMPTED_STATUS, 128 + 9, 128 + 15)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 import yaml
 
 from densenet_jax.errors import InputError
-from launch.sweep.points import ROOT, Point, check_unicode
+from launch.paths import ROOT
+from launch.sweep.points import Point, check_unicode
 
 _PORT = 8476
 

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 
 from densenet_jax.errors import INTERRUPTED_STATUS, PREEMPTED_STATUS, InputError
-from launch.sweep.points import ROOT, Point, check_characters, label
+from launch.paths import ROOT
+from launch.sweep.points import Point, check_characters, label
 
 # Slurm sends SIGTERM this long before the time limit of a job.
 _WARNING_SECONDS = 120

@@ -11,7 +11,8 @@ import subprocess
 from collections.abc import Callable
 
 from densenet_jax.errors import InputError
-from launch.sweep.points import ROOT, Point
+from launch.paths import ROOT
+from launch.sweep.points import Point
 
 _SCRIPT = """\
 #!/bin/bash

@@ -20,6 +20,7 @@ from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
 from densenet_jax.train.step import TrainState
 from densenet_jax.train.trainer import Trainer
+from launch import command, export
 
 
 def states(model):
@@ -96,10 +97,28 @@ def test_a_file_of_the_same_classes_is_loaded_whole(network, tmp_path):
     assert_equal(model, network.model)
 
 
+@pytest.mark.parametrize("source", ["run directory", "directory of launch.export"])
+def test_a_run_fits_other_channels(finished_run, network, tmp_path, caplog, source):
+    """A network of grey images serves for RGB pictures."""
+    path = finished_run
+    if source != "run directory":
+        path = tmp_path / "exported"
+        assert command.run(export.main, ["--weights", str(finished_run), "--out", str(path)]) == 0
+    model = dj.create_model(
+        "densenet_bc_k4_d10", block_config=(1, 1), in_channels=3, num_classes=3, rngs=nnx.Rngs(7)
+    )
+    told = saved_network.start_from(model, str(path))
+    assert re.fullmatch(rf"{path}: \d+ arrays loaded; the classifier of 3 classes is new", told)
+    assert "has 1 input channel instead of 3" in caplog.text
+    grey = network.model.conv0.kernel[...]
+    np.testing.assert_allclose(model.conv0.kernel[...].sum(2, keepdims=True), grey, rtol=1e-5)
+
+
 def test_weights_of_another_network_are_refused(finished_run, tmp_path):
     other = dj.create_model("densenet_bc_k4_d10", rngs=nnx.Rngs(0))
     before = dj.weights.to_torch(other)
-    with pytest.raises(InputError, match=r"has another network, which differs in \d+ arrays"):
+    words = r"has another network, which differs in \d+ arrays, .*: set model.name to densenet_bc_k"
+    with pytest.raises(InputError, match=words):
         saved_network.start_from(other, str(finished_run))
     with pytest.raises(InputError, match=r"is not a run directory: it has no model\.json"):
         saved_network.start_from(other, str(tmp_path))
