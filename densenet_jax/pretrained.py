@@ -153,10 +153,10 @@ def load(
         raise InputError(f"there is no weights file, run directory or network {text!r:.200}")
     if path.is_dir():
         if (config := _config_in(path)) is None:
-            if ema or head is not True:
-                raise InputError(
-                    f"{path} is a run directory, without `head` and --ema: remove them"
-                )
+            if ema:
+                raise InputError(f"{path} is a run directory, which --ema is not for: remove --ema")
+            if head is not True:
+                raise InputError(f"{path} is a run directory, loaded whole: leave out head")
             return _load_run(path, model, overrides)
         return _load_described(str(_weights_in(path)), config, model, rngs, overrides, options)
     config = None

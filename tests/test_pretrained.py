@@ -199,9 +199,7 @@ def test_a_wrong_config_can_be_passed_over(hub, tmp_path, trained):
 
 @pytest.mark.parametrize("source", [None, 3, "", "x" * 5000, "a\0b", "nowhere/", "nowhere.pth"])
 def test_sources_that_are_none(source):
-    with pytest.raises(
-        dj.InputError, match=r"source of a network|there is no (weights|model)"
-    ):
+    with pytest.raises(dj.InputError, match=r"source of a network|there is no (weights|model)"):
         dj.load(source)
 
 
