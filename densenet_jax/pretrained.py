@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -137,40 +138,44 @@ def load(
     if not isinstance(source, str | Path):
         raise InputError(f"the source of a network is {source!r:.200}: give a name or a path")
     text = str(source)
+    config: timm_config.TimmConfig | None = None
     name, _, tag = text.partition(".")
     if tag in _by_tag(name) or text in REPOSITORIES:
         text = hub.HUB + repository(name, tag or None)
-    options: dict[str, Any] = {"head": head, "ema": ema}
+    describe = functools.partial(
+        _load_described, model=model, rngs=rngs, overrides=overrides, head=head, ema=ema
+    )
     if text.startswith(hub.HUB):
         config = timm_config.read(hub.download(text, "config.json"))
         if config is None:
             raise InputError(f"the config.json of {text} describes no network: name its file")
-        return _load_described(text, config, model, rngs, overrides, options)
+        return describe(text, config)
     path = Path(text).expanduser()
     if not text or not _exists(path):
         if re.fullmatch(r"[a-z]\w*", text):
             repository(text)  # Raises InputError: no such network, or no published weights.
         raise InputError(f"there is no weights file, run directory or network {text!r:.200}")
     if path.is_dir():
-        if (config := _config_in(path)) is None:
-            if ema:
-                raise InputError(f"{path} is a run directory, which --ema is not for: remove --ema")
-            if head is not True:
-                raise InputError(f"{path} is a run directory, loaded whole: leave out head")
-            return _load_run(path, model, overrides)
-        return _load_described(str(_weights_in(path)), config, model, rngs, overrides, options)
-    config = None
-    with contextlib.nullcontext() if model is None else contextlib.suppress(InputError):
-        config = _config_in(path.parent)
-    if config and model in (None, config.architecture):
-        return _load_described(str(path), config, model, rngs, overrides, options)
+        if config := _config_in(path):
+            return describe(str(_weights_in(path)), config)
+        if ema:
+            raise InputError(f"{path} is a run directory, which --ema is not for: remove --ema")
+        if head is not True:
+            raise InputError(f"{path} is a run directory, loaded whole: leave out head")
+        return _load_run(path, model, overrides)
     if model is None:
+        if config := _config_in(path.parent):
+            return describe(text, config)
         raise InputError(
             f"{text} is a weights file without the name of its network: name it, as in --model "
             "densenet121"
         )
+    with contextlib.suppress(InputError):  # A damaged config.json, which `model` replaces.
+        config = _config_in(path.parent)
+    if config and config.architecture == model:
+        return describe(text, config)
     network = catalog.create_model(model, rngs=rngs or nnx.Rngs(0), **overrides)
-    weights.load_torch(network, text, **options)
+    weights.load_torch(network, text, head, ema)
     network.preprocessing = _for_channels(preprocessing_of_file(path, network.config), network)
     return network
 
@@ -196,16 +201,19 @@ def _weights_in(directory: Path) -> Path:
 def _load_described(
     source: str,
     config: timm_config.TimmConfig,
+    *,
     model: str | None,
     rngs: nnx.Rngs | None,
     overrides: dict[str, Any],
-    options: dict[str, Any],
+    head: bool | None,
+    ema: bool,
 ) -> Network:
+    """Returns the network that a config.json describes, with the weights in `source`."""
     if model is not None and model != config.architecture:
-        raise InputError(f"{source} has a {config.architecture}, not a {model}: remove --model")
+        raise InputError(f"{source} has a {config.architecture}, not a {model}: leave out the name")
     described = catalog.model_config(config.architecture, **config.settings | overrides)
     network = catalog.FAMILIES[type(described)](described, rngs=rngs or nnx.Rngs(0))
-    weights.load_torch(network, source, **options)
+    weights.load_torch(network, source, head, ema)
     network.preprocessing = _for_channels(config.preprocessing, network)
     if network.config.num_classes == config.settings["num_classes"]:
         network.classes = config.classes
