@@ -13,7 +13,7 @@ from densenet_jax.errors import InputError, TooLarge, UnreadableWeights, counted
 from densenet_jax.files import open_regular, read_object
 
 MAX_HEADER_BYTES = 2**24  # Largest header of a file; 10,000 tensors take 1 MB.
-MAX_SHARDS = 256  # Most files that an index names; the largest language models have 200.
+MAX_SHARDS = 256  # Most files that an index names; published networks of any kind have up to 200.
 _DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -41,7 +41,7 @@ class _Stored(NamedTuple):
 
 
 def is_safetensors(start: bytes) -> bool:
-    """Whether a file that begins with `start` is in safetensors format.
+    """Returns whether a file that begins with `start` is in safetensors format.
 
     Such a file has 8 bytes with the length of a JSON header, then the header.
     """
@@ -49,7 +49,7 @@ def is_safetensors(start: bytes) -> bool:
 
 
 def may_be_index(start: bytes) -> bool:
-    """Whether a file that begins with `start` may be the index of shards, which is JSON.
+    """Returns whether a file that begins with `start` may be the index of shards, which is JSON.
 
     The length of a safetensors header has zeros among its 8 bytes.
     """
@@ -174,7 +174,7 @@ def _names_by_shard(index: Path, places: dict) -> dict[str, list[str]]:
 
 
 def _is_plain(name: object) -> bool:
-    """Whether `name` is the name of a file in the same directory on any system."""
+    """Returns whether `name` is the name of a file in the same directory on any system."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")

@@ -17,7 +17,7 @@ _REMEDY = "save model.state_dict() with torch.save instead"
 
 
 def is_module(value: object) -> bool:
-    """Whether `value` stands for a PyTorch module."""
+    """Returns whether `value` stands for a PyTorch module."""
     return isinstance(_attributes(value).get("_modules"), dict)
 
 

@@ -43,7 +43,7 @@ def find_classifier(
 
 
 def can_fit(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether kernels of these shapes differ in their input channels only, grey or RGB."""
+    """Returns whether kernels of these shapes differ in their input channels only, grey or RGB."""
     return (
         len(shape) == len(expected) == 4
         and shape[1] != expected[1]

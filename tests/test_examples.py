@@ -3,6 +3,7 @@
 import json
 import re
 
+import hub_cache
 import numpy as np
 import pytest
 import small
@@ -29,11 +30,7 @@ def examples(page):
 def hub(tmp_path_factory):
     """A cache of the hub with untrained weights of DenseNet-121."""
     cache = tmp_path_factory.mktemp("hub")
-    directory = cache / "models--timm--densenet121.ra_in1k"
-    snapshot = directory / "snapshots" / "0123abc"
-    snapshot.mkdir(parents=True)
-    (directory / "refs").mkdir()
-    (directory / "refs" / "main").write_text("0123abc")
+    snapshot = hub_cache.add_repository(cache, "timm/densenet121.ra_in1k")
     preprocessing = Preprocessing(CentralCrop(303, 288, "bicubic"))
     config = timm_config.TimmConfig("densenet121", {"num_classes": 1000}, preprocessing, None)
     (snapshot / "config.json").write_text(timm_config.write(config))

@@ -2,6 +2,7 @@
 
 import json
 
+import hub_cache
 import numpy as np
 import pytest
 import small
@@ -50,11 +51,7 @@ def hub(tmp_path, monkeypatch, trained):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:1")
 
     def add(repository, config):
-        directory = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
-        snapshot = directory / "snapshots" / "0123abc"
-        snapshot.mkdir(parents=True)
-        (directory / "refs").mkdir()
-        (directory / "refs" / "main").write_text("0123abc")
+        snapshot = hub_cache.add_repository(tmp_path / "hub", repository)
         (snapshot / "config.json").write_text(json.dumps(config))
         weight_files.write(snapshot / "model.safetensors", dj.weights.to_torch(trained))
         return f"hf:{repository}"

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 
+import hub_cache
 import ml_dtypes
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ import densenet_jax as dj
 from densenet_jax import hub, safetensors_files, weight_files
 
 INDEX = "model.safetensors.index.json"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @functools.cache
@@ -183,12 +183,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if "/resolve/" in self.path:  # The library also asks for a list of agents.
             self.server.requests.append((self.command, revision, name))
         path = self.server.directory / name
-        is_known = path.exists() and revision in ("main", COMMIT)
+        is_known = path.exists() and revision in ("main", hub_cache.COMMIT)
         content = path.read_bytes() if is_known else b""
         self.send_response(200 if is_known else 404)
         if not is_known:
             self.send_header("X-Error-Code", "EntryNotFound")
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", hub_cache.COMMIT)
         self.send_header("ETag", f'"{name}"')
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -235,7 +235,7 @@ def test_shards_are_downloaded_if_there_is_no_single_file(served):
         (revision, name) for _, revision, name in served.requests if name.startswith("model-")
     }
     assert shards == {
-        (COMMIT, name) for name in json.loads(index.read_text())["weight_map"].values()
+        (hub_cache.COMMIT, name) for name in json.loads(index.read_text())["weight_map"].values()
     }
     served.requests.clear()
     assert_equal(weight_files.read("hf:somebody/densenet"), arrays())
@@ -267,11 +267,7 @@ def test_too_large_shards_are_not_downloaded(served):
 def test_shards_in_the_hubs_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:1")
-    directory = tmp_path / "models--somebody--densenet"
-    (directory / "refs").mkdir(parents=True)
-    (directory / "refs" / "main").write_text(COMMIT)
-    snapshot = directory / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
+    snapshot = hub_cache.add_repository(tmp_path, "somebody/densenet")
     write_shards(snapshot)
     assert hub.download("hf:somebody/densenet", "model.safetensors", INDEX) == snapshot / INDEX
     assert_equal(weight_files.read("hf:somebody/densenet"), arrays())

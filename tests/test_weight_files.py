@@ -7,6 +7,7 @@ import tarfile
 import time
 import zipfile
 
+import hub_cache
 import ml_dtypes
 import numpy as np
 import pytest
@@ -270,12 +271,9 @@ def test_a_written_file_is_read_back(tmp_path):
 def test_the_hubs_cache_is_used(tmp_path, monkeypatch):
     """Any program may have filled the cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    directory = tmp_path / "models--somebody--densenet"
-    (directory / "refs").mkdir(parents=True)
-    (directory / "refs" / "main").write_text("0123abc")
-    (directory / "snapshots" / "0123abc").mkdir(parents=True)
+    snapshot = hub_cache.add_repository(tmp_path, "somebody/densenet")
     arrays = dj.weights.to_torch(model(0))
-    weight_files.write(directory / "snapshots" / "0123abc" / "model.safetensors", arrays)
+    weight_files.write(snapshot / "model.safetensors", arrays)
     assert_equal(weight_files.read("hf:somebody/densenet"), arrays)
 
 

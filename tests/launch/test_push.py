@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import densenet_jax as dj
-from densenet_jax.data.pictures import CentralCrop
+from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from launch import command, export
 
 
@@ -108,3 +108,11 @@ def test_a_hub_that_cannot_be_reached(finished_run, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     status, _, errors = push(capsys, finished_run, "hf:me/birds")
     assert status == 2 and errors.count("\n") == 1 and "cannot upload to hf:me/birds" in errors
+
+
+def test_how_a_network_was_trained_is_not_part_of_its_config(tmp_path):
+    model = dj.create_model("densenet_bc_k4_d10", num_classes=3, remat="none")
+    model.preprocessing = Preprocessing(CentralCrop(40, 32))
+    export.write_repository(tmp_path, model, "runs/a", "mit")
+    arguments = json.loads((tmp_path / "config.json").read_text())["model_args"]
+    assert arguments == {"num_classes": 3}
