@@ -119,7 +119,7 @@ def parse(monkeypatch):
 
 
 def is_placeholder(spec: str) -> bool:
-    """Returns whether a page leaves the file or its argument to the reader: CONFIG, families.py:NAME."""
+    """Returns whether a page leaves the file or its argument open: CONFIG, families.py:NAME."""
     return bool(re.search(r"\b[A-Z]{2,}\b", spec)) or not (ROOT / spec.partition(":")[0]).exists()
 
 
