@@ -32,6 +32,8 @@ _LONG_PIECE_SECTORS = 8
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](?:\{([\d,]*)[^}]*\})?")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
+# Inside a string, where XLA writes quotation marks as \22.
+_PALLAS_COST = re.compile(r"(moved_bytes|multiply_adds)\\22: \\22(\d+)")
 _NAME = re.compile(r"%([\w.\-]+)")
 
 
@@ -109,6 +111,11 @@ class Instruction:
     def library_call(self) -> str:
         """Library function of a custom call, such as "__cudnn$convForward", or "" if none."""
         return self.attribute("custom_call_target").strip('"')
+
+    @functools.cached_property
+    def pallas_cost(self) -> dict[str, int]:
+        """Costs that models/kernels.py states for its kernels: `moved_bytes`, `multiply_adds`."""
+        return {key: int(n) for key, n in _PALLAS_COST.findall(self.attributes)}
 
     @property
     def cycles(self) -> int:
@@ -209,6 +216,8 @@ def moved_bytes(
     fused = program.called(instruction) if instruction.opcode == "fusion" else {}
     if fused:
         return _read_bytes(fused, sector) + _written_bytes(instruction, fused)
+    if instruction.pallas_cost:
+        return instruction.pallas_cost["moved_bytes"]
     inputs = sum(computation[name].bytes for name in dict.fromkeys(instruction.operands))
     if instruction.opcode == "dynamic-update-slice":
         return 2 * computation[instruction.operands[1]].bytes

@@ -138,7 +138,7 @@ def _gpu(name: str, kind: str, chips: int) -> Target:
         }}
         platform_name: "CUDA"
         dnn_version_info {{ major: 9 minor: 8 }}
-        device_description_str: "{kind}"
+        device_description_str: "NVIDIA {kind.upper()}"
     """
     settings = {"target_config": config, "topology": f"1x1x{chips}"}
     return Target(name, "cuda", chips, memory, "", settings, _GPU_PEAKS[kind], bandwidth)

@@ -13,11 +13,11 @@ from densenet_jax.errors import InputError, counted, suggest
 from densenet_jax.models.all_cnn import AllCNN, AllCNNConfig
 from densenet_jax.models.blur import BlurDenseNet, BlurDenseNetConfig
 from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.forms import build_densenet
 from densenet_jax.models.fractalnet import FractalNet, FractalNetConfig
 from densenet_jax.models.highway import Highway, HighwayConfig
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.models.nin import NIN, NINConfig
-from densenet_jax.models.post_activation import build_densenet
 from densenet_jax.models.rdnet import RDNet, RDNetConfig
 from densenet_jax.models.resnet import ResNet, ResNetConfig
 

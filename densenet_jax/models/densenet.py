@@ -56,6 +56,8 @@ class DenseNetConfig(NetworkConfig):
         16 in SE-DenseNet; 0 for none.
       remat: what the backward pass recomputes: "none", "concat" (concatenation, normalisation
         and ReLU: memory linear in depth, TPAMI section 3.4) or "layer" (the bottleneck as well).
+      block: form of the dense blocks in training: "xla" (the one in this file), "kernels" (GPU
+        kernels, see kernel_block.py) or "auto"; forms.py decides.
       bn_group_size: number of images of a batch that share batch statistics; 0: all.
     """
 
@@ -73,6 +75,7 @@ class DenseNetConfig(NetworkConfig):
     dropout_rate: float = 0.0
     se_ratio: int = 0
     remat: Remat = "concat"
+    block: Literal["auto", "xla", "kernels"] = "auto"
     bn_group_size: int = 0
 
     def __post_init__(self) -> None:
@@ -217,7 +220,7 @@ class Pooling(nnx.Module):
 
 
 class DenseNet(Network):
-    """A DenseNet, pre-activation; `build_densenet` builds both kinds."""
+    """A DenseNet, pre-activation; `forms.build_densenet` builds all kinds."""
 
     config: DenseNetConfig
     # The classes of the parts, which post_activation.py replaces.
@@ -284,7 +287,7 @@ class DenseNet(Network):
             if b:
                 maps = [self.transitions[b - 1](maps, self.layer_mode(mode, b, 0))]
                 stages[f"transition{b}"] = maps
-            stages[f"block{b + 1}"] = maps = self._block(b, maps, mode)
+            stages[f"block{b + 1}"] = maps = self.block(b, maps, mode)
         return stages
 
     def stem(self, images: jax.Array, mode: Mode) -> FeatureMap:
@@ -293,7 +296,7 @@ class DenseNet(Network):
             x = max_pool(self.norm0(x, mode))
         return mode.with_statistics(x, mode.expected_mean)
 
-    def _block(self, b: int, maps: list[FeatureMap], mode: Mode) -> list[FeatureMap]:
+    def block(self, b: int, maps: list[FeatureMap], mode: Mode) -> list[FeatureMap]:
         """Returns the block's input and the maps of all its layers: x_0, ..., x_n (Figure 1)."""
         layers = self.blocks[b]
 

@@ -120,11 +120,9 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = statistics.mean, statistics.var
-        a = lax.rsqrt(var + EPSILON)
         if self.scale is None or self.bias is None:
-            return a, -mean * a
-        a *= self.scale[...]
-        return a, self.bias[...] - mean * a
+            return scale_shift(mean, var, 1, 0)
+        return scale_shift(mean, var, self.scale[...], self.bias[...])
 
     def update_running(self, statistics: Statistics | None) -> None:
         """Moves the running statistics towards a batch's; None leaves them as they are.
@@ -140,6 +138,12 @@ class BatchNorm(nnx.Module):
         unbiased = (share * var * (count / jnp.maximum(count - 1, 1))).sum(0)
         self.mean[...] += MOMENTUM * (mean - self.mean[...]).astype(self.mean.dtype)
         self.var[...] += MOMENTUM * (unbiased - self.var[...]).astype(self.var.dtype)
+
+
+def scale_shift(mean, var, scale, bias) -> ScaleShift:
+    """Returns `(a, b)` such that `a x + b` normalises x, then scales it and adds the bias."""
+    a = lax.rsqrt(var + EPSILON) * scale
+    return a, bias - mean * a
 
 
 def normalize(values: jax.Array, scale_shift: ScaleShift) -> jax.Array:

@@ -87,8 +87,3 @@ def read_active(maps: list[FeatureMap], config: DenseNetConfig) -> Reading:
     channels = sum(x.shape[1] for x in values)
     ones, zeros = (f(channels, config.param_dtype) for f in (jnp.ones, jnp.zeros))
     return Reading(values, (ones, zeros))
-
-
-def build_densenet(config: DenseNetConfig, *, rngs: nnx.Rngs) -> DenseNet:
-    """Builds a DenseNet with pre-activation, or with post-activation if `config` has it."""
-    return (PostActivationDenseNet if config.post_activation else DenseNet)(config, rngs=rngs)

@@ -105,6 +105,11 @@ def _one_pass(values, weights, total, expected_mean):
     distance = x - per_image(center, len(x))
     weighted = distance if weights is None else distance * weights.reshape(-1, 1, 1, 1)
     first, second = sum_pair(weighted, weighted * distance, groups=len(total))
+    return mean_and_variance(first, second, total, center)
+
+
+def mean_and_variance(first, second, total, center) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and variance of `total` values from sums of x - center and of its square."""
     mean = first / total
     return center + mean, jnp.maximum(second / total - jnp.square(mean), 0)
 

@@ -21,6 +21,7 @@ from densenet_jax.data.pictures import decode
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
+from densenet_jax.models.forms import choose_form
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.train.compiler import compile_program
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
@@ -113,7 +114,8 @@ class Trainer:
     def _build(self) -> tuple[StepContext, TrainState]:
         config = self.config
         rngs = nnx.Rngs(random_key(config.seed, INIT))
-        model = FAMILIES[type(self.model_config)](self.model_config, rngs=rngs)
+        built, _ = choose_form(self.model_config, self._mesh.devices.flat[0])
+        model = FAMILIES[type(built)](built, rngs=rngs)
         graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
         params, batch_stats, other = map(nnx.to_pure_dict, states)
         context = StepContext(
@@ -175,7 +177,7 @@ class Trainer:
         key = split, crops, steps or self._feed.example(split, crops).steps
         if key not in self._compiled:
             with self.clock.measure("compiling"):
-                with _garbage_collection_paused(), _matmul_precision(self.config):
+                with _garbage_collection_paused(), self._tracing():
                     function, arguments = self._program(*key)
                     lowered = function.lower(*arguments)
                 program = compile_program(lowered, self.config, platform(self._mesh))
@@ -188,9 +190,18 @@ class Trainer:
         Args:
           steps: number of steps in the dispatch; None: as many as the first one of an epoch has.
         """
-        with _matmul_precision(self.config):
+        with self._tracing():
             function, arguments = self._program(split, crops, steps)
             return function.lower(*arguments)
+
+    @contextlib.contextmanager
+    def _tracing(self) -> Iterator[None]:
+        """Sets what a program is traced with: the mesh, and the precision of matrix products."""
+        precision = self.config.matmul_precision
+        # None would override JAX_DEFAULT_MATMUL_PRECISION.
+        products = jax.default_matmul_precision(precision) if precision else contextlib.nullcontext()
+        with jax.set_mesh(self._mesh), products:
+            yield
 
     def _program(self, split: str, crops: int, steps: int | None) -> tuple[Any, tuple]:
         """Returns the jitted function of a dispatch, and examples of its arguments."""
@@ -318,13 +329,6 @@ def _augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
             "data.preprocessing 'standardize': set them to 0"
         )
     return Augmentation(padding, wanted.padding_mode, wanted.flip, *colors, data.white)
-
-
-def _matmul_precision(config: ConfigDict) -> contextlib.AbstractContextManager:
-    """Sets the precision of matrix products while a program is traced, if the config names one."""
-    precision = config.matmul_precision
-    # None would override JAX_DEFAULT_MATMUL_PRECISION.
-    return jax.default_matmul_precision(precision) if precision else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
