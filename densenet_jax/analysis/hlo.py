@@ -32,6 +32,7 @@ _LONG_PIECE_SECTORS = 8
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](?:\{([\d,]*)[^}]*\})?")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
+_OUTERMOST = re.compile(r"jit\([^/]*\)/while")
 # Inside a string, where XLA writes quotation marks as \22.
 _PALLAS_COST = re.compile(r"(moved_bytes|multiply_adds)\\22: \\22(\d+)")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -164,14 +165,19 @@ class Program:
     def step(self) -> list[Execution]:
         """Returns the instructions of one training step that take time.
 
-        A step is one trip of the longest loop if that loop has at least half of the program's
-        instructions. Otherwise a step is the whole program.
+        A step is one trip of the outermost loop of the jitted function, or of the longest loop if
+        that has at least half of the program's instructions. Otherwise a step is the whole program.
         """
         whole = self._running(self.computations.get(self.entry, {}), 1)
         loops = [i for i, _, times in whole if i.opcode == "while" and times == 1]
         bodies = [self._running(self.called(loop, "body"), 1) for loop in loops]
         longest = _longest(bodies)
-        step = longest if 2 * len(longest) >= len(whole) else whole
+        is_step = 2 * len(longest) >= len(whole)
+        if outermost := [
+            b for b, i in zip(bodies, loops, strict=True) if _OUTERMOST.fullmatch(i.op_name)
+        ]:
+            longest, is_step = _longest(outermost), True
+        step = longest if is_step else whole
         return [found for found in step if found[0].opcode != "while"]
 
     def _running(self, computation: Computation, times: int) -> list[Execution]:

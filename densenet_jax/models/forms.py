@@ -1,6 +1,7 @@
 """Chooses the form of the dense blocks: plain JAX, or the GPU kernels of kernel_block.py."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ def choose_form(config: NetworkConfig, device: jax.Device) -> tuple[NetworkConfi
     """
     if not isinstance(config, DenseNetConfig):
         return config, ""
-    form, reason = "xla", why_not_kernels(config)
+    form: Literal["xla", "kernels"] = "xla"
+    reason = why_not_kernels(config)
     if config.block == "xla":
         reason = "as configured"
     elif not reason and device.platform not in ("gpu", "cpu"):
@@ -49,7 +51,7 @@ def why_not_kernels(config: DenseNetConfig) -> str:
     """Returns why the kernels cannot compute the network, or "" if they can."""
     growth_rate = config.growth_rate * config.growth_factor ** (len(config.blocks) - 1)
     dtype, param_dtype = (jnp.dtype(t).name for t in (config.dtype, config.param_dtype))
-    taps = {9: growth_rate, 1: config.bottleneck * growth_rate}
+    bottleneck = config.bottleneck * growth_rate
     reasons = {
         f"connectivity is {config.connectivity}": config.connectivity != "block",
         "post_activation": config.post_activation,
@@ -59,8 +61,7 @@ def why_not_kernels(config: DenseNetConfig) -> str:
         "remat is layer": config.remat == "layer",
         f"dtype is {dtype}": dtype not in ("float32", "bfloat16"),
         f"param_dtype is {param_dtype}": param_dtype != "float32",
-        f"convolutions have more than {MAX_OUTPUTS[9]} (3x3) or {MAX_OUTPUTS[1]} (1x1) outputs": any(
-            outputs > MAX_OUTPUTS[number] for number, outputs in taps.items()
-        ),
+        f"a layer has more than {MAX_OUTPUTS[9]} maps": growth_rate > MAX_OUTPUTS[9],
+        f"a bottleneck has more than {MAX_OUTPUTS[1]} maps": bottleneck > MAX_OUTPUTS[1],
     }
     return next((reason for reason, applies in reasons.items() if applies), "")

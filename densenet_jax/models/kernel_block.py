@@ -89,6 +89,7 @@ def _steps(layer: DenseLayer, mode: Mode, dtype) -> list[Step]:
     def step(norm: BatchNorm, conv: Conv, center) -> Step:
         kernel = conv.kernel[...].astype(dtype).transpose(3, 0, 1, 2)
         kernel = kernel.reshape(len(kernel), -1, kernel.shape[3])
+        assert norm.scale is not None and norm.bias is not None, "dense layers learn scale and bias"
         return Step(norm.scale[...], norm.bias[...], kernel, lax.stop_gradient(center))
 
     if not layer.config.bottleneck:
@@ -120,7 +121,8 @@ class _Batch(NamedTuple):
         """Returns the array with the output of a step, and the moments of the output."""
         source = Source(maps, *moments, step.scale, step.bias)
         values, sums = normalize_convolve(source, step.kernel, self.images, step.center, target)
-        return values, Moments(*mean_and_variance(*self.sum(sums), self.total, step.center))
+        first, second = self.sum(sums)
+        return values, Moments(*mean_and_variance(first, second, self.total, step.center))
 
     def normalization(self, maps: jax.Array, moments: Moments, of: Moments) -> Normalization:
         """Returns the derivative through the moments of `maps`, given the gradients of both."""

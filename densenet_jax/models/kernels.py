@@ -134,7 +134,8 @@ def normalize_convolve(
     tiles = pl.cdiv(positions, tiling.rows)
     maps, *norm = source
     operands = [maps, kernel, images.weights, jnp.concatenate([*norm, center])]
-    shape, aliases = (positions, outputs), {}
+    shape: tuple[int, ...] = (positions, outputs)
+    aliases = {}
     if target:
         if target.array is maps:
             aliases = {0: 0}
@@ -214,11 +215,11 @@ def _gradients(
     strips = pl.cdiv(tiles, tiles_in_strip)
     rows = 2 * of.maps + outputs * taps * of.kernel
     maps, *vectors = source
-    operands = [maps, kernel, images.weights, gradient]
+    if normalization:
+        vectors += normalization[1:]
+    operands = [maps, kernel, images.weights, gradient, jnp.concatenate(vectors)]
     if normalization:
         operands.append(normalization.values)
-        vectors += normalization[1:]
-    operands.append(jnp.concatenate(vectors))
     moved = channels + outputs * (2 if normalization else 1)
     results = [jax.ShapeDtypeStruct((strips, rows, channels), FLOAT32)]
     aliases = {}
@@ -242,6 +243,7 @@ def _gradients(
         size=(images.height, images.width),
         tiles=tiles_in_strip,
         normalizes=bool(normalization),
+        adds=bool(aliases),
         of=of,
     )
     return [*of_maps, sums.sum(0)]
@@ -259,7 +261,7 @@ def _call(
     tiling: Tiling,
     **settings,
 ) -> list[jax.Array]:
-    """Runs a kernel on a GPU, or interpreted elsewhere. Returns its results, of which sums are last.
+    """Runs a kernel on a GPU, or interpreted elsewhere. Returns its results, `sums` last.
 
     Args:
       aliases: index of the operand whose place a result takes, and of the result.
@@ -273,18 +275,25 @@ def _call(
         "moved_bytes": moved * len(maps) * maps.dtype.itemsize + math.prod(sums.shape) * 4,
         "multiply_adds": products * len(maps) * channels * tiling.outputs,
     }
-    call = functools.partial(
-        pl.pallas_call,
+    call = pl.pallas_call(
         functools.partial(body, tiling=tiling, **settings),
         results,
         grid=grid,
         input_output_aliases=aliases,
+        interpret=not _is_for_gpu(),
         compiler_params=triton.CompilerParams(num_warps=tiling.warps, num_stages=tiling.stages),
         metadata={key: str(value) for key, value in cost.items()},  # For analysis.roofline.
     )
-    return lax.platform_dependent(
-        *operands, cuda=call(interpret=False), default=call(interpret=True)
-    )
+    return call(*operands)
+
+
+def _is_for_gpu() -> bool:
+    """Returns whether the program is for a GPU: the device of the mesh, or JAX's default.
+
+    `lax.platform_dependent` would trace every kernel twice, at twice the time.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.platform if device else jax.default_backend()) == "gpu"
 
 
 def _forward_tile(maps, kernel, weights, vectors, *refs, tiling: Tiling, size, first):
@@ -320,22 +329,23 @@ def _forward_tile(maps, kernel, weights, vectors, *refs, tiling: Tiling, size, f
 
 
 def _backward_strip(
-    maps, kernel, weights, gradient, *refs, tiling: Tiling, size, tiles, normalizes, of: Gradients
-):
+    maps, kernel, weights, gradient, vectors, *refs,
+    tiling: Tiling, size, tiles, normalizes, adds, of: Gradients,
+):  # fmt: skip
     """Computes the gradients for one chunk of channels and one strip of tiles of positions."""
     outputs, taps, channels = kernel.shape
     chunk, strip = pl.program_id(0), pl.program_id(1)
     columns = chunk * tiling.channels + jnp.arange(tiling.channels)
     known = columns < channels
-    *refs, sums = refs
-    *earlier, of_maps = refs[1 + normalizes :] if of.maps else [None]
-    vectors = refs[normalizes]
+    others = list(refs)
+    values = others.pop(0) if normalizes else None
+    earlier = others.pop(0) if adds else None
+    sums = others.pop()
     affine = _affine(vectors, columns, channels)
     out = jnp.arange(tiling.outputs)
     wanted = out < outputs
     matrix = known[:, None] & wanted
     if normalizes:
-        values = refs[0]
         mean, of_mean, of_variance = (
             _load(vectors, wanted, 4 * channels + n * outputs + out) for n in range(3)
         )
@@ -369,9 +379,9 @@ def _backward_strip(
         if of.maps:
             total = jnp.where(active > 0, total, 0)
             added = total * affine[0]
-            if earlier:
-                added += _load(earlier[0], *place).astype(FLOAT32)
-            _store(of_maps, added.astype(of_maps.dtype), *place)
+            if adds:
+                added += _load(earlier, *place).astype(FLOAT32)
+            _store(others[0], added.astype(maps.dtype), *place)
         return of_scale + (total * x).sum(0), of_shift + total.sum(0), *of_kernel
 
     shapes = [columns.shape] * 2 + [matrix.shape] * taps * of.kernel

@@ -199,7 +199,9 @@ class Trainer:
         """Sets what a program is traced with: the mesh, and the precision of matrix products."""
         precision = self.config.matmul_precision
         # None would override JAX_DEFAULT_MATMUL_PRECISION.
-        products = jax.default_matmul_precision(precision) if precision else contextlib.nullcontext()
+        products = (
+            jax.default_matmul_precision(precision) if precision else contextlib.nullcontext()
+        )
         with jax.set_mesh(self._mesh), products:
             yield
 
