@@ -4,6 +4,7 @@
 
 Compiles the training program for the target, with many steps per dispatch. Reports for one device
 the memory, the largest batch that fits, and the cost. The command trains nothing and reads no data.
+The row "dense blocks" has the form of the dense blocks, xla or kernels, and the reason.
 
 For GPUs the report also estimates the step from the compiled program:
   * number of kernels and of launches, with convolutions in CUDA graphs, as in `launch.train`, and
@@ -146,6 +147,7 @@ def _table(found: dict) -> str:
     chips = f"{found['chips']} x " if found["chips"] > 1 else ""
     rows = [
         ("network", f"{found['model']}, remat {found['remat']}, {found['dtype']}"),
+        *_block_row(found),
         ("target", f"{chips}{found['target']}, jax {found['jax']}"),
         ("parameters", f"{found['params']:,}"),
         ("multiply-adds per image", f"{found['macs']:,}"),
@@ -211,6 +213,7 @@ def _analytic_table(found: dict) -> str:
     memory = found["memory"]
     rows = [
         ("network", f"{found['model']}, remat {found['remat']}, {found['dtype']}"),
+        *_block_row(found),
         ("parameters", f"{found['params']:,}"),
         ("multiply-adds per image", f"{found['macs']:,}"),
         ("batch", f"{found['batch_size']:,}"),
@@ -220,6 +223,12 @@ def _analytic_table(found: dict) -> str:
         ),
     ]
     return "\n".join(f"{name:26}{value}" for name, value in rows)
+
+
+def _block_row(found: dict) -> list[tuple[str, str]]:
+    """Returns the row with the form of the dense blocks; none for networks without them."""
+    form, reason = found["block"], found["block_reason"]
+    return [("dense blocks", f"{form} ({reason})" if form else reason)] if reason else []
 
 
 def _hours(hours: float | None) -> str:

@@ -24,6 +24,8 @@ from densenet_jax.analysis.targets import ANALYTIC, Target
 from densenet_jax.data import sources
 from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.models.catalog import model_config
+from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.forms import choose_form, why_not_kernels
 from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.config import check_config, model_overrides, model_settings
 from densenet_jax.train.feed import STEPS_PER_DISPATCH
@@ -41,7 +43,9 @@ def plan(config: ConfigDict, target: Target) -> dict:
     """Returns the memory and the cost of a training step of `config` on one device of `target`.
 
     Values that the compiler does not report are None. `memory` and `estimate` are None too if the
-    compiler runs out of memory for the step. For `estimate` see `roofline.estimate`.
+    compiler runs out of memory for the step. For `estimate` see `roofline.estimate`. `block` is the
+    form of the dense blocks, "xla" or "kernels", and `block_reason` explains the choice. Networks
+    without dense blocks have None and an empty reason.
 
     Raises:
       InputError: the config is wrong, or the devices cannot share a batch.
@@ -51,6 +55,7 @@ def plan(config: ConfigDict, target: Target) -> dict:
     compiled = _compile(trainer)
     compile_seconds = time.monotonic() - started
     network, examples = trainer.model_config, len(_official(config).train)
+    built, block_reason = choose_form(network, target.devices()[0])
     height, width = trainer.data.image_shape[:2]
     macs = count_macs(network, height, width)
     costs: dict[str, float] = {}
@@ -73,6 +78,8 @@ def plan(config: ConfigDict, target: Target) -> dict:
         "batch_size": config.batch_size,
         "dtype": config.dtype,
         "remat": getattr(network, "remat", "none"),
+        "block": getattr(built, "block", None),
+        "block_reason": block_reason,
         "params": trainer.params,
         "macs": macs,
         "memory": memory,
@@ -121,7 +128,8 @@ def analyse(config: ConfigDict) -> dict:
     """Returns the part of `plan` that needs no compilation: size, work and least memory.
 
     `memory` is a lower bound: parameters, gradients, momentum, and the activations kept for the
-    backward pass. Raises InputError if the config is wrong.
+    backward pass. `block` is None if the form of the dense blocks depends on the device. Raises
+    InputError if the config is wrong.
     """
     check_config(config)
     height, width, channels = sources.image_shape(config.data.name, config.data.image_size)
@@ -129,6 +137,7 @@ def analyse(config: ConfigDict) -> dict:
     settings = {"num_classes": classes, "in_channels": channels} | model_settings(config)
     network = model_config(config.model.name, **settings)
     params, batch_size = count_params(network), config.batch_size
+    block, block_reason = _form_on_any_device(network)
     params_bytes = params * jnp.dtype(network.param_dtype).itemsize
     memory = {
         "activations_bytes": activation_bytes(network, height, width, batch_size),
@@ -143,10 +152,20 @@ def analyse(config: ConfigDict) -> dict:
         "batch_size": batch_size,
         "dtype": config.dtype,
         "remat": getattr(network, "remat", "none"),
+        "block": block,
+        "block_reason": block_reason,
         "params": params,
         "macs": count_macs(network, height, width),
         "memory": memory | {"total_bytes": sum(memory.values())},
     }
+
+
+def _form_on_any_device(network: NetworkConfig) -> tuple[str | None, str]:
+    """Returns the form of the dense blocks that follows from the config alone, and the reason."""
+    if not isinstance(network, DenseNetConfig):
+        return None, ""
+    reason = "as configured" if network.block == "xla" else why_not_kernels(network)
+    return ("xla", reason) if reason else (None, "depends on the device")
 
 
 def max_batch(

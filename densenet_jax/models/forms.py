@@ -16,6 +16,7 @@ from densenet_jax.models.post_activation import PostActivationDenseNet
 # Names in the kinds of GPUs for which launch/benchmark/NOTES.md records that a step with kernels
 # takes at least 10 % less time. No measurement shows that so far.
 FASTER_ON: tuple[str, ...] = ()
+PLATFORMS = ("gpu", "cpu")  # Platforms with kernels, which are interpreted on CPU.
 
 
 def build_densenet(config: DenseNetConfig, *, rngs: nnx.Rngs) -> DenseNet:
@@ -37,7 +38,7 @@ def choose_form(config: NetworkConfig, device: jax.Device) -> tuple[NetworkConfi
     reason = why_not_kernels(config)
     if config.block == "xla":
         reason = "as configured"
-    elif not reason and device.platform not in ("gpu", "cpu"):
+    elif not reason and device.platform not in PLATFORMS:
         reason = f"there are no kernels for {device.device_kind}"
     elif not reason and config.block == "kernels":
         form, reason = "kernels", "as configured"

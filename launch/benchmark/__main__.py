@@ -5,6 +5,7 @@
 A step is forward, backward and SGD with Nesterov momentum on one device. Images have 32 x 32
 pixels, or 224 x 224 for an ImageNet network. The peers are:
 
+  xla                    ours with --block xla, to compare with --block kernels
   jax-naive              the network as one would write it in Flax from the paper
   torch                  PyTorch, eager
   torch-checkpointed     torch with concatenation, BN, ReLU and 1x1 convolution rematerialised
@@ -60,7 +61,7 @@ from launch.benchmark.workload import (
 )
 
 OTHERS = {"accuracy": accuracy, "input": input_stream, "predict": prediction}
-PEERS = ("jax-naive", "torch", "torch-checkpointed", *COMPILE_MODES, *TORCHVISION_PEERS)
+PEERS = ("xla", "jax-naive", "torch", "torch-checkpointed", *COMPILE_MODES, *TORCHVISION_PEERS)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -113,6 +114,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
     add("--remat", default="concat", help="none, concat or layer, for ours (default: %(default)s)")
+    add(
+        "--block",
+        default="auto",
+        metavar="FORM",
+        help="form of the dense blocks of ours: xla, kernels, or auto, which is the form of "
+        "launch.train (default: %(default)s)",
+    )
     add(
         "--steps",
         type=int,
@@ -175,7 +183,15 @@ def _workloads(args: argparse.Namespace) -> list[Workload]:
         except ValueError as error:
             raise InputError(f"depths is {args.depths!r}: give numbers, as in 40,100") from error
     return [
-        Workload(args.model, depth, args.batch_size, args.dtype, args.remat, args.steps)
+        Workload(
+            model=args.model,
+            depth=depth,
+            batch_size=args.batch_size,
+            dtype=args.dtype,
+            remat=args.remat,
+            block=args.block,
+            steps=args.steps,
+        )
         for depth in depths
     ]
 
@@ -203,6 +219,7 @@ def _report(
         "image_size": workload.image_size,
         "dtype": args.dtype,
         "remat": args.remat,
+        "block": args.block,
         "backend": workload.platform,
         "steps": workload.steps_per_round,
         "rounds": _completed_rounds(results),
@@ -241,8 +258,9 @@ def table(report: dict) -> str:
     lines = [
         f"{report['model']}: a training step on {counted(report['batch_size'], 'image')} of "
         f"{report['image_size']} x {report['image_size']}, {report['dtype']}, remat "
-        f"{report['remat']}; median of {counted(report['rounds'], 'round')} of "
-        f"{counted(report['steps'], 'step')}; images/s counts training alone"
+        f"{report['remat']}, block {report['block']}; median of "
+        f"{counted(report['rounds'], 'round')} of {counted(report['steps'], 'step')}; images/s "
+        "counts training alone"
     ]
     for (name, *cells), end in zip(rows, ends, strict=True):
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]

@@ -35,6 +35,7 @@ def config_of(workload: Workload) -> ConfigDict:
     )
     config.data.examples = workload.batch_size * workload.steps_per_round
     config.model.remat = workload.remat
+    config.model.block = workload.block
     config.model.num_classes = workload.network.num_classes
     if workload.depth is not None:
         config.model.depth = workload.depth

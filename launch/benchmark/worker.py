@@ -9,6 +9,7 @@ time of a step. The second form prints the platform on which JAX runs.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -52,10 +53,11 @@ def _serve(name: str, workload: Workload, answer: Callable[[dict], None]) -> Non
 def prepare(name: str, workload: Workload) -> Runner:
     """Returns the compiled and warm network of the contestant `name`."""
     # Import JAX's or PyTorch's contestants, not both: each library takes threads and memory.
-    if name == "ours":
+    if name in ("ours", "xla"):
         from launch.benchmark import jax_runners
 
-        return jax_runners.ours(workload)
+        block = workload.block if name == "ours" else "xla"
+        return jax_runners.ours(dataclasses.replace(workload, block=block))
     if name == "jax-naive":
         from launch.benchmark import jax_runners
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from densenet_jax.errors import InputError, suggest
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
+from densenet_jax.models.forms import PLATFORMS, why_not_kernels
 from densenet_jax.models.remat import Remat
 
 LEARNING_RATE = 0.1
@@ -31,6 +32,7 @@ class Workload:
       batch_size: images per step.
       dtype: type of convolutions and feature maps, "float32" or "bfloat16".
       remat: what our network rematerialises; each peer has a fixed scheme.
+      block: form of our network's dense blocks, see `forms.choose_form`.
       steps: steps per round; None: `CPU_STEPS` or `ACCELERATOR_STEPS`.
       platform: platform of JAX and of all contestants: "cpu", "gpu" or "tpu".
     """
@@ -40,6 +42,7 @@ class Workload:
     batch_size: int
     dtype: str
     remat: Remat
+    block: Literal["auto", "xla", "kernels"] = "auto"
     steps: int | None = None
     platform: str = "cpu"
 
@@ -52,13 +55,26 @@ class Workload:
         if self.depth is not None and densenet_config(self.model).stem != "cifar":
             raise InputError(f"{self.model} comes in one depth: leave out --depths")
         self.network.blocks  # noqa: B018  raises InputError for an impossible depth
+        if self.block == "kernels":
+            self._check_kernels()
+
+    def _check_kernels(self) -> None:
+        """Raises InputError if the kernels cannot compute our network, which would then use xla."""
+        reason = why_not_kernels(self.network)
+        if not reason and self.platform not in PLATFORMS:
+            reason = f"the platform is {self.platform}"
+        if reason:
+            raise InputError(
+                f"block is 'kernels', but {reason}, which the kernels do not support: leave out "
+                "--block"
+            )
 
     @property
     def network(self) -> DenseNetConfig:
         """The config of our network."""
         config = densenet_config(self.model)
         depth = config.depth if self.depth is None else self.depth
-        return dataclasses.replace(config, remat=self.remat, depth=depth)
+        return dataclasses.replace(config, remat=self.remat, block=self.block, depth=depth)
 
     @property
     def steps_per_round(self) -> int:

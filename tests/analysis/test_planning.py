@@ -7,10 +7,17 @@ import small
 from densenet_jax.analysis import plan as planning
 from densenet_jax.analysis import targets
 from densenet_jax.analysis.counts import count_layer_io, count_macs
-from densenet_jax.analysis.plan import collective_bytes, max_batch, most_images_per_second, plan
+from densenet_jax.analysis.plan import (
+    analyse,
+    collective_bytes,
+    max_batch,
+    most_images_per_second,
+    plan,
+)
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from densenet_jax.train import feed
+from experiments import synthetic
 from experiments.cvpr2017 import recipes
 
 PLAIN = small.PLAIN | {"data.holdout": 0}
@@ -29,6 +36,37 @@ def test_a_step_is_planned_without_data():
     assert memory["total_bytes"] < found["memory_limit_bytes"] and found["fits"]
     assert found["flops"] > 2 * 64 * found["macs"]
     assert set(found["collective_bytes"].values()) == {0} and found["estimated_cycles"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "block", "reason"),
+    [
+        ({}, "xla", "kernels have not been measured to be faster on cpu"),
+        ({"model.block": "kernels"}, "kernels", "as configured"),
+    ],
+)
+def test_the_form_of_the_dense_blocks_is_planned(changes, block, reason):
+    found = plan(small.config(PLAIN | changes), targets.find_target("cpu"))
+    assert (found["block"], found["block_reason"]) == (block, reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "block", "reason"),
+    [
+        ({}, None, "depends on the device"),
+        ({"model.block": "kernels"}, None, "depends on the device"),
+        ({"model.block": "xla"}, "xla", "as configured"),
+        ({"model.block": "kernels", "model.dropout_rate": 0.2}, "xla", "dropout_rate is 0.2"),
+    ],
+)
+def test_without_a_device_only_the_config_decides_the_form(changes, block, reason):
+    found = analyse(small.config(PLAIN | changes))
+    assert (found["block"], found["block_reason"]) == (block, reason)
+
+
+def test_networks_without_dense_blocks_have_no_form():
+    found = analyse(synthetic.get_config("resnet110"))
+    assert (found["block"], found["block_reason"]) == (None, "")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from launch import command
 from launch.benchmark import __main__ as benchmark
-from launch.benchmark import jax_runners, prediction, torch_runners
+from launch.benchmark import contestants, jax_runners, prediction, torch_runners, worker
 from launch.benchmark.jax_naive import NaiveDenseNet
 from launch.benchmark.plot import plot_memory_and_time
 from launch.benchmark.workload import Workload
@@ -189,6 +189,34 @@ def test_benchmark(tmp_path, capsys, broken_torch):
     assert "<!-- torch " not in picture
 
 
+@pytest.mark.slow
+def test_forms_of_the_dense_blocks_are_compared(capsys):
+    argv = ["--model", TINY, "--block=kernels", "--against=xla", "--batch_size=2", "--steps=1"]
+    assert command.run(benchmark.main, [*argv, "--rounds=1", "--json"]) == 0
+    heading, *_, last = capsys.readouterr().out.splitlines()
+    assert "remat concat, block kernels" in heading
+    report = json.loads(last)
+    assert report["block"] == "kernels"
+    ours, xla = report["results"]
+    assert (ours["contestant"], xla["contestant"]) == ("ours", "xla")
+    assert ours["memory_bytes"] != xla["memory_bytes"], "the same program twice"
+
+
+@pytest.mark.parametrize(("name", "block"), [("ours", "kernels"), ("xla", "xla")])
+def test_form_of_the_dense_blocks_of_a_contestant(name, block, monkeypatch):
+    monkeypatch.setattr(jax_runners, "ours", jax_runners.config_of)
+    assert worker.prepare(name, workload(block="kernels")).model.block == block
+
+
+def test_kernels_on_a_platform_without_them_are_an_error(capsys, monkeypatch):
+    monkeypatch.setattr(contestants, "platform", lambda: "tpu")
+    assert command.run(benchmark.main, ["--model", TINY, "--block=kernels"]) == 2
+    assert capsys.readouterr().err == (
+        "error: block is 'kernels', but the platform is tpu, which the kernels do not support: "
+        "leave out --block\n"
+    )
+
+
 def test_plot_shows_all_contestants(tmp_path):
     names = ["ours", *benchmark.PEERS]
     results = [
@@ -277,6 +305,12 @@ def test_missing_package_is_an_error(package, monkeypatch):
         (["--time_limit=nan"], ["time_limit is nan", "above 0"]),
         (["--dtype=float16"], ["'float16'", "bfloat16"]),
         (["--remat=all"], ["remat is 'all'", "layer"]),
+        (["--block=kernel"], ["block is 'kernel'", "kernels"]),
+        (["--block=kernels", "--remat=layer"], ["remat is layer", "leave out --block"]),
+        (
+            ["--block=kernels", "--model=densenet_bc_k72_d10"],
+            ["a layer has more than 64 maps", "leave out --block"],
+        ),
         (["--depths=40,41"], ["depth is 41", "40 or 46"]),
         (["--depths=40,"], ["depths is '40,'", "40,100"]),
         (["--model=nin"], ["model 'nin' has no counterpart in PyTorch", "densenet121"]),

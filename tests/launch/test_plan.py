@@ -55,7 +55,29 @@ def test_this_batch_skips_the_search(tmp_path, capsys):
     assert run_plan("--target", "cpu", "--this_batch", "--out", str(tmp_path)) == 0
     found = json.loads((tmp_path / "plan.json").read_text())
     assert "max_batch" not in found and found["memory"]["temp_bytes"] > 0
-    assert "compilation" not in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "compilation" not in captured.err
+    row = "dense blocks              xla (kernels have not been measured to be faster on cpu)"
+    assert row in captured.out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("flags", "form"),
+    [
+        (["--config.model.dropout_rate=0.2"], "xla (dropout_rate is 0.2)"),
+        (["--config.model.block=xla"], "xla (as configured)"),
+        ([], "depends on the device"),
+    ],
+)
+def test_the_analytic_table_has_the_form_of_the_dense_blocks(flags, form, capsys):
+    assert run_plan("--target", "analytic", *flags) == 0
+    assert f"dense blocks              {form}" in capsys.readouterr().out.splitlines()
+
+
+def test_networks_without_dense_blocks_have_no_such_row(capsys):
+    config = f"{small.ROOT / 'experiments' / 'synthetic.py'}:resnet110"
+    assert command.run(launch_plan.main, ["--config", config, "--target", "analytic"]) == 0
+    assert "dense blocks" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
