@@ -222,7 +222,7 @@ def _load_described(
 
 def _load_run(path: Path, model: str | None, overrides: dict[str, Any]) -> Network:
     for setting, value in {"model": model, **overrides}.items():
-        if value is not None and setting not in ("dtype", "remat"):
+        if value is not None and setting not in ("dtype", "remat", "block"):
             raise InputError(
                 f"{path} is a run directory, which records its {setting}: leave out {setting}"
             )

@@ -111,7 +111,8 @@ def write_repository(directory: Path, network: Network, source: str, license: st
       source: the `--weights` of the network, for the model card.
     """
     name, settings = catalog.describe(network.config)
-    settings.pop("remat", None)  # It matters in training only, and timm does not know it.
+    for setting in ("remat", "block"):  # They matter in training only, and timm has neither.
+        settings.pop(setting, None)
     settings |= {"num_classes": network.config.num_classes}
     config = timm_config.TimmConfig(name, settings, network.preprocessing, network.classes)
     weight_files.write(directory / "model.safetensors", weights.to_torch(network))

@@ -39,7 +39,7 @@ def load_network(workdir: str | Path, checkpoint: str = "last", **overrides) -> 
     A record of a run may have `model.safetensors` instead of checkpoints.
 
     `overrides` may change fields of the network's config that change no parameter: `dtype`,
-    `remat`.
+    `remat`, `block`.
 
     Raises InputError if the run or a readable checkpoint is missing, if a value of model.json is
     impossible, or if the checkpoint has other arrays than the network or a NaN or infinite value.

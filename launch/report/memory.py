@@ -100,6 +100,8 @@ def _run_step(run: Run) -> Step | None:
     depth, gigabytes = _depth(network_of(run)), memory_gb(run)
     if depth is None or gigabytes is None or run.config["data.name"] != "synthetic":
         return None
+    if run.config.get("model.block") == "kernels":  # The figure compares values of remat.
+        return None
     kind = "peak" if "peak_memory_bytes" in run.result else "temporaries of a step"
     batch, dtype = run.config["batch_size"], run.config["dtype"]
     where = f"Measured on {hardware(run)}, batches of {batch}, {dtype}; memory: {kind}"
@@ -111,7 +113,7 @@ def _run_step(run: Run) -> Step | None:
 def _plan_step(plan: dict) -> Step | None:
     """Returns the step of a plan; None for another network, or without memory."""
     depth = _depth(network(model_config(plan["model"], **plan["settings"])))
-    if depth is None or plan["memory"] is None:
+    if depth is None or plan["memory"] is None or plan.get("block") == "kernels":
         return None
     where = (
         f"Compiled for {plan['target']}, batches of {plan['batch_size']}, {plan['dtype']}; "

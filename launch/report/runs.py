@@ -30,6 +30,7 @@ NOT_PROTOCOL = (
     "steps_per_dispatch",
     "deterministic",
     "model.remat",
+    "model.block",
 )
 
 # Longer lists of differences stand below a table, because they would make its lines unreadable.
@@ -142,7 +143,7 @@ def network(config: NetworkConfig) -> NetworkConfig:
     same: dict[str, Any] = dict(num_classes=1, in_channels=1, remat="none", bn_group_size=0)
     if isinstance(config, DenseNetConfig):
         span = config.span if config.connectivity == "span" else 1
-        same |= dict(block_config=config.blocks, depth=None, span=span)
+        same |= dict(block_config=config.blocks, depth=None, span=span, block="auto")
     fields = {field.name for field in dataclasses.fields(config)}
     return dataclasses.replace(config, **{k: v for k, v in same.items() if k in fields})
 
@@ -160,7 +161,7 @@ def network_name(config: dict) -> str:
 @functools.cache
 def _label(model: tuple[tuple[str, object], ...]) -> str:
     settings = dict(model)
-    return network_label(str(settings.pop("name")), settings, omitted=["remat"])
+    return network_label(str(settings.pop("name")), settings, omitted=["remat", "block"])
 
 
 def macs(run: Run) -> int:
