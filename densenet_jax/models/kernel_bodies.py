@@ -48,25 +48,27 @@ def forward_tile(maps, kernel, weights, vectors, *refs, tiling: Tiling, size, fi
     inside = rows < len(maps)
     out = jnp.arange(tiling.outputs)
     wanted = out < outputs
-    neighbours = [_neighbours(rows, tap, taps, size) for tap in range(taps)]
 
     def add_chunk(chunk, total):
         columns = chunk * tiling.channels + jnp.arange(tiling.channels)
         known = columns < channels
         affine = _affine(vectors, columns, channels)
         matrix = known[:, None] & wanted
-        for tap, (near, exists) in enumerate(neighbours):
+
+        def add_tap(tap, total):
+            near, exists = _neighbours(rows, tap, taps, size)
             place = (exists & inside)[:, None] & known, near[:, None], columns
             active, _ = _activate(maps, place, affine)
-            total += _product(active, _load(kernel, matrix, out, tap, columns[:, None]))
-        return total
+            return total + _product(active, _load(kernel, matrix, out, tap, columns[:, None]))
+
+        return _each_tap(taps, add_tap, total)
 
     total = jnp.zeros((tiling.rows, tiling.outputs), FLOAT32)
     total = lax.fori_loop(0, pl.cdiv(channels, tiling.channels), add_chunk, total)
     values = total.astype(result.dtype)
     _store(result, values, inside[:, None] & wanted, rows[:, None], first + out)
     distance = values.astype(FLOAT32) - _load(vectors, wanted, 4 * channels + out)
-    weighted = _load(weights, inside, rows // math.prod(size))[:, None] * distance
+    weighted = _load(weights, inside, lax.div(rows, math.prod(size)))[:, None] * distance
     for index, summand in enumerate((weighted, weighted * distance)):
         _store(sums, summand.sum(0), wanted, tile, index, out)
 
@@ -101,7 +103,7 @@ def backward_strip(
         g = _load(gradient, *place)
         if normalizes:
             distance = _load(values, *place).astype(FLOAT32) - mean
-            weight = _load(weights, inside, near // math.prod(size))[:, None]
+            weight = _load(weights, inside, lax.div(near, math.prod(size)))[:, None]
             g = g.astype(FLOAT32) + weight * (of_mean + of_variance * distance)
         # The selection keeps Triton from loading each value once for every warp.
         return jnp.where(place[0], g, 0).astype(maps.dtype)
@@ -113,12 +115,15 @@ def backward_strip(
         place = inside[:, None] & known, rows[:, None], columns
         active, x = _activate(maps, place, affine)
         total = jnp.zeros(x.shape, FLOAT32)
-        for tap in range(taps):
+
+        def add_tap(tap, total):
             g = output_gradient(rows, inside, tap)
-            if of.maps:
-                total += _product(g, _load(kernel, matrix, out, tap, columns[:, None]), 1)
-            if of.kernel:
-                of_kernel[tap] += _product(active, g, transposed=0)
+            return total + _product(g, _load(kernel, matrix, out, tap, columns[:, None]), 1)
+
+        if of.maps:
+            total = _each_tap(taps, add_tap, total)
+        for tap, of_tap in enumerate(of_kernel):
+            of_kernel[tap] = of_tap + _product(active, output_gradient(rows, inside, tap), 0)
         if of.maps:
             total = jnp.where(active > 0, total, 0)
             added = total * affine[0]
@@ -138,6 +143,10 @@ def backward_strip(
         _store(sums, total, matrix, strip, row, columns[:, None])
 
 
+def _each_tap(taps: int, add_tap, total):
+    return add_tap(0, total) if taps == 1 else lax.fori_loop(0, taps, add_tap, total)
+
+
 def _neighbours(rows, tap, taps: int, size: tuple[int, int]):
     """Returns the positions that a tap of the kernel reads for the outputs at positions `rows`.
 
@@ -146,8 +155,9 @@ def _neighbours(rows, tap, taps: int, size: tuple[int, int]):
     height, width = size
     if taps == 1:
         return rows, jnp.full(rows.shape, True)
-    down, right = tap // 3 - 1, tap % 3 - 1
-    y, x = rows // width % height + down, rows % width + right
+    # Division of jnp rounds downwards, which needs several operations that no index here needs.
+    down, right = lax.div(tap, 3) - 1, lax.rem(tap, 3) - 1
+    y, x = lax.rem(lax.div(rows, width), height) + down, lax.rem(rows, width) + right
     return rows + (down * width + right), (y >= 0) & (y < height) & (x >= 0) & (x < width)
 
 

@@ -95,7 +95,7 @@ def forward_tiling(taps: int, channels: int, outputs: int) -> Tiling:
     """Returns the tiling of `normalize_convolve`."""
     if taps == 1:
         return Tiling(64, min(_tile(channels), 64), _tile(outputs), warps=8, stages=3)
-    return Tiling(64, min(_tile(channels), 32), _tile(outputs), warps=4)
+    return Tiling(64, min(_tile(channels), 32), _tile(outputs), warps=4, stages=3)
 
 
 def backward_tiling(taps: int, channels: int, outputs: int, of: Gradients) -> Tiling:
@@ -103,7 +103,7 @@ def backward_tiling(taps: int, channels: int, outputs: int, of: Gradients) -> Ti
     if taps == 1:
         return Tiling(32, min(_tile(channels), 32), _tile(outputs), warps=8)
     widest = 64 if outputs <= (32 if of.kernel else 16) else 32
-    return Tiling(64, min(_tile(channels), widest), _tile(outputs), warps=8)
+    return Tiling(64, min(_tile(channels), widest), _tile(outputs), 8, stages=2 if of.maps else 1)
 
 
 def normalize_convolve(

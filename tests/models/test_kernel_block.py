@@ -98,12 +98,6 @@ def test_bfloat16_is_no_further_from_float64_than_the_plain_form(case):
         assert error <= errors["xla"][key], key
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in reference.NETWORKS if n != "densenet_bc_k12_d100"])
-def test_golden_numbers(name):
-    """Interpreted, deep networks take too long; the others are cut where the golden ones are."""
-
-
 def test_evaluation_uses_the_plain_form():
     def logits(form):
         model = dj.create_model("densenet_bc_k4_d10", rngs=nnx.Rngs(0), block=form)
