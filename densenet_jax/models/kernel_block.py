@@ -39,7 +39,8 @@ class KernelDenseNet(DenseNet):
         layers, (images, _, *size) = self.blocks[b], values.shape
         modes = [self.layer_mode(mode, b, number) for number in range(1, len(layers) + 1)]
         steps = [_steps(*pair, values.dtype) for pair in zip(layers, modes, strict=True)]
-        weights = jnp.ones(images) if mode.mask is None else mode.mask.astype(jnp.float32)
+        weights = jnp.ones(images) if mode.mask is None else mode.mask
+        weights = weights.astype(jnp.float32)
         # Padding alone is normalised by its own statistics, which keeps its values finite.
         weights = jnp.where(weights.sum() > 0, weights, 1)
         moments = Moments(statistics.mean[0], statistics.var[0])

@@ -44,13 +44,13 @@ def forward_tile(maps, kernel, weights, vectors, *refs, tiling: Tiling, size, fi
     result, sums = refs[-2:]
     outputs, taps, channels = kernel.shape
     tile = pl.program_id(0)
-    rows = tile * tiling.rows + jnp.arange(tiling.rows)
+    rows = tile * tiling.rows + _range(tiling.rows)
     inside = rows < len(maps)
-    out = jnp.arange(tiling.outputs)
+    out = _range(tiling.outputs)
     wanted = out < outputs
 
     def add_chunk(chunk, total):
-        columns = chunk * tiling.channels + jnp.arange(tiling.channels)
+        columns = chunk * tiling.channels + _range(tiling.channels)
         known = columns < channels
         affine = _affine(vectors, columns, channels)
         matrix = known[:, None] & wanted
@@ -68,7 +68,7 @@ def forward_tile(maps, kernel, weights, vectors, *refs, tiling: Tiling, size, fi
     values = total.astype(result.dtype)
     _store(result, values, inside[:, None] & wanted, rows[:, None], first + out)
     distance = values.astype(FLOAT32) - _load(vectors, wanted, 4 * channels + out)
-    weighted = _load(weights, inside, lax.div(rows, math.prod(size)))[:, None] * distance
+    weighted = _load(weights, inside, _divide(rows, math.prod(size))[0])[:, None] * distance
     for index, summand in enumerate((weighted, weighted * distance)):
         _store(sums, summand.sum(0), wanted, tile, index, out)
 
@@ -80,14 +80,14 @@ def backward_strip(
     """Computes the gradients for one chunk of channels and one strip of tiles of positions."""
     outputs, taps, channels = kernel.shape
     chunk, strip = pl.program_id(0), pl.program_id(1)
-    columns = chunk * tiling.channels + jnp.arange(tiling.channels)
+    columns = chunk * tiling.channels + _range(tiling.channels)
     known = columns < channels
     others = list(refs)
     values = others.pop(0) if normalizes else None
     earlier = others.pop(0) if adds else None
     sums = others.pop()
     affine = _affine(vectors, columns, channels)
-    out = jnp.arange(tiling.outputs)
+    out = _range(tiling.outputs)
     wanted = out < outputs
     matrix = known[:, None] & wanted
     if normalizes:
@@ -103,14 +103,14 @@ def backward_strip(
         g = _load(gradient, *place)
         if normalizes:
             distance = _load(values, *place).astype(FLOAT32) - mean
-            weight = _load(weights, inside, lax.div(near, math.prod(size)))[:, None]
+            weight = _load(weights, inside, _divide(near, math.prod(size))[0])[:, None]
             g = g.astype(FLOAT32) + weight * (of_mean + of_variance * distance)
         # The selection keeps Triton from loading each value once for every warp.
         return jnp.where(place[0], g, 0).astype(maps.dtype)
 
     def add_tile(tile, totals):
         of_scale, of_shift, *of_kernel = totals
-        rows = (strip * tiles + tile) * tiling.rows + jnp.arange(tiling.rows)
+        rows = (strip * tiles + tile) * tiling.rows + _range(tiling.rows)
         inside = rows < len(maps)
         place = inside[:, None] & known, rows[:, None], columns
         active, x = _activate(maps, place, affine)
@@ -143,6 +143,10 @@ def backward_strip(
         _store(sums, total, matrix, strip, row, columns[:, None])
 
 
+def _range(length: int):
+    return jnp.arange(length, dtype=jnp.int32)
+
+
 def _each_tap(taps: int, add_tap, total):
     return add_tap(0, total) if taps == 1 else lax.fori_loop(0, taps, add_tap, total)
 
@@ -155,10 +159,18 @@ def _neighbours(rows, tap, taps: int, size: tuple[int, int]):
     height, width = size
     if taps == 1:
         return rows, jnp.full(rows.shape, True)
-    # Division of jnp rounds downwards, which needs several operations that no index here needs.
-    down, right = lax.div(tap, 3) - 1, lax.rem(tap, 3) - 1
-    y, x = lax.rem(lax.div(rows, width), height) + down, lax.rem(rows, width) + right
+    down, right = (n - 1 for n in _divide(tap, 3))
+    line, x = _divide(rows, width)
+    _, y = _divide(line, height)
+    y, x = y + down, x + right
     return rows + (down * width + right), (y >= 0) & (y < height) & (x >= 0) & (x < width)
+
+
+def _divide(index, by: int):
+    """Returns quotient and remainder of an index, without the rounding of negative numbers."""
+    index = jnp.asarray(index, jnp.int32)
+    by = jnp.full_like(index, by)
+    return lax.div(index, by), lax.rem(index, by)
 
 
 def _affine(vectors, columns, channels: int):

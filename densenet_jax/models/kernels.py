@@ -94,7 +94,8 @@ class Images(NamedTuple):
 def forward_tiling(taps: int, channels: int, outputs: int) -> Tiling:
     """Returns the tiling of `normalize_convolve`."""
     if taps == 1:
-        return Tiling(64, min(_tile(channels), 64), _tile(outputs), warps=8, stages=3)
+        widest = 64 if outputs <= 128 else 32
+        return Tiling(64, min(_tile(channels), widest), _tile(outputs), warps=8, stages=3)
     return Tiling(64, min(_tile(channels), 32), _tile(outputs), warps=4, stages=3)
 
 

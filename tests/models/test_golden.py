@@ -22,11 +22,11 @@ def relative_error(actual, expected) -> float:
     return float(np.max(np.abs(np.asarray(actual) - expected)) / np.max(np.abs(expected)))
 
 
-def errors(name: str, remat: str, dtype) -> dict[str, float]:
+def errors(name: str, dtype, **settings) -> dict[str, float]:
     """Returns the relative error of each golden number of one network."""
     golden = np.load(reference.GOLDEN / f"{name}.npz")
     _, size, image_size = reference.NETWORKS[name]
-    model = reference.network(name, dtype, remat=remat)
+    model = reference.network(name, dtype, **settings)
     classes = golden["eval_logits"].shape[1]
     images, labels = reference.batch(f"batch:{name}", size, image_size, classes, dtype)
     eval_logits, logits, loss, grads, stats = reference.forward_and_backward(model, images, labels)
@@ -41,15 +41,24 @@ def errors(name: str, remat: str, dtype) -> dict[str, float]:
 @pytest.mark.parametrize(("name", "remat"), slow_except([("densenet_bc_k12_d22", "concat")], CASES))
 def test_float64(name, remat):
     with jax.enable_x64(True):
-        found = errors(name, remat, jnp.float64)
+        found = errors(name, jnp.float64, remat=remat)
     assert max(found.values()) < 1e-9, max(found, key=found.get)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "remat"), CASES)
 def test_float32(name, remat):
+    check_float32(name, remat=remat)
+
+
+@pytest.mark.parametrize("name", slow_except(["densenet_bc_k12_d22"], reference.NETWORKS))
+def test_kernels_in_float32(name):
+    check_float32(name, block="kernels")
+
+
+def check_float32(name, **settings):
     with jax.default_matmul_precision("highest"):  # GPUs and TPUs would use fewer bits.
-        found = errors(name, remat, jnp.float32)
+        found = errors(name, jnp.float32, **settings)
     grads = [found.pop(key) for key in list(found) if key.startswith("grad_norm/")]
     assert max(found.values()) < 1e-5, max(found, key=found.get)
     if name not in ("densenet_bc_k12_d100", "densenet121"):

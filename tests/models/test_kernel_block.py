@@ -1,6 +1,7 @@
 """Dense blocks in kernels, interpreted, against their plain form."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,13 @@ from densenet_jax.models.kernel_block import KernelDenseNet
 NETWORKS = {
     "k = 4, L = 10": ("densenet_bc_k4_d10", {}, 3, 8, 1),
     "k = 4, L = 22": ("densenet_bc_k4_d22", {}, 5, 8, 1),
-    "no bottleneck": ("densenet_k4_d10", {"stem_features": 7}, 3, 12, 0),
+    "no bottleneck, L = 7": ("densenet_k4_d7", {"stem_features": 7}, 3, 12, 0),
+    "no bottleneck, L = 13": ("densenet_k4_d13", {}, 3, 12, 0),
     "DenseNet-B": ("densenet_b_k4_d16", {}, 3, 8, 0),
     "only padding": ("densenet_c_k4_d7", {}, 2, 8, 2),
     "k = 32, ImageNet": ("densenet121", {"block_config": (2, 1), "num_classes": 5}, 2, 40, 0),
     "k = 48, ImageNet": ("densenet161", {"block_config": (1, 2), "num_classes": 5}, 2, 32, 1),
+    "bfloat16, L = 10": ("densenet_bc_k4_d10", {}, 16, 16, 0),
     "k doubles": ("densenet_bc_k4_d16", {"growth_factor": 2}, 3, 8, 0),
 }
 
@@ -43,7 +46,8 @@ def training_step(case: str, dtype: str, form: str):
     params, stats = map(nnx.to_pure_dict, states)
     mask = (jnp.arange(size) < size - padding).astype(wide)
 
-    @jax.jit
+    # XLA's CPU backend may keep values in float32 that the program rounds to bfloat16.
+    @functools.partial(jax.jit, compiler_options={"xla_allow_excess_precision": False})
     def step(images, labels):
         def loss(params):
             merged = nnx.merge(graphdef, params, stats)
@@ -71,7 +75,7 @@ def distance(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("case", slow_except(["k = 4, L = 22", "no bottleneck"], NETWORKS))
+@pytest.mark.parametrize("case", slow_except(["k = 4, L = 10", "no bottleneck, L = 7"], NETWORKS))
 def test_kernels_equal_the_plain_form(case):
     actual, expected = (training_step(case, "float32", form)(0) for form in ("kernels", "xla"))
     for key in expected:
@@ -81,11 +85,15 @@ def test_kernels_equal_the_plain_form(case):
             assert distance(actual[key], expected[key]) < 1e-5, key
 
 
-@pytest.mark.parametrize("case", slow_except(["k = 4, L = 10"], ["k = 4, L = 10", "k = 4, L = 22"]))
+@pytest.mark.parametrize(
+    "case", slow_except(["bfloat16, L = 10"], ["bfloat16, L = 10", "k = 4, L = 22"])
+)
 def test_bfloat16_is_no_further_from_float64_than_the_plain_form(case):
-    seeds = range(8)
+    """The mean over many batches; errors of single batches differ by a tenth."""
+    seeds = range(24)
     with jax.enable_x64(True):
-        exact = [training_step(case, "float64", "xla")(seed) for seed in seeds]
+        step = training_step(case, "float64", "xla")
+        exact = [step(seed) for seed in seeds]
     errors = {}
     for form in ("kernels", "xla"):
         step = training_step(case, "bfloat16", form)
@@ -129,8 +137,10 @@ def test_what_kernels_cannot_do_uses_the_plain_form(settings, reason):
     found, why = choose_form(config, jax.devices()[0])
     assert (found.block, why) == ("xla", reason)
     assert dataclasses.replace(found, block="kernels") == config
-    if "64" not in reason or "maps" in reason:
-        model = dj.create_model("densenet_bc_k12_d10", rngs=nnx.Rngs(0), block="kernels", **settings)
+    if reason != "param_dtype is float64":
+        model = dj.create_model(
+            "densenet_bc_k12_d10", rngs=nnx.Rngs(0), block="kernels", **settings
+        )
         assert not isinstance(model, KernelDenseNet)
 
 

@@ -70,6 +70,13 @@ def test_losses_do_not_depend_on_devices_processes_or_dispatches(networks):
         assert exchanged["statistics"] > 0
 
 
+def test_losses_with_kernels_do_not_depend_on_devices():
+    script = (TWENTY_STEPS, "kernels", "float32")
+    one = printed(start(*script, 1, devices=1))
+    eight = printed(start(*script, 5, devices=8))
+    check_losses(eight, one, rows=5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("later", [(4, 1), (1, 4, 1)])
 def test_a_run_can_resume_on_other_devices(tmp_path, float64, later):

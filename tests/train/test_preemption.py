@@ -10,6 +10,7 @@ from cases import slow_except
 
 from densenet_jax.errors import PREEMPTED_STATUS
 from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.fit import fit
 from densenet_jax.train.preemption import Preemption
 from densenet_jax.train.record import RunDirectory
 from launch import hosts
@@ -34,6 +35,18 @@ def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_run(tmp_path, finishe
     assert f"resuming from step {step}" in output
     expected = (finished_run / "metrics.jsonl").read_bytes()
     assert (directory / "metrics.jsonl").read_bytes() == expected
+
+
+def test_a_run_with_kernels_resumes_bit_for_bit(tmp_path):
+    changes = {"model.block_config": (1,), "model.dropout_rate": 0.0, "model.block": "kernels"}
+    changes |= {"epochs": 2, "checkpoint_every_epochs": 1, "data.examples": 200}
+    fit(small.config(changes), tmp_path / "alone")
+    for step, status in ((3, PREEMPTED_STATUS), (0, 0)):
+        process = small.start(SCRIPT, tmp_path / "stopped", step, json.dumps(changes))
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == status, errors
+    expected, actual = (tmp_path / name / "metrics.jsonl" for name in ("alone", "stopped"))
+    assert actual.read_bytes() == expected.read_bytes()
 
 
 @pytest.mark.slow

@@ -27,6 +27,12 @@ NETWORKS = {
         "model.widths": (8,),
         "model.dropout_rate": 0.3,
     },
+    "kernels": {
+        "model.block_config": (1,),
+        "model.block": "kernels",
+        "model.dropout_rate": 0.0,
+        "model.bn_group_size": 0,
+    },
 }
 
 
@@ -54,7 +60,7 @@ def main(networks: str, dtypes: str, steps_per_dispatch: str, *processes: str) -
     for network in networks.split(","):
         for dtype in dtypes.split(","):
             changes = {"dtype": dtype, "steps_per_dispatch": int(steps_per_dispatch)}
-            trainer = Trainer(small.config(NETWORKS[network] | GROUPS | changes))
+            trainer = Trainer(small.config(GROUPS | NETWORKS[network] | changes))
             key = f"{network} {dtype}"
             found["losses"][key] = losses(trainer)
             program = trainer.compiled("train").as_text()
