@@ -125,7 +125,7 @@ def backward_strip(
         for tap, of_tap in enumerate(of_kernel):
             of_kernel[tap] = of_tap + _product(active, output_gradient(rows, inside, tap), 0)
         if of.maps:
-            total = jnp.where(active > 0, total, 0)
+            total = jnp.where(active <= 0, 0, total)
             added = total * affine[0]
             if adds:
                 added += _load(earlier, *place).astype(FLOAT32)
