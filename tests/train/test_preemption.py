@@ -38,8 +38,8 @@ def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_run(tmp_path, finishe
 
 
 def test_a_run_with_kernels_resumes_bit_for_bit(tmp_path):
-    changes = {"model.block_config": (1,), "model.dropout_rate": 0.0, "model.block": "kernels"}
-    changes |= {"epochs": 2, "checkpoint_every_epochs": 1, "data.examples": 200}
+    run = {"epochs": 2, "checkpoint_every_epochs": 1, "data.examples": 200}
+    changes = small.PLAIN | run | {"model.block": "kernels"}
     fit(small.config(changes), tmp_path / "alone")
     for step, status in ((3, PREEMPTED_STATUS), (0, 0)):
         process = small.start(SCRIPT, tmp_path / "stopped", step, json.dumps(changes))
