@@ -175,6 +175,41 @@ def test_the_floor_moves_inputs_four_times_and_outputs_twice():
     assert count_fused_step_io(network, 32, 32) == 4 * inputs + 2 * outputs
 
 
+PALLAS = """
+ENTRY %main (a: bf16[4096,216]) -> (bf16[4096,48], f32[64,2,48]) {
+  %a = bf16[4096,216]{1,0} parameter(0)
+  ROOT %k = (bf16[4096,48]{1,0}, f32[64,2,48]{2,1,0}) custom-call(%a), custom_call_target=\
+"__gpu$xla.gpu.triton", metadata={op_name="jit(f)/jvp()/pallas_call"}, backend_config={\
+serialized_metadata = "{\\22moved_bytes\\22: \\22900000\\22, \\22multiply_adds\\22: \\2250\\22}"}
+}
+"""
+
+
+def test_a_pallas_kernel_states_its_cost():
+    """Its operands are wider than what it reads."""
+    program = Program(PALLAS)
+    (kernel,) = kernels(program, RATES)
+    assert (kernel.origin, kernel.bytes) == ("forward Pallas kernel", 900000)
+    assert kernel.product_us == pytest.approx(1e6 * 2 * 50 / RATES.product)
+
+
+def test_a_step_is_the_outermost_loop_even_if_it_is_short():
+    """Most instructions of a dispatch may be outside of its loop, to pack the train state."""
+    outside = [f"  %s{i} = f32[8]{{0}} negate(%a)" for i in range(9)]
+    text = "\n".join([
+        "%body (c: f32[8]) -> f32[8] {",
+        "  %c = f32[8]{0} parameter(0)",
+        "  ROOT %n = f32[8]{0} negate(%c)",
+        "}",
+        "ENTRY %main (a: f32[8]) -> f32[8] {",
+        "  %a = f32[8]{0} parameter(0)",
+        *outside,
+        '  ROOT %w = f32[8]{0} while(%a), body=%body, metadata={op_name="jit(train_steps)/while"}',
+        "}",
+    ])  # fmt: skip
+    assert [i.name for i, _, _ in Program(text).step()] == ["n"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["h100", "tpu-v5e-4"])
 def test_the_program_of_many_steps_is_estimated(name):
