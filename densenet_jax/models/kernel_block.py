@@ -38,18 +38,18 @@ class KernelDenseNet(DenseNet):
             return super().block(b, maps, mode)
         layers, (images, _, *size) = self.blocks[b], values.shape
         modes = [self.layer_mode(mode, b, number) for number in range(1, len(layers) + 1)]
-        steps = [_steps(*pair, values.dtype) for pair in zip(layers, modes, strict=True)]
+        parameters = [_parameters(*pair, values.dtype) for pair in zip(layers, modes, strict=True)]
         weights = jnp.ones(images) if mode.mask is None else mode.mask
         weights = weights.astype(jnp.float32)
         # Padding alone is normalised by its own statistics, which keeps its values finite.
         weights = jnp.where(weights.sum() > 0, weights, 1)
         moments = Moments(statistics.mean[0], statistics.var[0])
-        values, moments, inside = _block(tuple(size), values, moments, steps, weights)
-        for layer, of_layer in zip(layers, inside, strict=True):
-            channels = layer.norm1.mean.shape[0]
-            layer.norm1.update_running(moments.first(channels).statistics(statistics.size))
-            for of_bottleneck in of_layer:
-                layer.norm2.update_running(of_bottleneck.statistics(statistics.size))
+        values, moments, inner = _block(tuple(size), values, moments, parameters, weights)
+        for number, layer in enumerate(layers):
+            read = moments.part(0, layer.norm1.mean.shape[0])
+            layer.norm1.update_running(read.statistics(statistics.size))
+            if inner:
+                layer.norm2.update_running(inner[number].statistics(statistics.size))
         return [FeatureMap(values, moments.statistics(statistics.size))]
 
 
@@ -59,11 +59,9 @@ class Moments(NamedTuple):
     mean: jax.Array
     var: jax.Array
 
-    def first(self, channels: int) -> "Moments":
-        return Moments(self.mean[:channels], self.var[:channels])
-
-    def from_channel(self, channel: int) -> "Moments":
-        return Moments(self.mean[channel:], self.var[channel:])
+    def part(self, first: int, last: int) -> "Moments":
+        """Returns the moments of the channels from `first` to before `last`."""
+        return Moments(self.mean[first:last], self.var[first:last])
 
     def statistics(self, size: jax.Array) -> Statistics:
         return Statistics(self.mean[None], self.var[None], size)
@@ -84,19 +82,24 @@ class Step(NamedTuple):
     center: jax.Array
 
 
-def _steps(layer: DenseLayer, mode: Mode, dtype) -> list[Step]:
-    """Returns the step of a layer, or the two steps of a layer with a bottleneck."""
+class Layer(NamedTuple):
+    """The parameters of a layer: `inner` gives its bottleneck, if it has one, `last` its new maps."""
 
+    inner: Step | None
+    last: Step
+
+
+def _parameters(layer: DenseLayer, mode: Mode, dtype) -> Layer:
     def step(norm: BatchNorm, conv: Conv, center) -> Step:
         kernel = conv.kernel[...].astype(dtype).transpose(3, 0, 1, 2)
         kernel = kernel.reshape(len(kernel), -1, kernel.shape[3])
-        assert norm.scale is not None and norm.bias is not None, "dense layers learn scale and bias"
+        assert norm.scale is not None and norm.bias is not None, "dense layers learn both"
         return Step(norm.scale[...], norm.bias[...], kernel, lax.stop_gradient(center))
 
     if not layer.config.bottleneck:
-        return [step(layer.norm1, layer.conv1, mode.expected_mean)]
-    inside = step(layer.norm1, layer.conv1, layer.norm2.mean[...])
-    return [inside, step(layer.norm2, layer.conv2, mode.expected_mean)]
+        return Layer(None, step(layer.norm1, layer.conv1, mode.expected_mean))
+    inner = step(layer.norm1, layer.conv1, layer.norm2.mean[...])
+    return Layer(inner, step(layer.norm2, layer.conv2, mode.expected_mean))
 
 
 class _Batch(NamedTuple):
@@ -129,9 +132,9 @@ class _Batch(NamedTuple):
         """Returns the derivative through the moments of `maps`, given the gradients of both."""
         return Normalization(maps, moments.mean, of.mean / self.total, 2 * of.var / self.total)
 
-    def with_normalization(self, gradient: jax.Array, added: Normalization) -> jax.Array:
-        """Returns the gradient of maps, with that through their moments."""
-        maps, mean, of_mean, of_variance = added
+    def add(self, gradient: jax.Array, normalization: Normalization) -> jax.Array:
+        """Adds a derivative through moments to a gradient of maps."""
+        maps, mean, of_mean, of_variance = normalization
         weights = jnp.repeat(self.images.weights, self.images.height * self.images.width)[:, None]
         through = weights * (of_mean + of_variance * (maps.astype(of_mean.dtype) - mean))
         return (gradient.astype(of_mean.dtype) + through).astype(gradient.dtype)
@@ -168,7 +171,7 @@ def _block(size, values, moments, layers, weights):
     Args:
       size: height and width of the maps.
       values, moments: the block's input `[N, C, H, W]`, and its moments.
-      layers: the steps of each layer.
+      layers: the parameters of each layer.
       weights: `[N]`, weights of the images in the statistics.
     """
     return _block_forward(size, values, moments, layers, weights)[0]
@@ -177,66 +180,67 @@ def _block(size, values, moments, layers, weights):
 def _block_forward(size, values, moments, layers, weights):
     def forward(axes, values, weights, total, moments, layers):
         batch = _Batch(Images(weights, *size), axes, total)
-        new = sum(len(steps[-1].kernel) for steps in layers)
+        new = sum(len(layer.last.kernel) for layer in layers)
         buffer = jnp.pad(_rows(values), ((0, 0), (0, new)))
-        outputs, inside = [], []
-        for *bottleneck, last in layers:
-            channels = len(moments.mean)
-            read = buffer, moments
-            for step in bottleneck:
-                read = batch.convolve(*read, step, None)
-                outputs.append(read[0])
-                inside.append(read[1])
-            buffer, added = batch.convolve(*read, last, Target(buffer, channels))
+        bottlenecks, inner = [], []
+        for layer in layers:
+            read, channels = (buffer, moments), len(moments.mean)
+            if layer.inner:
+                read = batch.convolve(*read, layer.inner, None)
+                bottlenecks.append(read[0])
+                inner.append(read[1])
+            buffer, added = batch.convolve(*read, layer.last, Target(buffer, channels))
             moments = Moments(*map(jnp.append, moments, added))
-        return (buffer, outputs), (moments, inside)
+        return (buffer, bottlenecks), (moments, inner)
 
     total = weights.sum() * size[0] * size[1]
-    sharded, (moments, inside) = _on_all_devices(
+    (buffer, bottlenecks), (moments, inner) = _on_all_devices(
         forward, (values, weights), (total, moments, layers)
     )
-    of_layers = [[m] for m in inside] or [[] for _ in layers]
-    kept = *sharded, weights, total, moments, inside, layers
-    return (_maps(sharded[0], size), moments, of_layers), kept
+    kept = buffer, bottlenecks, weights, total, moments, inner, layers
+    return (_maps(buffer, size), moments, inner), kept
 
 
 def _block_backward(size, kept, gradients):
-    buffer, outputs, weights, total, moments, inside, layers = kept
+    buffer, bottlenecks, weights, total, moments, inner, layers = kept
     of_values, of_moments, _ = gradients
 
-    def backward(axes, gradient, buffer, outputs, weights, total, *replicated):
-        of_moments, moments, inside, layers = replicated
+    def backward(axes, gradient, buffer, bottlenecks, weights, *replicated):
+        total, of_moments, moments, inner, layers = replicated
         batch = _Batch(Images(weights, *size), axes, total)
         gradient, of_layers = _rows(gradient), []
-        inner = [*zip(outputs, inside, strict=True)]
-        for first, *rest in reversed(layers):
-            new = len((rest or [first])[-1].kernel)
-            channels = len(of_moments.mean) - new
-            added = batch.normalization(
-                buffer[:, channels : channels + new],
-                moments.first(channels + new).from_channel(channels),
-                of_moments.from_channel(channels),
+        for number in reversed(range(len(layers))):
+            layer, last = layers[number], len(of_moments.mean)
+            first = last - len(layer.last.kernel)  # The layer adds the maps from here to `last`.
+            of_new = batch.add(
+                gradient[:, first:last],
+                batch.normalization(
+                    buffer[:, first:last], moments.part(first, last), of_moments.part(first, last)
+                ),
             )
-            of_output = batch.with_normalization(gradient[:, channels : channels + new], added)
-            added, of_rest = None, []
-            for step in rest:
-                maps, of_maps = inner.pop()
-                of_output, through, of_step = batch.gradients(
-                    maps, of_maps, step, of_output, None, None
+            read = buffer, moments.part(0, first)
+            if layer.inner:
+                bottleneck = bottlenecks[number], inner[number]
+                of_inner, through, of_last = batch.gradients(
+                    *bottleneck, layer.last, of_new, None, None
                 )
-                added = batch.normalization(maps, of_maps, through)
-                of_rest.append(of_step)
-            gradient, added, of_first = batch.gradients(
-                buffer, moments.first(channels), first, of_output, added, gradient
-            )
-            of_moments = jax.tree.map(jnp.add, of_moments.first(channels), added)
-            of_layers.insert(0, [of_first, *of_rest])
-        return gradient[:, : len(of_moments.mean)], (of_moments, of_layers)
+                normalization = batch.normalization(*bottleneck, through)
+                gradient, through, of_step = batch.gradients(
+                    *read, layer.inner, of_inner, normalization, gradient
+                )
+                of_layers.append(Layer(of_step, of_last))
+            else:
+                gradient, through, of_last = batch.gradients(
+                    *read, layer.last, of_new, None, gradient
+                )
+                of_layers.append(Layer(None, of_last))
+            of_moments = jax.tree.map(jnp.add, of_moments.part(0, first), through)
+        return gradient[:, : len(of_moments.mean)], (of_moments, of_layers[::-1])
 
     of_input, (of_moments, of_layers) = _on_all_devices(
         backward,
-        (of_values, buffer, outputs, weights),
-        (total, of_moments, moments, inside, layers),
+        (of_values, buffer, bottlenecks, weights),
+        (total, of_moments, moments, inner, layers),
     )
     return _maps(of_input, size), of_moments, of_layers, jnp.zeros_like(weights)
 

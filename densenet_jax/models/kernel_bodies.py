@@ -169,8 +169,8 @@ def _neighbours(rows, tap, taps: int, size: tuple[int, int]):
 def _divide(index, by: int):
     """Returns quotient and remainder of an index, without the rounding of negative numbers."""
     index = jnp.asarray(index, jnp.int32)
-    by = jnp.full_like(index, by)
-    return lax.div(index, by), lax.rem(index, by)
+    divisor = jnp.full_like(index, by)
+    return lax.div(index, divisor), lax.rem(index, divisor)
 
 
 def _affine(vectors, columns, channels: int):
