@@ -83,7 +83,7 @@ class Step(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The parameters of a layer: `inner` gives its bottleneck, if it has one, `last` its new maps."""
+    """The parameters of a layer: of the step to its bottleneck, if any, and to its new maps."""
 
     inner: Step | None
     last: Step
