@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -114,7 +115,9 @@ class Trainer:
     def _build(self) -> tuple[StepContext, TrainState]:
         config = self.config
         rngs = nnx.Rngs(random_key(config.seed, INIT))
-        built, _ = choose_form(self.model_config, self._mesh.devices.flat[0])
+        built, reason = choose_form(self.model_config, self._mesh.devices.flat[0])
+        if getattr(self.model_config, "block", "") == "kernels" and built != self.model_config:
+            logging.warning("model.block is kernels, but dense blocks use plain JAX: %s", reason)
         model = FAMILIES[type(built)](built, rngs=rngs)
         graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
         params, batch_stats, other = map(nnx.to_pure_dict, states)

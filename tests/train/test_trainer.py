@@ -89,6 +89,15 @@ def test_matmul_precision_follows_the_config(split):
     assert found["highest"] == products * ["HIGHEST"]
 
 
+def test_kernels_that_cannot_be_used_are_named(caplog):
+    Trainer(small.config(small.PLAIN | {"model.block": "kernels"}))
+    assert not caplog.messages
+    Trainer(small.config(small.PLAIN | {"model.block": "kernels", "model.remat": "layer"}))
+    assert caplog.messages == [
+        "model.block is kernels, but dense blocks use plain JAX: remat is layer"
+    ]
+
+
 def test_a_wrong_matmul_precision_is_refused():
     with pytest.raises(InputError, match="matmul_precision is 'hi': choose one of default, high, "):
         Trainer(small.config({"matmul_precision": "hi"}))
