@@ -44,6 +44,10 @@ from launch.paths import typed_path
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+# Settings that change neither parameters nor predictions. timm does not know them.
+_TRAINING_ONLY = ("remat", "block")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     network_flags.add_flags(parser)
@@ -111,8 +115,7 @@ def write_repository(directory: Path, network: Network, source: str, license: st
       source: the `--weights` of the network, for the model card.
     """
     name, settings = catalog.describe(network.config)
-    for setting in ("remat", "block"):  # They matter in training only, and timm has neither.
-        settings.pop(setting, None)
+    settings = {name: x for name, x in settings.items() if name not in _TRAINING_ONLY}
     settings |= {"num_classes": network.config.num_classes}
     config = timm_config.TimmConfig(name, settings, network.preprocessing, network.classes)
     weight_files.write(directory / "model.safetensors", weights.to_torch(network))
@@ -146,7 +149,7 @@ def _write_onnx(network: Network, args: argparse.Namespace) -> None:
             ) from error
         jax_private.restore_closed_jaxpr()
         forward = _forward(network)
-        model = to_onnx(forward, inputs=[shape], model_name=type(network).__name__)
+        model = to_onnx(forward, inputs=[shape], model_name=_family(network))
     args.out.write_bytes(model.SerializeToString())
     print(f"wrote {args.out}: images ({', '.join(map(str, shape))}) to logits")
 
@@ -174,8 +177,7 @@ def card(network: Network, title: str, source: str, license: str) -> str:
         "---",
         f"# {title}",
         "",
-        f"A {type(network).__name__} with {counted(parameters, 'parameter')}, "
-        "under PyTorch's names.",
+        f"A {_family(network)} with {counted(parameters, 'parameter')}, under PyTorch's names.",
         f"Exported from {Path(source).name if source.startswith('/') else source} by densenet_jax.",
         "",
         "| | |",
@@ -196,8 +198,16 @@ def card(network: Network, title: str, source: str, license: str) -> str:
     if network.classes:
         names = printable(", ".join(network.classes)).replace("|", "\\|")
         lines.append(f"| class names | {names} |")
-    settings = {name: value for name, value in vars(config).items() if "dtype" not in name}
+    settings = {
+        name: value
+        for name, value in vars(config).items()
+        if "dtype" not in name and name not in _TRAINING_ONLY
+    }
     return "\n".join([*lines, "", "```json", json.dumps(settings, indent=2), "```", ""])
+
+
+def _family(network: Network) -> str:
+    return type(network.config).__name__.removesuffix("Config")
 
 
 def _result(source: str) -> dict | None:

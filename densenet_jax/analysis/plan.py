@@ -140,7 +140,7 @@ def analyse(config: ConfigDict) -> dict:
     block, block_reason = _form_on_any_device(network)
     params_bytes = params * jnp.dtype(network.param_dtype).itemsize
     memory = {
-        "activations_bytes": activation_bytes(network, height, width, batch_size),
+        "activations_bytes": activation_bytes(_plain(network), height, width, batch_size),
         "params_bytes": params_bytes,
         "gradients_bytes": params_bytes,
         "momentum_bytes": params_bytes,
@@ -158,6 +158,15 @@ def analyse(config: ConfigDict) -> dict:
         "macs": count_macs(network, height, width),
         "memory": memory | {"total_bytes": sum(memory.values())},
     }
+
+
+def _plain(network: NetworkConfig) -> NetworkConfig:
+    """Returns the network in plain JAX that keeps the activations that `network` keeps."""
+    if not isinstance(network, DenseNetConfig):
+        return network
+    uses_kernels = network.block == "kernels" and not why_not_kernels(network)
+    remat = "concat" if uses_kernels else network.remat
+    return dataclasses.replace(network, block="xla", remat=remat)
 
 
 def _form_on_any_device(network: NetworkConfig) -> tuple[str | None, str]:

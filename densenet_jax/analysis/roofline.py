@@ -246,7 +246,8 @@ def _classify(
         dot = next(part for part in fused if part.opcode == "dot")
         return "product", "matrix product", *_product(dot, {part.name: part for part in fused})
     if i.pallas_cost:
-        return "other", "Pallas kernel", i.pallas_cost["multiply_adds"], "bf16"
+        type_ = computation[i.operands[0]].arrays[0].type
+        return "other", "Pallas kernel", i.pallas_cost["multiply_adds"], type_
     if i.opcode == "custom-call":
         return "other", f"call of {i.library_call}", 0, ""
     named = (kind for opcode, kind in _KINDS.items() if opcode in opcodes)

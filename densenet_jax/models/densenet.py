@@ -56,8 +56,8 @@ class DenseNetConfig(NetworkConfig):
         16 in SE-DenseNet; 0 for none.
       remat: what the backward pass recomputes: "none", "concat" (concatenation, normalisation
         and ReLU: memory linear in depth, TPAMI section 3.4) or "layer" (the bottleneck as well).
-      block: form of the dense blocks in training: "xla" (the one in this file), "kernels" (GPU
-        kernels, see kernel_block.py) or "auto"; forms.py decides.
+      block: how dense blocks train: "xla" (plain JAX), "kernels" (GPU kernels) or "auto"; README.md
+        in this directory has the rules.
       bn_group_size: number of images of a batch that share batch statistics; 0: all.
     """
 

@@ -53,7 +53,9 @@ def why_not_kernels(config: DenseNetConfig) -> str:
     growth_rate = config.growth_rate * config.growth_factor ** (len(config.blocks) - 1)
     dtype, param_dtype = (jnp.dtype(t).name for t in (config.dtype, config.param_dtype))
     bottleneck = config.bottleneck * growth_rate
+    family = type(config).__name__.removesuffix("Config")
     reasons = {
+        f"the network is a {family}": type(config) is not DenseNetConfig,
         f"connectivity is {config.connectivity}": config.connectivity != "block",
         "post_activation": config.post_activation,
         f"dropout_rate is {config.dropout_rate:g}": config.dropout_rate > 0,

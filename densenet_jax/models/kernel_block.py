@@ -8,14 +8,16 @@ convolutions. Results differ from those of the plain form by rounding alone.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
+from densenet_jax.errors import InputError
 from densenet_jax.models.densenet import DenseLayer, DenseNet
 from densenet_jax.models.kernels import (
     Images,
@@ -40,7 +42,7 @@ class KernelDenseNet(DenseNet):
         modes = [self.layer_mode(mode, b, number) for number in range(1, len(layers) + 1)]
         parameters = [_parameters(*pair, values.dtype) for pair in zip(layers, modes, strict=True)]
         weights = jnp.ones(images) if mode.mask is None else mode.mask
-        weights = weights.astype(jnp.float32)
+        weights = weights.astype(jnp.float32).reshape(-1)
         # Padding alone is normalised by its own statistics, which keeps its values finite.
         weights = jnp.where(weights.sum() > 0, weights, 1)
         moments = Moments(statistics.mean[0], statistics.var[0])
@@ -177,6 +179,7 @@ def _block(size, values, moments, layers, weights):
     return _block_forward(size, values, moments, layers, weights)[0]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _block_forward(size, values, moments, layers, weights):
     def forward(axes, values, weights, total, moments, layers):
         batch = _Batch(Images(weights, *size), axes, total)
@@ -201,6 +204,7 @@ def _block_forward(size, values, moments, layers, weights):
     return (_maps(buffer, size), moments, inner), kept
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _block_backward(size, kept, gradients):
     buffer, bottlenecks, weights, total, moments, inner, layers = kept
     of_values, of_moments, _ = gradients
@@ -245,22 +249,46 @@ def _block_backward(size, kept, gradients):
     return _maps(of_input, size), of_moments, of_layers, jnp.zeros_like(weights)
 
 
+def _refuse(*_):
+    raise InputError(
+        "dense blocks in kernels have first derivatives only: set block to 'xla' for derivatives "
+        "of gradients"
+    )
+
+
 _block.defvjp(_block_forward, _block_backward)
+for function in (_block_forward, _block_backward):
+    function.defvjp(_refuse, _refuse)
 
 
 def _on_all_devices(function: Callable, sharded: tuple, replicated: tuple):
     """Returns `function(axes, *sharded, *replicated)`, a pair of sharded and replicated arrays.
 
-    On the devices of the current mesh, each of which has a part of the batch; `axes` are the names
-    of the axes of the mesh. Without a mesh, on one device.
+    The devices of the current mesh compute it, each for a part of the batch; `axes` are the names
+    of the axes that divide it. Axes of a surrounding `shard_map` already divide the batch. Without
+    a mesh, or with a batch that its devices cannot share equally, there are no axes.
+
+    Args:
+      sharded: arrays whose first dimension is a multiple of the number of images; the last one has
+        exactly the images.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = mesh.axis_names if mesh.size > 1 else ()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    axes = tuple(name for name, kind in kinds if kind == AxisType.Auto)
+    devices = math.prod(mesh.shape[name] for name in axes)
+    if devices == 1 or len(sharded[-1]) % devices:
+        axes = ()
     function = functools.partial(function, axes)
     if axes:
         batch, same = PartitionSpec(axes), PartitionSpec()
         specs = (batch,) * len(sharded) + (same,) * len(replicated)
-        function = jax.shard_map(function, in_specs=specs, out_specs=(batch, same), check_vma=False)
+        function = jax.shard_map(
+            function,
+            in_specs=specs,
+            out_specs=(batch, same),
+            axis_names=set(axes),
+            check_vma=False,
+        )
     return function(*sharded, *replicated)
 
 

@@ -69,6 +69,9 @@ class NetworkConfig:
         if typing.get_origin(kind) in (typing.Union, types.UnionType):
             options = typing.get_args(kind)
         if not any(_is_of_type(value, option) for option in options):
+            allowed = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+            if allowed:
+                raise InputError(f"{field} is {value!r:.200}: choose one of {', '.join(allowed)}")
             names = " or ".join(
                 getattr(option, "__name__", str(option)).replace("NoneType", "None")
                 for option in options

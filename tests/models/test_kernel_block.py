@@ -9,10 +9,12 @@ import numpy as np
 import optax
 import pytest
 import reference
+import small
 from cases import slow_except
 from flax import nnx
 
 import densenet_jax as dj
+from densenet_jax.errors import InputError
 from densenet_jax.models import forms
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNet
@@ -106,6 +108,50 @@ def test_bfloat16_is_no_further_from_float64_than_the_plain_form(case):
         assert error <= errors["xla"][key], key
 
 
+def test_second_derivatives_are_refused():
+    model = dj.create_model("densenet_k4_d7", rngs=nnx.Rngs(0), block="kernels")
+    graphdef, state = nnx.split(model)
+
+    def loss(images):
+        return nnx.merge(graphdef, state, copy=True)(images, train=True).sum()
+
+    def penalty(images):
+        return jnp.square(jax.grad(loss)(images)).sum()
+
+    images = jnp.ones([2, 8, 8, 3])
+    with pytest.raises(InputError, match="set block to 'xla' for derivatives of gradients"):
+        jax.make_jaxpr(jax.grad(penalty))(images)
+
+
+SHARED = """
+import jax, numpy as np
+from flax import nnx
+from jax.sharding import AxisType, PartitionSpec as P
+import densenet_jax as dj
+from densenet_jax.errors import InputError
+
+mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+images = np.random.default_rng(0).standard_normal((6, 8, 8, 3), np.float32)
+found = []
+for block in ("kernels", "xla"):
+    model = dj.create_model("densenet_k4_d7", rngs=nnx.Rngs(0), block=block)
+    graphdef, state = nnx.split(model)
+    logits = lambda images: nnx.merge(graphdef, state, copy=True)(images, train=True)
+    local = jax.shard_map(logits, mesh=mesh, in_specs=P("x"), out_specs=P("x"), check_vma=False)
+    with jax.set_mesh(mesh):
+        found.append([jax.jit(local)(images), jax.jit(logits)(images), jax.jit(logits)(images[:3])])
+for ours, plain in zip(*found):
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_a_batch_may_be_shared_or_not():
+    """By the shard_map of a user, by the devices of a mesh, or by neither, as 3 images on 2."""
+    process = small.start("-c", SHARED, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
 def test_evaluation_uses_the_plain_form():
     def logits(form):
         model = dj.create_model("densenet_bc_k4_d10", rngs=nnx.Rngs(0), block=form)
@@ -177,6 +223,11 @@ def test_auto_takes_kernels_where_they_were_measured_to_be_faster(monkeypatch):
     assert (found.block, reason) == ("kernels", f"measured to be faster on {H100.device_kind}")
     found, _ = choose_form(model_config("densenet121"), Device("gpu", "NVIDIA A100-SXM4-80GB"))
     assert found.block == "xla"
+
+
+def test_a_blurred_stem_has_no_kernels():
+    config, reason = choose_form(model_config("densenetblur121d", block="kernels"), H100)
+    assert (config.block, reason) == ("xla", "the network is a BlurDenseNet")
 
 
 def test_networks_without_dense_blocks_have_no_form():
