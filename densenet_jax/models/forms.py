@@ -8,14 +8,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from densenet_jax.models.densenet import DenseNet, DenseNetConfig
-from densenet_jax.models.kernel_block import KernelDenseNet
-from densenet_jax.models.kernels import MAX_OUTPUTS
 from densenet_jax.models.network import NetworkConfig
 from densenet_jax.models.post_activation import PostActivationDenseNet
 
 # Names in the kinds of GPUs for which launch/benchmark/NOTES.md records that a step with kernels
 # takes at least 10 % less time. No measurement shows that so far.
 FASTER_ON: tuple[str, ...] = ()
+# Largest number of outputs of a convolution with kernels, by its number of taps. The registers of a
+# program cannot hold more sums.
+MAX_OUTPUTS = {1: 256, 9: 64}
 PLATFORMS = ("gpu", "cpu")  # Platforms with kernels, which are interpreted on CPU.
 
 
@@ -23,8 +24,12 @@ def build_densenet(config: DenseNetConfig, *, rngs: nnx.Rngs) -> DenseNet:
     """Builds the DenseNet that `config` describes. For `block="auto"` see `choose_form`."""
     if config.post_activation:
         return PostActivationDenseNet(config, rngs=rngs)
-    uses_kernels = config.block == "kernels" and not why_not_kernels(config)
-    return (KernelDenseNet if uses_kernels else DenseNet)(config, rngs=rngs)
+    if config.block != "kernels" or why_not_kernels(config):
+        return DenseNet(config, rngs=rngs)
+    # Importing Pallas takes 0.3 s, which few programs need.
+    from densenet_jax.models.kernel_block import KernelDenseNet
+
+    return KernelDenseNet(config, rngs=rngs)
 
 
 def choose_form(config: NetworkConfig, device: jax.Device) -> tuple[NetworkConfig, str]:

@@ -27,9 +27,6 @@ from densenet_jax.models.kernel_bodies import (
     forward_tile,
 )
 
-# Largest number of outputs of a convolution, by its number of taps. The registers of a program
-# cannot hold more sums.
-MAX_OUTPUTS = {1: 256, 9: 64}
 MIN_TILE = 16  # Tensor cores multiply matrices of at least 16 rows and columns.
 # Number of warps of all programs of a backward kernel: 16 on each multiprocessor of an H100. With
 # more warps a second wave of programs would start when the first one ends.

@@ -235,6 +235,13 @@ def test_networks_without_dense_blocks_have_no_form():
     assert choose_form(config, H100) == (config, "")
 
 
+def test_plain_networks_do_not_import_the_kernels():
+    code = "import sys, launch.train; assert 'densenet_jax.models.kernels' not in sys.modules"
+    process = small.start("-c", code)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
 def test_both_forms_have_the_same_variables():
     names = [
         sorted(dj.weights.to_torch(dj.create_model("densenet121", rngs=nnx.Rngs(0), block=form)))
