@@ -171,13 +171,10 @@ class Program:
         whole = self._running(self.computations.get(self.entry, {}), 1)
         loops = [i for i, _, times in whole if i.opcode == "while" and times == 1]
         bodies = [self._running(self.called(loop, "body"), 1) for loop in loops]
-        longest = _longest(bodies)
-        is_step = 2 * len(longest) >= len(whole)
-        if outermost := [
-            b for b, i in zip(bodies, loops, strict=True) if _OUTERMOST.fullmatch(i.op_name)
-        ]:
-            longest, is_step = _longest(outermost), True
-        step = longest if is_step else whole
+        pairs = zip(loops, bodies, strict=True)
+        outermost = [body for loop, body in pairs if _OUTERMOST.fullmatch(loop.op_name)]
+        longest = _longest(outermost or bodies)
+        step = longest if outermost or 2 * len(longest) >= len(whole) else whole
         return [found for found in step if found[0].opcode != "while"]
 
     def _running(self, computation: Computation, times: int) -> list[Execution]:

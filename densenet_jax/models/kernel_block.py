@@ -257,8 +257,8 @@ def _refuse(*_):
 
 
 _block.defvjp(_block_forward, _block_backward)
-for function in (_block_forward, _block_backward):
-    function.defvjp(_refuse, _refuse)
+_block_forward.defvjp(_refuse, _refuse)
+_block_backward.defvjp(_refuse, _refuse)
 
 
 def _on_all_devices(function: Callable, sharded: tuple, replicated: tuple):

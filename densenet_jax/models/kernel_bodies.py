@@ -22,7 +22,7 @@ class Tiling(NamedTuple):
     Attributes:
       rows, channels, outputs: positions, input channels and outputs of a tile, powers of two.
       warps: number of warps of a program.
-      stages: number of tiles that are loaded ahead, and 1.
+      stages: one more than the number of tiles that are loaded ahead.
     """
 
     rows: int

@@ -59,19 +59,18 @@ class NetworkConfig:
                 raise InputError(f"{field} is {value:g}: it must be at least 0 and below 1")
             if isinstance(value, tuple) and not all(type(number) is int for number in value):
                 raise InputError(f"{field} is {value}: it must be whole numbers, such as (6, 12)")
-            allowed = typing.get_args(kind)
-            if typing.get_origin(kind) is typing.Literal and value not in allowed:
-                raise InputError(f"{field} is {value!r}: choose one of {', '.join(allowed)}")
 
     def _check_type(self, field: str, kind: Any) -> None:
         """Raises InputError if a field has another type than its own, or a number too large."""
         value, options = getattr(self, field), (kind,)
+        if typing.get_origin(kind) is typing.Literal:
+            allowed = typing.get_args(kind)
+            if not isinstance(value, str) or value not in allowed:
+                raise InputError(f"{field} is {value!r:.200}: choose one of {', '.join(allowed)}")
+            return
         if typing.get_origin(kind) in (typing.Union, types.UnionType):
             options = typing.get_args(kind)
         if not any(_is_of_type(value, option) for option in options):
-            allowed = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
-            if allowed:
-                raise InputError(f"{field} is {value!r:.200}: choose one of {', '.join(allowed)}")
             names = " or ".join(
                 getattr(option, "__name__", str(option)).replace("NoneType", "None")
                 for option in options
@@ -104,8 +103,6 @@ def _is_of_type(value: Any, kind: Any) -> bool:
         return isinstance(value, numbers.Real) and not isinstance(value, bool)
     if typing.get_origin(kind) is tuple:
         return isinstance(value, tuple | list)
-    if typing.get_origin(kind) is typing.Literal:
-        return isinstance(value, str)
     if kind is jnp.dtype:
         try:
             return jnp.issubdtype(jnp.dtype(value), jnp.floating)

@@ -104,6 +104,26 @@ def test_bfloat16_is_no_further_from_float64_than_the_plain_form(case):
         assert error <= errors["xla"][key], key
 
 
+def test_padding_alone_gives_finite_equal_logits():
+    """Its running statistics are NaN in both forms, because no image counts."""
+
+    def logits(form):
+        model = dj.create_model("densenet_k4_d7", rngs=nnx.Rngs(0), block=form)
+        graphdef, state = nnx.split(model)
+        images, _ = reference.batch("padding", 2, 8, 10, jnp.float32)
+
+        @jax.jit
+        def train(images):
+            merged = nnx.merge(graphdef, state, copy=True)
+            return merged(images, train=True, mask=jnp.zeros(2))
+
+        return vector(train(images))
+
+    found = logits("kernels")
+    assert np.isfinite(found).all()
+    assert distance(found, logits("xla")) < 1e-5
+
+
 def test_second_derivatives_are_refused():
     model = dj.create_model("densenet_k4_d7", rngs=nnx.Rngs(0), block="kernels")
     graphdef, state = nnx.split(model)
@@ -142,7 +162,7 @@ for ours, plain in zip(*found):
 
 
 def test_a_batch_may_be_shared_or_not():
-    """By the shard_map of a user, by the devices of a mesh, or by neither, as 3 images on 2."""
+    """A user's shard_map divides it, or the devices of a mesh do; 3 images stay on one device."""
     process = small.start("-c", SHARED, XLA_FLAGS="--xla_force_host_platform_device_count=2")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

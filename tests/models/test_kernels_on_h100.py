@@ -37,7 +37,9 @@ def step(network: str, batch_size: int, block: str) -> dict:
     # A description of each kernel ends before that of the next one begins.
     described = done.stderr.split("ptxas info    : Compiling entry function ")[1:]
     ours = [text for text in described if re.match(r"'(forward_tile|backward_strip)", text)]
-    spilled = sum(int(n) for text in ours for pair in SPILLS.findall(text) for n in pair)
+    spills = [SPILLS.findall(text) for text in ours]
+    assert all(spills), "ptxas does not say what it spills"
+    spilled = sum(int(n) for pairs in spills for pair in pairs for n in pair)
     return json.loads(done.stdout.splitlines()[-1]) | {"kernels": len(ours), "spilled": spilled}
 
 
