@@ -11,7 +11,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from densenet_jax.models.layers import relu, scale_shift
+from densenet_jax.models.layers import scale_shift
 
 FLOAT32 = jnp.float32
 
@@ -29,7 +29,7 @@ class Tiling(NamedTuple):
     channels: int
     outputs: int
     warps: int
-    stages: int = 1
+    stages: int
 
 
 class Gradients(NamedTuple):
@@ -55,13 +55,20 @@ def forward_tile(maps, kernel, weights, vectors, *refs, tiling: Tiling, size, fi
         affine = _affine(vectors, columns, channels)
         matrix = known[:, None] & wanted
 
-        def add_tap(tap, total):
+        def load(tap):
             near, exists = _neighbours(rows, tap, taps, size)
-            place = (exists & inside)[:, None] & known, near[:, None], columns
-            active, _ = _activate(maps, place, affine)
-            return total + _product(active, _load(kernel, matrix, out, tap, columns[:, None]))
+            exists = (exists & inside)[:, None]
+            x = _load(maps, exists & known, near[:, None], columns)
+            bound = jnp.where(exists, jnp.inf, 0).astype(FLOAT32)
+            return x, bound, _load(kernel, matrix, out, tap, columns[:, None])
 
-        return _each_tap(taps, add_tap, total)
+        def multiply(x, bound, matrix):
+            active = _activate(x.astype(FLOAT32), affine)
+            if taps > 1:  # Zeros around the image. A bound takes fewer instructions than a mask.
+                active = jnp.minimum(active, bound)
+            return _product(active.astype(x.dtype), matrix)
+
+        return _sum_over_taps(taps, load(0), load, multiply, total)
 
     total = jnp.zeros((tiling.rows, tiling.outputs), FLOAT32)
     total = lax.fori_loop(0, pl.cdiv(channels, tiling.channels), add_chunk, total)
@@ -95,42 +102,50 @@ def backward_strip(
             _load(vectors, wanted, 4 * channels + n * outputs + out) for n in range(3)
         )
 
-    def output_gradient(rows, inside, tap):
-        # The output that reads a position through a tap lies on the other side of it.
-        near, exists = _neighbours(rows, taps - 1 - tap, taps, size)
-        inside &= exists
-        place = inside[:, None] & wanted, near[:, None], out
-        g = _load(gradient, *place)
-        if normalizes:
-            distance = _load(values, *place).astype(FLOAT32) - mean
-            weight = _load(weights, inside, _divide(near, math.prod(size))[0])[:, None]
-            g = g.astype(FLOAT32) + weight * (of_mean + of_variance * distance)
-        # The selection keeps Triton from loading each value once for every warp.
-        return jnp.where(place[0], g, 0).astype(maps.dtype)
-
     def add_tile(tile, totals):
         of_scale, of_shift, *of_kernel = totals
         rows = (strip * tiles + tile) * tiling.rows + _range(tiling.rows)
         inside = rows < len(maps)
         place = inside[:, None] & known, rows[:, None], columns
-        active, x = _activate(maps, place, affine)
-        total = jnp.zeros(x.shape, FLOAT32)
+        x = _load(maps, *place).astype(FLOAT32)
+        active = _activate(x, affine)
 
-        def add_tap(tap, total):
-            g = output_gradient(rows, inside, tap)
-            return total + _product(g, _load(kernel, matrix, out, tap, columns[:, None]), 1)
+        def load(tap):
+            # The output that reads a position through a tap lies on the other side of it.
+            near, exists = _neighbours(rows, taps - 1 - tap, taps, size)
+            exists &= inside
+            place = exists[:, None] & wanted, near[:, None], out
+            g = _load(gradient, *place)
+            if not normalizes:
+                return g
+            distance = _load(values, *place).astype(FLOAT32) - mean
+            weight = _load(weights, exists, _divide(near, math.prod(size))[0])[:, None]
+            g = g.astype(FLOAT32) + weight * (of_mean + of_variance * distance)
+            return jnp.where(place[0], g, 0).astype(maps.dtype)
 
-        if of.maps:
-            total = _each_tap(taps, add_tap, total)
+        def load_both(tap, g=None):
+            g = load(tap) if g is None else g
+            return g, _load(kernel, matrix, out, tap, columns[:, None])
+
+        first = load(0)
         for tap, of_tap in enumerate(of_kernel):
-            of_kernel[tap] = of_tap + _product(active, output_gradient(rows, inside, tap), 0)
+            g = load(tap) if tap else first
+            of_kernel[tap] = of_tap + _product(active.astype(maps.dtype), g, 0)
         if of.maps:
+            total = _sum_over_taps(
+                taps,
+                load_both(0, first),
+                load_both,
+                lambda g, weights: _product(g, weights, 1),
+                jnp.zeros(x.shape, FLOAT32),
+            )
             total = jnp.where(active <= 0, 0, total)
             added = total * affine[0]
             if adds:
                 added += _load(earlier, *place).astype(FLOAT32)
             _store(others[0], added.astype(maps.dtype), *place)
-        return of_scale + (total * x).sum(0), of_shift + total.sum(0), *of_kernel
+            of_scale, of_shift = of_scale + (total * x).sum(0), of_shift + total.sum(0)
+        return of_scale, of_shift, *of_kernel
 
     shapes = [columns.shape] * 2 + [matrix.shape] * taps * of.kernel
     zeros = tuple(jnp.zeros(shape, FLOAT32) for shape in shapes)
@@ -147,8 +162,20 @@ def _range(length: int):
     return jnp.arange(length, dtype=jnp.int32)
 
 
-def _each_tap(taps: int, add_tap, total):
-    return add_tap(0, total) if taps == 1 else lax.fori_loop(0, taps, add_tap, total)
+def _sum_over_taps(taps: int, first, load, multiply, total):
+    """Adds to `total` the products of all taps, of which `first` are the operands of the first.
+
+    The operands of the next tap are loaded while those of one are multiplied.
+    """
+    if taps == 1:
+        return total + multiply(*first)
+
+    def add(tap, carry):
+        total, loaded = carry
+        following = load(jnp.minimum(tap + 1, taps - 1))
+        return total + multiply(*loaded), following
+
+    return lax.fori_loop(0, taps, add, (total, first))[0]
 
 
 def _neighbours(rows, tap, taps: int, size: tuple[int, int]):
@@ -177,14 +204,13 @@ def _affine(vectors, columns, channels: int):
     """Returns the scale and shift of a chunk of channels, from the vectors of `Source`."""
     known = columns < channels
     a, b = scale_shift(*(_load(vectors, known, n * channels + columns) for n in range(4)))
-    return jnp.where(known, a, 0), b
+    return a, b
 
 
-def _activate(maps, place, affine):
-    """Returns ReLU(a x + b) of a tile, zeros where masked, and x in float32."""
+def _activate(x, affine):
+    """Returns ReLU(a x + b). The maximum, unlike a selection, is one instruction; it keeps NaN."""
     a, b = affine
-    x = _load(maps, *place).astype(FLOAT32)
-    return jnp.where(place[0], relu(x * a + b), 0).astype(maps.dtype), x
+    return jnp.maximum(x * a + b, 0)
 
 
 def _load(ref, mask, *indices):

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
+from jax.typing import DTypeLike
 
 from densenet_jax.models.kernel_bodies import (
     FLOAT32,
@@ -28,9 +29,9 @@ from densenet_jax.models.kernel_bodies import (
 )
 
 MIN_TILE = 16  # Tensor cores multiply matrices of at least 16 rows and columns.
-# Number of warps of all programs of a backward kernel: 16 on each multiprocessor of an H100. With
-# more warps a second wave of programs would start when the first one ends.
-WARPS = 16 * 132
+# Number of programs of a backward kernel: four on each multiprocessor of an H100. With more, a
+# second wave of programs would start when the first one ends.
+PROGRAMS = 4 * 132
 # Least number of tiles of positions for one program of a backward kernel. Each program writes sums,
 # which would otherwise take more memory traffic than small maps.
 MIN_TILES = 4
@@ -88,20 +89,34 @@ class Images(NamedTuple):
     width: int
 
 
-def forward_tiling(taps: int, channels: int, outputs: int) -> Tiling:
+def forward_tiling(taps: int, channels: int, outputs: int, dtype: DTypeLike) -> Tiling:
     """Returns the tiling of `normalize_convolve`."""
-    if taps == 1:
-        widest = 64 if outputs <= 128 else 32
-        return Tiling(64, min(_tile(channels), widest), _tile(outputs), warps=8, stages=3)
-    return Tiling(64, min(_tile(channels), 32), _tile(outputs), warps=4, stages=3)
+    if _is_wide(dtype):
+        rows, widest, stages = 32, 32, 1
+    elif taps > 1:
+        rows, widest, stages = (128, 16, 2) if outputs <= 16 else (32, 64, 2)
+    elif outputs <= 64:
+        rows, widest, stages = 64, 128, 2
+    else:
+        rows, widest, stages = 128 if outputs <= 128 else 64, 64, 3
+    return Tiling(rows, min(_tile(channels), widest), _tile(outputs), 4, stages)
 
 
-def backward_tiling(taps: int, channels: int, outputs: int, of: Gradients) -> Tiling:
+def backward_tiling(
+    taps: int, channels: int, outputs: int, of: Gradients, dtype: DTypeLike
+) -> Tiling:
     """Returns the tiling of the kernel that computes the gradients `of`."""
-    if taps == 1:
-        return Tiling(32, min(_tile(channels), 32), _tile(outputs), warps=8)
-    widest = 64 if outputs <= (32 if of.kernel else 16) else 32
-    return Tiling(64, min(_tile(channels), widest), _tile(outputs), 8, stages=2 if of.maps else 1)
+    if _is_wide(dtype) or outputs > (128 if taps == 1 else 32):  # Four warps lack registers.
+        rows, widest, warps, stages = 64, 16 if _is_wide(dtype) else 32, 8, 1
+    elif taps == 1:
+        rows, widest, warps, stages = 64, 32, 4, 2
+    else:
+        rows, widest, warps, stages = 128 if of.maps else 64, 64, 4, 1
+    return Tiling(rows, min(_tile(channels), widest), _tile(outputs), warps, stages)
+
+
+def _is_wide(dtype: DTypeLike) -> bool:
+    return jnp.dtype(dtype).itemsize > 2
 
 
 def normalize_convolve(
@@ -118,7 +133,7 @@ def normalize_convolve(
       the result less `center` and of its square.
     """
     outputs, taps, channels = kernel.shape
-    positions, tiling = len(source.maps), forward_tiling(taps, channels, outputs)
+    positions, tiling = len(source.maps), forward_tiling(taps, channels, outputs, source.maps.dtype)
     tiles = pl.cdiv(positions, tiling.rows)
     maps, *norm = source
     operands = [maps, kernel, images.weights, jnp.concatenate([*norm, center])]
@@ -190,10 +205,12 @@ def _gradients(
     of the kernel follow, a row for each output and tap.
     """
     outputs, taps, channels = kernel.shape
-    positions, tiling = len(source.maps), backward_tiling(taps, channels, outputs, of)
+    positions, tiling = (
+        len(source.maps),
+        backward_tiling(taps, channels, outputs, of, source.maps.dtype),
+    )
     tiles, chunks = pl.cdiv(positions, tiling.rows), pl.cdiv(channels, tiling.channels)
-    programs = WARPS // tiling.warps
-    tiles_in_strip = max(MIN_TILES, pl.cdiv(tiles, max(programs // chunks, 1)))
+    tiles_in_strip = max(MIN_TILES, pl.cdiv(tiles, max(PROGRAMS // chunks, 1)))
     strips = pl.cdiv(tiles, tiles_in_strip)
     rows = 2 * of.maps + outputs * taps * of.kernel
     maps, *vectors = source
