@@ -29,9 +29,9 @@ from densenet_jax.models.kernel_bodies import (
 )
 
 MIN_TILE = 16  # Tensor cores multiply matrices of at least 16 rows and columns.
-# Number of programs of a backward kernel: four on each multiprocessor of an H100. With more, a
-# second wave of programs would start when the first one ends.
-PROGRAMS = 4 * 132
+# Number of programs of a backward kernel: two on each multiprocessor of an H100 or H200, for which
+# there are registers. With more, a second wave of programs would start when the first one ends.
+PROGRAMS = 2 * 132
 # Least number of tiles of positions for one program of a backward kernel. Each program writes sums,
 # which would otherwise take more memory traffic than small maps.
 MIN_TILES = 4
