@@ -100,7 +100,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         trainer = Trainer(config)
         run.check_classes(trainer.data.classes)
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-            state, _ = checkpoints.restore(trainer.initial_state, args.checkpoint)
+            state, _ = checkpoints.restore(trainer.state_like, args.checkpoint)
         errors = trainer.evaluate(state)
         if config.data.ten_crops:
             errors |= trainer.evaluate(state, TEN_CROPS)

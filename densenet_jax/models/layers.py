@@ -89,8 +89,11 @@ def concatenate_statistics(maps: list[FeatureMap]) -> Statistics | None:
 class BatchNorm(nnx.Module):
     """Batch normalisation: scale, shift and running statistics of one reader of feature maps.
 
-    With `learned=False` there are no scale and shift.
+    With `learned=False` there are no scale and shift. If `frozen`, training normalises by the
+    running statistics, as evaluation does, and leaves them as they are.
     """
+
+    frozen = False
 
     def __init__(
         self, features: int, *, param_dtype: DTypeLike = jnp.float32, learned: bool = True
@@ -114,9 +117,10 @@ class BatchNorm(nnx.Module):
     def scale_shift(self, statistics: Statistics | None) -> ScaleShift:
         """Returns `(a, b)` such that `a x + b` is the normalised x; each `[groups, features]`.
 
-        With `statistics` None the running statistics normalise; a and b are then `[features]`.
+        With `statistics` None, or if this BatchNorm is frozen, the running statistics normalise; a
+        and b are then `[features]`.
         """
-        if statistics is None:
+        if statistics is None or self.frozen:
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = statistics.mean, statistics.var
@@ -130,7 +134,7 @@ class BatchNorm(nnx.Module):
         The running variance averages unbiased estimates. The statistics of several groups are
         averaged, each weighted by its number of images.
         """
-        if statistics is None:
+        if statistics is None or self.frozen:
             return
         mean, var, count = lax.stop_gradient(statistics)
         share = count / count.sum()

@@ -141,25 +141,31 @@ class Checkpoints:
             if not self._read_only and jax.process_index() == 0:
                 sync(self._directory)  # Stores the name of the last checkpoint.
 
-    def restore(self, like: TrainState, which: str = "last") -> tuple[TrainState, dict[str, Any]]:
+    def restore(
+        self, like: TrainState | Callable[[int], TrainState], which: str = "last"
+    ) -> tuple[TrainState, dict[str, Any]]:
         """Returns a train state, with the shapes, types and shardings of `like`, and its progress.
 
         If the last checkpoint cannot be read, reports it, sets it aside, and reads the previous
         one. Removes older checkpoints whose deletion was interrupted.
 
         Args:
+          like: a train state, or a function from a step to the train state at that step.
           which: "last", or "best": the best checkpoint according to the last one.
 
         Raises:
           InputError: no checkpoint exists, none can be read, or another version wrote it.
         """
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(like)
-        )
-        only_state = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        state, record = self._read(
-            which, lambda step: self._manager.restore(step, args=only_state).state
-        )
+
+        def read(step: int) -> dict[str, Any]:
+            target = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+                _as_dict(like(step) if callable(like) else like),
+            )
+            only_state = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            return self._manager.restore(step, args=only_state).state
+
+        state, record = self._read(which, read)
         if not self._read_only and "best" in record:
             for step in self.steps()[KEPT:]:
                 if step != record["best"]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FieldReference, config_dict
 
-from densenet_jax.errors import InputError
+from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
 from densenet_jax.models.statistics import check_groups
 from densenet_jax.train.keys import KEYS, Key
@@ -148,6 +148,7 @@ def check_config(config: ConfigDict) -> None:
             f"learning_rate_drops is {drops!r}: use fractions of the epochs, above 0 and at most 1"
         )
     _check_multipliers(config.learning_rate_multipliers)
+    _check_freezing(config)
     if config.report == "best_validation" and not config.data.holdout:
         raise InputError(
             "report is 'best_validation', but data.holdout is 0: hold out images for validation"
@@ -161,6 +162,25 @@ def check_config(config: ConfigDict) -> None:
             raise InputError(f"{key} is {values[key]!r}: set it with --config.{key}=NAME")
     model = model_config(config.model.name, **model_settings(config))
     check_groups(config.batch_size, getattr(model, "bn_group_size", 0))
+
+
+def _check_freezing(config: ConfigDict) -> None:
+    if config.freeze_epochs and not config.freeze:
+        raise InputError(
+            f"freeze_epochs is {config.freeze_epochs}, but freeze is unset: set freeze as well"
+        )
+    if config.freeze_epochs >= config.epochs:
+        raise InputError(
+            f"freeze_epochs is {config.freeze_epochs} of {counted(config.epochs, 'epoch')}: use "
+            "fewer epochs, or 0 to freeze to the end"
+        )
+    try:
+        re.compile(config.freeze or "")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"freeze is {config.freeze!r}, which is no regular expression ({error}): use for "
+            "example '^(conv0|norm0|blocks/0)/'"
+        ) from error
 
 
 def refusal(key: str, value: object) -> InputError:

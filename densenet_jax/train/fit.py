@@ -125,6 +125,8 @@ def _train(
                 log_event(line)
                 reporter.epoch(line, config.epochs)
                 progress.end_epoch(line, trainer.totals())
+                if progress.epoch == config.freeze_epochs:
+                    state = trainer.unfreeze(state)
                 is_best = progress.best is line
                 if is_last or is_best or (epoch + 1) % config.checkpoint_every_epochs == 0:
                     save()
@@ -147,7 +149,7 @@ def _begin(
     state = trainer.initial_state
     saved: dict[str, Any] = {"epoch": 0, "sums": {}, "metrics": []}
     if checkpoints.steps():
-        state, saved = checkpoints.restore(like=state)
+        state, saved = checkpoints.restore(like=trainer.state_like)
         reporter.print(f"resuming from step {int(state.step)} in {run.path}")
     restore_clock(trainer.clock, saved)
     lines = saved_lines(saved, run)
@@ -255,9 +257,12 @@ def _memory(trainer: Trainer) -> dict[str, int]:
 def _describe(trainer: Trainer) -> str:
     config, data = trainer.config, trainer.data
     network = network_label(config.model.name, model_overrides(config))
+    frozen = ""
+    if trainer.trained_params < trainer.params:
+        frozen = f" ({trainer.trained_params:,} of them are trained)"
     devices = jax.devices()
     return (
-        f"{network}: {counted(trainer.params, 'parameter')}; "
+        f"{network}: {counted(trainer.params, 'parameter')}{frozen}; "
         f"{config.data.name}: {counted(len(data.train), 'training image')}, "
         f"{counted(len(data.test), 'test image')}; {counted(config.epochs, 'epoch')} of "
         f"{counted(trainer.steps_per_epoch, 'step')} on {len(devices)} x {devices[0].device_kind}"

@@ -97,13 +97,29 @@ KEYS = {
     "learning_rate_multipliers": Key(
         (),
         "pairs of a regular expression and a factor for the updates of each parameter whose path, "
-        'such as "convs/8/bias", contains a match; 0 keeps the weights, but not the running '
-        "statistics of BatchNorm",
+        'such as "convs/8/bias", contains a match; to keep weights, set freeze',
+    ),
+    "layer_decay": Key(
+        1.0,
+        "factor of the learning rate from each block to the block before it; the classifier has "
+        "the full rate",
+        bounds=(0, 1),
     ),
     "warmup_epochs": Key(
         0.0, "epochs at warmup_learning_rate before the schedule", bounds=(0, 1e6)
     ),
     "warmup_learning_rate": Key(0.01, "learning rate during the warm-up", bounds=(0, 1e38)),
+    # Freezing.
+    "freeze": Key(
+        None,
+        "leave the parameters and the running statistics as they are whose path, such as "
+        '"blocks/0/3/norm1/mean", contains a match of this regular expression; "all-but-head" '
+        "trains the classifier alone",
+        optional=str,
+    ),
+    "freeze_epochs": Key(
+        0, "train every parameter after N epochs; 0: freeze to the end", bounds=(0, 10**6 - 1)
+    ),
     # SGD and the loss.
     "weight_decay": Key(1e-4, "L2 weight decay of every parameter", bounds=(0, 1e38)),
     "momentum": Key(0.9, "momentum of SGD", bounds=(0, 1e38)),

@@ -7,11 +7,15 @@ import re
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import KeyPath, keystr, tree_leaves_with_path, tree_map_with_path
+from jax.tree_util import KeyPath, tree_leaves_with_path, tree_map_with_path
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import InputError
 from densenet_jax.train.config import drop_steps, steps_per_epoch
+from densenet_jax.train.freezing import HEAD, path_of
+
+# Beginnings of the paths of the last BatchNorm, in the families with blocks, and of the classifier.
+_BEHIND_BLOCKS = ("norm5/", "norm/", HEAD)
 
 
 def learning_rate(config: ConfigDict, examples: int) -> optax.Schedule:
@@ -47,8 +51,12 @@ def companion_weight(config: ConfigDict, examples: int) -> optax.Schedule:
 def optimizer(
     config: ConfigDict, learning_rate: optax.Schedule, params: optax.Params
 ) -> optax.GradientTransformation:
-    """Builds the optimiser; raises InputError if a multiplier matches none of `params`."""
-    paths = [_name(path) for path, _ in tree_leaves_with_path(params)]
+    """Builds the optimiser.
+
+    Raises InputError if a multiplier matches none of `params`, or if the network has no blocks
+    between which the rate could decay.
+    """
+    paths = [path_of(path) for path, _ in tree_leaves_with_path(params)]
     for pattern, _ in config.learning_rate_multipliers:
         if not any(re.search(pattern, path) for path in paths):
             raise InputError(
@@ -57,7 +65,7 @@ def optimizer(
             )
     return optax.chain(
         sgd(learning_rate, config.momentum, config.weight_decay, config.nesterov),
-        optax.stateless(functools.partial(_multiply, config.learning_rate_multipliers)),
+        optax.stateless(functools.partial(_multiply, _factors(config, paths))),
     )
 
 
@@ -74,17 +82,42 @@ def sgd(
     )
 
 
+def _factors(config: ConfigDict, paths: list[str]) -> dict[str, float]:
+    """Returns the factor of the updates of each parameter that has one."""
+    factors = {
+        path: [factor for pattern, factor in config.learning_rate_multipliers
+               if re.search(pattern, path)]
+        for path in paths
+    }  # fmt: skip
+    if config.layer_decay != 1:
+        blocks = {path: _block(path) for path in paths}
+        if not (numbers := [number for number in blocks.values() if number]):
+            raise InputError(
+                f"layer_decay is {config.layer_decay:g}, but {config.model.name} has no blocks: "
+                "set it to 1"
+            )
+        last = max(numbers) + 1
+        for path, number in blocks.items():
+            factors[path].append(
+                config.layer_decay ** (last - (last if number is None else number))
+            )
+    return {path: math.prod(of_path) for path, of_path in factors.items() if of_path}
+
+
+def _block(path: str) -> int | None:
+    """Returns the number of a parameter's block: 0 for the stem, None behind the last block."""
+    if found := re.match(r"(?:blocks|stages|transitions)/(\d+)/", path):
+        return int(found[1]) + 1
+    return None if path.startswith(_BEHIND_BLOCKS) else 0
+
+
 def _multiply(
-    multipliers: tuple[tuple[str, float], ...], updates: optax.Updates, params: optax.Params
+    factors: dict[str, float], updates: optax.Updates, params: optax.Params
 ) -> optax.Updates:
-    """Returns each update multiplied by the factors of all patterns that match its path."""
+    """Returns each update multiplied by the factor of its path."""
 
     def one(path: KeyPath, update: jax.Array) -> jax.Array:
-        factors = [factor for pattern, factor in multipliers if re.search(pattern, _name(path))]
-        return update * math.prod(factors) if factors else update
+        factor = factors.get(path_of(path))
+        return update if factor is None else update * factor
 
     return tree_map_with_path(one, updates)
-
-
-def _name(path: KeyPath) -> str:
-    return keystr(path, simple=True, separator="/")

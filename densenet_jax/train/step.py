@@ -14,6 +14,7 @@ from densenet_jax.data.augmentation import Augmentation
 from densenet_jax.data.batches import Batch
 from densenet_jax.models.network import Network
 from densenet_jax.train.flat import Layout
+from densenet_jax.train.freezing import merged, trained
 
 # The purposes of random numbers. Each purpose has a separate stream.
 INIT, AUGMENT, DROPOUT, COLOR = range(4)
@@ -69,6 +70,7 @@ class StepContext:
       augmentation: changes training images at random; None: leaves them.
       loss, label_smoothing: see `losses`.
       companion_weight: weight of the losses of companion classifiers, by step.
+      frozen: paths of the parameters that are not trained, see freezing.py.
       flat_loop: whether a loop of steps keeps the train state as a few flat vectors, see flat.py.
     """
 
@@ -83,6 +85,7 @@ class StepContext:
     loss: str
     label_smoothing: float
     companion_weight: optax.Schedule
+    frozen: frozenset[str] = frozenset()
     flat_loop: bool = False
 
     @property
@@ -159,6 +162,7 @@ def train_step(
     """
 
     def mean_loss(params):
+        params = merged(params, state.params)
         trees = dataclasses.replace(state, params=params)
         if layout:
             trees = dataclasses.replace(
@@ -180,9 +184,10 @@ def train_step(
             batch_stats = layout.batch_stats.pack(batch_stats)
         return objective, (totals, batch_stats)
 
-    grads, (totals, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
-    updates, opt_state = context.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = trained(state.params, context.frozen)
+    grads, (totals, batch_stats) = jax.grad(mean_loss, has_aux=True)(params)
+    updates, opt_state = context.optimizer.update(grads, state.opt_state, params)
+    params = merged(optax.apply_updates(params, updates), state.params)
     return TrainState(state.step + 1, params, batch_stats, opt_state), totals
 
 

@@ -14,19 +14,17 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from densenet_jax.data import sources
-from densenet_jax.data.augmentation import Augmentation
-from densenet_jax.data.batches import Batch, normalize
-from densenet_jax.data.dataset import Dataset, Split
-from densenet_jax.data.pictures import decode
-from densenet_jax.data.preprocessing import preprocess
+from densenet_jax.data.dataset import Dataset
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
+from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.forms import choose_form
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.train.compiler import compile_program
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
 from densenet_jax.train.feed import TEN_CROPS, Dispatch, Resident, Streamed
+from densenet_jax.train.freezing import freeze, merged, trained
+from densenet_jax.train.inputs import augmentation, load_data
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
 from densenet_jax.train.progress import Clock
@@ -41,6 +39,7 @@ from densenet_jax.train.step import (
     train_steps,
 )
 
+UNFROZEN = "train, unfrozen"  # Names the training program after the end of `freeze_epochs`.
 TOP = 5  # Of at most five classes, the right class is always among the five best.
 
 
@@ -61,7 +60,8 @@ class Trainer:
       learning_rate: function from step to learning rate.
       initial_state: the untrained network and its optimiser, on all devices. Training donates it.
       model_config: the config of the network, with the classes and channels of the data.
-      params: number of parameters of the network.
+      params, trained_params: number of parameters of the network, and of those that training
+        changes before the end of `freeze_epochs`.
       clock: measures "compiling"; a caller measures "training", of which "input_wait" are the
         seconds for which the devices waited for data.
     """
@@ -76,7 +76,7 @@ class Trainer:
     ):
         check_config(config)
         self.config = config
-        self.data = data or _load(config)
+        self.data = data or load_data(config)
         examples = len(self.data.train)
         if config.batch_size > examples:
             raise InputError(
@@ -93,8 +93,12 @@ class Trainer:
         self.images_per_epoch = min(examples, self.steps_per_epoch * config.batch_size)
         self.learning_rate = learning_rate(config, examples)
         self.model_config = _model_config(config, self.data)
-        self._context, self.initial_state = self._build()
-        self.params = sum(leaf.size for leaf in jax.tree.leaves(self.initial_state.params))
+        self._context, self._unfrozen, self.initial_state = self._build()
+        params = self.initial_state.params
+        self.params, self.trained_params = (
+            sum(leaf.size for leaf in jax.tree.leaves(tree))
+            for tree in (params, trained(params, self._context.frozen))
+        )
         self.clock = Clock()
         self._feed: Resident | Streamed
         if self.data.streamed:
@@ -112,10 +116,13 @@ class Trainer:
     def compile_seconds(self) -> float:
         return self.clock.seconds["compiling"]
 
-    def _build(self) -> tuple[StepContext, TrainState]:
+    def _build(self) -> tuple[StepContext, StepContext, TrainState]:
+        """Returns the contexts before and after the end of `freeze_epochs`, and the first state."""
         config = self.config
         rngs = nnx.Rngs(random_key(config.seed, INIT))
         built, reason = choose_form(self.model_config, self._mesh.devices.flat[0])
+        if config.freeze and isinstance(built, DenseNetConfig):
+            built, reason = dataclasses.replace(built, block="xla"), "parameters are frozen"
         if getattr(self.model_config, "block", "") == "kernels" and built != self.model_config:
             logging.warning("model.block is kernels, but dense blocks use plain JAX: %s", reason)
         model = FAMILIES[type(built)](built, rngs=rngs)
@@ -129,21 +136,42 @@ class Trainer:
             mean=self.data.mean,
             std=self.data.std,
             dtype=self.model_config.dtype,
-            augmentation=_augmentation(config, self.data),
+            augmentation=augmentation(config, self.data),
             loss=config.loss,
             label_smoothing=config.label_smoothing,
             companion_weight=companion_weight(config, len(self.data.train)),
-            # Multipliers find parameters by their paths, which a flat vector does not have.
-            flat_loop=platform(self._mesh) == "gpu" and not config.learning_rate_multipliers,
+            flat_loop=platform(self._mesh) == "gpu" and not _needs_paths(config),
         )
+        unfrozen = context
+        if config.freeze:
+            frozen = freeze(model, config.freeze)
+            context = dataclasses.replace(context, graphdef=nnx.graphdef(model), frozen=frozen)
         step = jnp.zeros((), jnp.int32)
-        opt_state = jax.jit(context.optimizer.init)(params)  # One program, not one a shape.
+        # One program, not one a shape.
+        opt_state = jax.jit(context.optimizer.init)(trained(params, context.frozen))
         state = TrainState(step, params, batch_stats, opt_state)
-        return context, self._place(state, replicated(self._mesh))
+        return context, unfrozen, self._place(state, replicated(self._mesh))
 
     def untrained(self) -> Network:
         """Returns the network in its initial state."""
         return self._context.model(self.initial_state)
+
+    def unfreeze(self, state: TrainState) -> TrainState:
+        """Returns `state` at the end of `freeze_epochs`: with optimiser state of all parameters."""
+        init = jax.jit(self._context.optimizer.init, out_shardings=replicated(self._mesh))
+        opt_state = merged(state.opt_state, init(state.params))
+        return dataclasses.replace(state, opt_state=opt_state)
+
+    def state_like(self, step: int) -> TrainState:
+        """Returns a train state with the shapes, types and shardings of that at `step`."""
+        state, epochs = self.initial_state, self.config.freeze_epochs
+        if not epochs or step < epochs * self.steps_per_epoch:
+            return state
+        opt_state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self._mesh)),
+            jax.eval_shape(self._context.optimizer.init, state.params),
+        )
+        return dataclasses.replace(state, opt_state=opt_state)
 
     def initialize(self, source: str) -> str:
         """Replaces the initial weights by those at `source`; see `saved_network.start_from`."""
@@ -173,11 +201,12 @@ class Trainer:
     def programs(self) -> list[tuple[str, int]]:
         """Returns the split and the number of crops of each program of a run, for `compiled`."""
         ten_crops = [("test", TEN_CROPS)] if self.config.data.ten_crops else []
-        return [(split, 1) for split in ("train", *self._splits())] + ten_crops
+        training = ["train", UNFROZEN] if self.config.freeze_epochs else ["train"]
+        return [(split, 1) for split in (*training, *self._splits())] + ten_crops
 
     def compiled(self, split: str, crops: int = 1, steps: int | None = None) -> jax.stages.Compiled:
         """Returns the compiled program of `lower`; compiles it at the first call."""
-        key = split, crops, steps or self._feed.example(split, crops).steps
+        key = split, crops, steps or self._example(split, crops).steps
         if key not in self._compiled:
             with self.clock.measure("compiling"):
                 with _garbage_collection_paused(), self._tracing():
@@ -210,15 +239,23 @@ class Trainer:
 
     def _program(self, split: str, crops: int, steps: int | None) -> tuple[Any, tuple]:
         """Returns the jitted function of a dispatch, and examples of its arguments."""
-        example = self._feed.example(split, crops)
+        is_unfrozen = split == UNFROZEN
+        example = self._example(split, crops)
         if steps:
             example = example.of_steps(steps)
-        arguments = (self.initial_state, self.totals(), *example)
+        last_step = self.config.epochs * self.steps_per_epoch
+        state = self.state_like(last_step) if is_unfrozen else self.initial_state
+        arguments = (state, self.totals(), *example)
         jit = functools.partial(jax.jit, out_shardings=replicated(self._mesh))
-        if split == "train":
-            function = functools.partial(train_steps, context=self._context)
+        if split in ("train", UNFROZEN):
+            context = self._unfrozen if is_unfrozen else self._context
+            function = functools.partial(train_steps, context=context)
             return jit(function, donate_argnums=0), (*arguments, np.int32(0))
+        arguments = (_without_optimizer(state), *arguments[1:])
         return jit(functools.partial(eval_steps, context=self._context)), arguments
+
+    def _example(self, split: str, crops: int) -> Dispatch:
+        return self._feed.example("train" if split == UNFROZEN else split, crops)
 
     def totals(self, **numbers: float) -> Totals:
         """Returns totals with these `numbers`, and 0 for the others, on the devices."""
@@ -236,7 +273,9 @@ class Trainer:
         self, state: TrainState, totals: Totals, dispatch: Dispatch, epoch: int
     ) -> tuple[TrainState, Totals]:
         """Trains on `dispatch`, without waiting for the devices. Donates `state`."""
-        program = self.compiled("train", steps=dispatch.steps)
+        frozen_epochs = self.config.freeze_epochs
+        split = UNFROZEN if frozen_epochs and epoch >= frozen_epochs else "train"
+        program = self.compiled(split, steps=dispatch.steps)
         state, totals = program(state, totals, *dispatch, np.int32(epoch))
         self._newest = totals
         return state, totals
@@ -253,6 +292,7 @@ class Trainer:
             `test_error_10crop` and `test_top5_error_10crop`.
         """
         values: dict[str, float] = {}
+        state = _without_optimizer(state)
         for split in self._splits(crops):
             totals = self.totals()
             for dispatch in self._feed.evaluate(split, crops):
@@ -289,51 +329,14 @@ def _model_config(config: ConfigDict, data: Dataset) -> NetworkConfig:
     return model_config(config.model.name, **settings)
 
 
-def _load(config: ConfigDict) -> Dataset:
-    data = config.data
-    found = sources.load(data.name, data.directory, data.holdout, data.examples, data.image_size)
-    return preprocess(found, data.preprocessing)
+def _without_optimizer(state: TrainState) -> TrainState:
+    """Returns the part of `state` that an evaluation needs, which the end of freezing keeps."""
+    return dataclasses.replace(state, opt_state=())
 
 
-def training_batch(config: ConfigDict, examples: int) -> Batch:
-    """Returns the first `examples` training images as the network sees them, not augmented."""
-    data = _load(config)
-    dtype = model_settings(config)["dtype"]
-    if isinstance(data.train, Split):
-        images, labels = data.train.images[:examples], data.train.labels[:examples]
-    else:
-        chosen = [data.train[i] for i in range(min(examples, len(data.train)))]
-        pictures = [decode(encoded.data, config.data.max_pixels) for encoded in chosen]
-        images = np.stack([data.crop(picture) for picture in pictures])
-        labels = np.array([encoded.label for encoded in chosen])
-    indices = jnp.arange(len(labels))
-    return normalize(jnp.asarray(images), jnp.asarray(labels), indices, data.mean, data.std, dtype)
-
-
-def _augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
-    """Returns the augmentation of a config. Raises InputError if it cannot be done to `data`."""
-    wanted = config.data
-    if not wanted.augment:
-        return None
-    side = min(data.image_shape[:2])
-    if wanted.padding_mode == "reflect" and wanted.crop_padding >= side:
-        raise InputError(
-            f"images of {counted(side, 'pixel')} cannot be reflected by data.crop_padding "
-            f"{wanted.crop_padding}: lower it below {side}"
-        )
-    if wanted.random_crop == "resized" and not data.streamed:
-        raise InputError(
-            f"data.random_crop 'resized' is for pictures, not for {wanted.name}: set it to "
-            "'padded', or data.name to imagenet or folder"
-        )
-    padding = 0 if wanted.random_crop == "resized" else wanted.crop_padding
-    colors = wanted.color_jitter, wanted.lighting
-    if any(colors) and (data.image_shape[-1] != 3 or wanted.preprocessing != "standardize"):
-        raise InputError(
-            "data.color_jitter and data.lighting are for images of three colours with "
-            "data.preprocessing 'standardize': set them to 0"
-        )
-    return Augmentation(padding, wanted.padding_mode, wanted.flip, *colors, data.white)
+def _needs_paths(config: ConfigDict) -> bool:
+    """Returns whether steps need the paths of parameters, which a flat vector does not have."""
+    return bool(config.learning_rate_multipliers or config.layer_decay != 1 or config.freeze)
 
 
 @contextlib.contextmanager

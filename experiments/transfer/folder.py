@@ -7,8 +7,9 @@ PICTURES holds CLASS/picture.jpg, of which every fifth picture is for testing. I
 train/CLASS/picture.jpg and val/CLASS/picture.jpg. `init_from` may also be
 hf:timm/densenet121.tv_in1k, or a run directory.
 
---config.learning_rate_multipliers="(('^(conv0|norm0)/', 0.0),)" keeps the weights of the stem. The
-running statistics of its BatchNorm still follow the new pictures.
+--config.freeze=all-but-head trains the classifier alone. --config.freeze="^(conv0|norm0|blocks/0)/"
+keeps the stem and the first block, with their running statistics. --config.freeze_epochs=5 trains
+everything after 5 epochs. --config.layer_decay=0.7 lowers the learning rate from block to block.
 
 python -m launch.predict cat.jpg --weights runs/pets
 

@@ -10,9 +10,9 @@ from densenet_jax.analysis.feature_reuse import heat_maps, rescale, reuse
 from densenet_jax.analysis.gradients import gradient_norms
 from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
 from densenet_jax.models.densenet import DenseNet
+from densenet_jax.train.inputs import training_batch
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.saved_network import load_network
-from densenet_jax.train.trainer import training_batch
 from launch.report.heat_map import draw_heat_maps
 from launch.report.runs import Run, network_name
 
