@@ -7,7 +7,7 @@ from flax import nnx
 from jax.tree_util import tree_leaves_with_path
 
 from densenet_jax.models.network import Network
-from densenet_jax.train.step import losses
+from densenet_jax.train.losses import Loss
 
 
 def gradient_norms(model: Network, images: jax.Array, labels: jax.Array) -> dict[str, float]:
@@ -26,7 +26,7 @@ def gradient_norms(model: Network, images: jax.Array, labels: jax.Array) -> dict
 
     def loss(params):
         merged = nnx.merge(graphdef, params, *rest, copy=True)
-        return losses(merged(images, train=True), labels, "cross_entropy").mean()
+        return Loss("cross_entropy")(merged(images, train=True), labels).mean()
 
     gradients = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
     program = jax.make_jaxpr(loss)(params).jaxpr

@@ -9,10 +9,13 @@ from numpy.typing import DTypeLike
 from densenet_jax.data.encoded import Pictures, Range
 from densenet_jax.data.pictures import CentralCrop
 
+# Label that is not known, in a set with several labels per example, which are 1 or 0 otherwise.
+UNKNOWN = -1
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A split in memory: images uint8 `[N, H, W, C]` and labels int32 `[N]`.
+    """A split in memory: images uint8 `[N, H, W, C]`, and labels int32 `[N]` or `[N, labels]`.
 
     Preprocessing makes the images float32.
     """
@@ -41,6 +44,7 @@ class Dataset:
       white: largest value of a pixel.
       classes: names of the classes in the order of labels, if known.
       official: whether the parts have as many images as the published set.
+      multilabel: whether each example has several labels, one for each of `classes`.
     """
 
     name: str
@@ -55,6 +59,12 @@ class Dataset:
     white: float = 255
     classes: tuple[str, ...] | None = None
     official: bool = True
+    multilabel: bool = False
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """The shape of the labels of one example."""
+        return (self.num_classes,) if self.multilabel else ()
 
     @property
     def streamed(self) -> bool:

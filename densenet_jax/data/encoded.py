@@ -15,10 +15,13 @@ _WHOLE_FILE = -1  # In place of a length.
 
 
 class Encoded(NamedTuple):
-    """A picture: the bytes of a JPEG or another format, the label, and the name of the file."""
+    """A picture: the bytes of a JPEG or another format, the label, and the name of the file.
+
+    The label of a set with several labels per picture is an array `[labels]`.
+    """
 
     data: bytes
-    label: int
+    label: int | np.ndarray
     file_name: str
 
 
@@ -52,7 +55,7 @@ class Pieces:
           directory: directory of the files.
           files: paths of the files, relative to `directory`.
           names: names of the pictures.
-          labels: labels of the pictures.
+          labels: labels of the pictures, `[N]` or `[N, labels]`.
           which: index in `files` for each picture; None: each picture has a separate file.
           offsets, lengths: position of each picture in its file, in bytes; None: the whole file.
         """
@@ -70,7 +73,7 @@ class Pieces:
     def __getitem__(self, index: int) -> Encoded:
         offset, length = int(self._offsets[index]), int(self._lengths[index])
         data = read_regular(self._file(index), MAX_PICTURE_BYTES, offset, length)
-        return Encoded(data, int(self.labels[index]), os.fsdecode(self.names[index]))
+        return Encoded(data, self.labels[index], os.fsdecode(self.names[index]))
 
     def name(self, index: int) -> str:
         path = self._file(index)

@@ -18,6 +18,7 @@ class Facts:
       crop: the crop of test pictures; None if all images have one size.
       white: largest value of a pixel.
       classes: names of the classes in the order of labels, if known.
+      multilabel: whether each image has several labels, one for each of `classes`.
     """
 
     image_shape: tuple[int, int, int]
@@ -28,6 +29,7 @@ class Facts:
     crop: CentralCrop | None = None
     white: float = 255
     classes: tuple[str, ...] | None = None
+    multilabel: bool = False
 
 
 # Mean and std of the CIFAR sets come from the paper's code, and those of ImageNet from

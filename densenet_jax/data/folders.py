@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from densenet_jax.data import label_files
 from densenet_jax.data.archives import naming_file
 from densenet_jax.data.encoded import Pieces
 from densenet_jax.data.facts import FACTS
@@ -256,11 +257,16 @@ def _first_named(names: Sequence[str], paths: Sequence[pathlib.Path]) -> pathlib
     """Returns the directory with the earliest of `names`, ignoring case and a suffix."""
     for name in names:
         for path in paths:
-            found = path.name.lower()
-            rest = found.removeprefix(name)
-            if found.startswith(name) and _SUFFIX.fullmatch(rest) and path.is_dir():
+            if _is_named(path.name.lower(), [name]) and path.is_dir():
                 return path
     return None
+
+
+def _is_named(found: str, names: Sequence[str]) -> bool:
+    """Returns whether `found`, in lower case, is one of `names`, perhaps with a suffix."""
+    return any(
+        found.startswith(name) and _SUFFIX.fullmatch(found.removeprefix(name)) for name in names
+    )
 
 
 def is_system_file(name: str) -> bool:
@@ -285,25 +291,54 @@ def _log(message: str) -> None:
 
 
 def _read(request: Request) -> Found:
-    """Finds the pictures in `request.directory`, divided or not.
+    """Finds the pictures in `request.directory`, by class directories or by `request.labels`.
 
     Pictures are normalised as ImageNet's are, for networks that were trained on ImageNet.
     """
-    tree, size = find(request.directory), request.image_size
+    if request.labels:
+        classes, parts = _by_label_file(request.directory, request.labels)
+    else:
+        tree = find(request.directory)
+        classes, label_of = tree.classes, {name: label for label, name in enumerate(tree.classes)}
+        parts = {
+            part: pieces(tree.directory, found, label_of) for part, found in tree.parts.items()
+        }
+    size = request.image_size
     facts = dataclasses.replace(
         FACTS["imagenet"],
         image_shape=(size, size, 3),
         crop=CentralCrop(size, size, "bicubic"),
-        num_classes=len(tree.classes),
-        sizes={part: sum(map(len, found.values())) for part, found in tree.parts.items()},
-        classes=tree.classes,
+        num_classes=len(classes),
+        sizes={part: len(found) for part, found in parts.items()},
+        classes=classes,
+        multilabel=bool(request.labels),
     )
-    label_of = {name: label for label, name in enumerate(tree.classes)}
-    parts = {
-        part: pieces(tree.directory, found, label_of).in_stored_order(part)
-        for part, found in tree.parts.items()
-    }
-    return Found(facts, parts)
+    return Found(facts, {part: found.in_stored_order(part) for part, found in parts.items()})
+
+
+def _by_label_file(
+    directory: pathlib.Path, file: pathlib.Path
+) -> tuple[tuple[str, ...], dict[str, Pieces]]:
+    """Returns the label names and the parts "train" and "test" of the pictures in a label file.
+
+    The directories `train/` and `val/` in the paths divide the pictures, as they do without a label
+    file. Otherwise every fifth picture is a test picture.
+    """
+    paths, names, labels = label_files.read(file, directory)
+    first = [path.partition("/")[0].lower() for path in paths]
+    is_test = np.array([_is_named(name, _TEST) for name in first])
+    if not (is_test | [_is_named(name, _TRAIN) for name in first]).all():
+        is_test = np.arange(len(paths)) % _TEST_EVERY == 0
+    if is_test.all() or not is_test.any():
+        raise InputError(
+            f"{file} has only {'test' if is_test.all() else 'training'} pictures: add lines for "
+            f"pictures in {'train/' if is_test.all() else 'val/'}"
+        )
+    parts = {}
+    for part, chosen in (("train", ~is_test), ("test", is_test)):
+        files = [paths[i] for i in np.flatnonzero(chosen)]
+        parts[part] = Pieces(directory, files, files, labels[chosen])
+    return names, parts
 
 
 FOLDER = Reader(_read, needs=LAYOUT)

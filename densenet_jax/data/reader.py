@@ -18,12 +18,14 @@ class Request(NamedTuple):
       train_images: least number of training images, for sets that are computed.
       image_size: side of the images, for pictures of any size.
       is_default: whether `directory` is the default directory of the reader.
+      labels: CSV file with several labels for each picture, for "folder"; None: class directories.
     """
 
     directory: pathlib.Path
     train_images: int
     image_size: int
     is_default: bool = False
+    labels: pathlib.Path | None = None
 
 
 class Found(NamedTuple):

@@ -49,6 +49,7 @@ def load(
     holdout: int = 0,
     examples: int = 0,
     image_size: int = pictures.SIDE,
+    labels: str | None = None,
 ) -> Dataset:
     """Reads a set by its name.
 
@@ -64,6 +65,7 @@ def load(
         A synthetic set grows if `holdout` and `examples` together exceed its 512 training images.
       image_size: side of the images of "folder". Pictures are resized to this short side before
         the crop.
+      labels: CSV file with several labels for each picture of "folder", see `label_files.LAYOUT`.
 
     A well-formed set whose size is not the official one is accepted, with a logged warning.
 
@@ -79,7 +81,10 @@ def load(
     if reader.needs and not where:
         raise InputError(f"{name} needs data.directory: {reader.needs}")
     facts, parts = reader.read(
-        Request(where or pathlib.Path(), holdout + examples, image_size, not directory)
+        Request(
+            *(where or pathlib.Path(), holdout + examples, image_size, not directory),
+            labels=pathlib.Path(labels).expanduser() if labels else None,
+        )
     )
     official = _check_sizes(name, facts, parts)
     train, validation = reader.hold_out(parts, holdout)
@@ -162,4 +167,5 @@ def _dataset(
         white=facts.white,
         classes=facts.classes,
         official=official,
+        multilabel=facts.multilabel,
     )

@@ -97,7 +97,7 @@ class HostBatch(NamedTuple):
 
     Attributes:
       images: uint8 `[N, size, size, 3]`, or `[N, 10, size, size, 3]` for ten crops.
-      labels: int32 `[N]`.
+      labels: int32 `[N]`, or `[N, labels]` for several labels per picture.
       indices: `[N]`, PADDING for missing examples and for pictures that cannot be read.
       broken: `[N]`, the indices of pictures that cannot be read, PADDING elsewhere.
     """
@@ -119,6 +119,7 @@ class Source:
       rows: the rows of a batch that belong to this host.
       shape: the shape of an image that `crop` returns.
       first, stop: the steps from `first` up to, not including, `stop`.
+      label_shape: the shape of the label of a picture.
     """
 
     pictures: Pictures
@@ -128,6 +129,7 @@ class Source:
     shape: tuple[int, ...]
     first: int
     stop: int
+    label_shape: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return self.stop - self.first
@@ -138,7 +140,7 @@ class Source:
         indices = indices[self.rows].copy()
         broken = np.full_like(indices, PADDING)
         images = np.zeros((len(indices), *self.shape), np.uint8)
-        labels = np.zeros(len(indices), np.int32)
+        labels = np.zeros((len(indices), *self.label_shape), np.int32)
         for i, index in enumerate(indices):
             if index == PADDING:
                 continue
@@ -148,7 +150,7 @@ class Source:
                 indices[i], broken[i] = PADDING, index
         return HostBatch(images, labels, indices, broken)
 
-    def read(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
+    def read(self, epoch: int, index: int) -> tuple[np.ndarray, int | np.ndarray]:
         encoded = self.pictures[index]
         return self.crop(encoded.data, epoch, index), encoded.label
 

@@ -142,6 +142,15 @@ def check_config(config: ConfigDict) -> None:
             f"label_smoothing is {config.label_smoothing}, but the loss is {config.loss!r}: set "
             "label_smoothing to 0, or loss to 'cross_entropy'"
         )
+    if config.class_weights and (config.loss == "squared_hinge" or config.label_smoothing):
+        raise InputError(
+            f"class_weights is {config.class_weights!r}: unset it, or use the loss 'cross_entropy' "
+            "without label_smoothing, or 'sigmoid'"
+        )
+    if config.data.labels and config.data.name != "folder":
+        raise InputError(
+            f"data.labels is for data set 'folder', not for {config.data.name}: unset it"
+        )
     drops = config.learning_rate_drops
     if not all(isinstance(drop, int | float) and 0 < drop <= 1 for drop in drops):
         raise InputError(

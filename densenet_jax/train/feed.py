@@ -133,7 +133,7 @@ class Streamed:
             return jax.ShapeDtypeStruct((1, size, *shape), dtype, sharding=self._sharding)
 
         images = array(np.uint8, *self._shape(crops))
-        return Dispatch(images, array(np.int32), array(np.int32))
+        return Dispatch(images, array(np.int32, *self._data.label_shape), array(np.int32))
 
     def train(
         self, epoch: int, first: int = 0, finish: Callable[[], Any] = lambda: None
@@ -183,7 +183,9 @@ class Streamed:
         size, data = self._batch_size(split, crops), self._config.data
         rows = local_rows(self._rows_sharding, size)
         pictures = getattr(self._data, split)
-        source = stream.Source(pictures, crop, order, rows, self._shape(crops), first, stop)
+        source = stream.Source(
+            *(pictures, crop, order, rows, self._shape(crops), first, stop, self._data.label_shape)
+        )
 
         def place(batch: stream.HostBatch) -> Dispatch:
             arrays = batch.images, batch.labels, batch.indices

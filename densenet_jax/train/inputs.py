@@ -17,7 +17,9 @@ from densenet_jax.train.config import model_settings
 def load_data(config: ConfigDict) -> Dataset:
     """Returns the preprocessed data set of a config. Raises InputError if it cannot be read."""
     data = config.data
-    found = sources.load(data.name, data.directory, data.holdout, data.examples, data.image_size)
+    found = sources.load(
+        *(data.name, data.directory, data.holdout, data.examples, data.image_size, data.labels)
+    )
     return preprocess(found, data.preprocessing)
 
 

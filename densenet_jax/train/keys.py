@@ -126,8 +126,15 @@ KEYS = {
     "nesterov": Key(True, "use Nesterov momentum"),
     "loss": Key(
         "cross_entropy",
-        'training loss; "squared_hinge" separates each class from the rest',
-        choices=("cross_entropy", "squared_hinge"),
+        'training loss; "squared_hinge" separates each class from the rest; "sigmoid" is for '
+        "pictures with several labels, see data.labels",
+        choices=("cross_entropy", "squared_hinge", "sigmoid"),
+    ),
+    "class_weights": Key(
+        None,
+        'weights of the classes in the training loss: "auto" balances the classes, "1,2.5,1" '
+        'weighs each class; with the loss "sigmoid", weights of the pictures that have each label',
+        optional=str,
     ),
     "label_smoothing": Key(
         0.0,
@@ -186,6 +193,13 @@ KEYS = {
     "data.directory": Key(
         None,
         "directory of the data set; unset: the set's usual directory",
+        optional=str,
+        is_path=True,
+    ),
+    "data.labels": Key(
+        None,
+        'CSV file with the labels of data set "folder": a line "path,LABEL,LABEL,..." and then one '
+        "for each picture, with 1, 0 or nothing (unknown) for each label",
         optional=str,
         is_path=True,
     ),

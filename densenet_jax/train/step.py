@@ -15,6 +15,7 @@ from densenet_jax.data.batches import Batch
 from densenet_jax.models.network import Network
 from densenet_jax.train.flat import Layout
 from densenet_jax.train.freezing import merged, trained
+from densenet_jax.train.losses import Loss, error_counts, label_counts
 
 # The purposes of random numbers. Each purpose has a separate stream.
 INIT, AUGMENT, DROPOUT, COLOR = range(4)
@@ -38,17 +39,26 @@ class Totals:
 
     Attributes:
       loss: sum of the losses.
-      errors: number of examples whose best class is wrong.
+      divisor: the mean loss is `loss / divisor`; see `Loss.divisors`.
+      errors: number of wrong predictions: of the class of an example, or of its known labels.
       top5_errors: number of examples whose right class is not among the best five.
+      labels: number of known labels, one for each example unless examples have several.
       examples: number of examples.
       finite_batches: number of batches before the sum of the losses became infinite or NaN.
     """
 
     loss: jax.Array
+    divisor: jax.Array
     errors: jax.Array
     top5_errors: jax.Array
+    labels: jax.Array
     examples: jax.Array
     finite_batches: jax.Array
+
+    @property
+    def mean_loss(self) -> jax.Array:
+        """The mean loss, 0 if no label is known."""
+        return self.loss / jnp.where(self.divisor == 0, 1, self.divisor)
 
     def __add__(self, batch: "Totals") -> "Totals":
         total = jax.tree.map(jnp.add, self, batch)
@@ -68,7 +78,7 @@ class StepContext:
       mean, std: normalise each channel of the images, on their scale.
       dtype: type of the feature maps.
       augmentation: changes training images at random; None: leaves them.
-      loss, label_smoothing: see `losses`.
+      loss: the training loss; evaluation reports `loss.plain`.
       companion_weight: weight of the losses of companion classifiers, by step.
       frozen: paths of the parameters that are not trained, see freezing.py.
       flat_loop: whether a loop of steps keeps the train state as a few flat vectors, see flat.py.
@@ -82,8 +92,7 @@ class StepContext:
     std: tuple[float, ...]
     dtype: Any
     augmentation: Augmentation | None
-    loss: str
-    label_smoothing: float
+    loss: Loss
     companion_weight: optax.Schedule
     frozen: frozenset[str] = frozenset()
     flat_loop: bool = False
@@ -118,39 +127,26 @@ def random_key(seed: int, purpose: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-def losses(
-    logits: jax.Array, labels: jax.Array, kind: str, label_smoothing: float = 0.0
-) -> jax.Array:
-    """Returns the loss of each example, `[N]`.
-
-    Args:
-      logits, labels: `[N, classes]` and `[N]`.
-      kind: "cross_entropy", or "squared_hinge": its sum over one-against-the-rest classifiers.
-      label_smoothing: share of the cross-entropy's target that all classes get equally.
-    """
-    if kind == "cross_entropy":
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        if not label_smoothing:
-            return loss
-        uniform = -jax.nn.log_softmax(logits).mean(-1)
-        return (1 - label_smoothing) * loss + label_smoothing * uniform
-    signs = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
-    return jnp.square(jnp.maximum(1 - signs * logits, 0)).sum(-1)
-
-
-def batch_totals(
-    logits: jax.Array, batch: Batch, kind: str, label_smoothing: float = 0.0
-) -> Totals:
+def batch_totals(logits: jax.Array, batch: Batch, loss: Loss) -> Totals:
     """Returns the totals of a batch, without its padding."""
-    loss = losses(logits, batch.labels, kind, label_smoothing)
-    wrong = (logits.argmax(-1) != batch.labels).astype(loss.dtype)
-    # Ties and NaN count as errors.
-    right = jnp.take_along_axis(logits, batch.labels[:, None], -1)
-    missed = ((~(logits < right)).sum(-1) > 5).astype(loss.dtype)
-    mask = batch.mask.astype(loss.dtype)
-    total = (loss * mask).sum()
-    is_finite = jnp.isfinite(total).astype(loss.dtype)
-    return Totals(total, (wrong * mask).sum(), (missed * mask).sum(), mask.sum(), is_finite)
+    labels, losses = batch.labels, loss(logits, batch.labels)
+    dtype = losses.dtype
+    mask = batch.mask.astype(dtype)
+    missed = jnp.zeros_like(mask)
+    if labels.ndim == 1:
+        # Ties and NaN count as errors.
+        right = jnp.take_along_axis(logits, labels[:, None], -1)
+        missed = ((~(logits < right)).sum(-1) > 5).astype(dtype)
+    total = (losses * mask).sum()
+    return Totals(
+        loss=total,
+        divisor=(loss.divisors(labels, dtype) * mask).sum(),
+        errors=(error_counts(logits, labels, dtype) * mask).sum(),
+        top5_errors=(missed * mask).sum(),
+        labels=(label_counts(labels, dtype) * mask).sum(),
+        examples=mask.sum(),
+        finite_batches=jnp.isfinite(total).astype(dtype),
+    )
 
 
 def train_step(
@@ -173,12 +169,11 @@ def train_step(
         model = context.model(trees)
         nnx.reseed(model, dropout=jax.random.fold_in(context.key(DROPOUT), state.step))
         logits = model(batch.images, train=True, mask=batch.mask)
-        totals = batch_totals(logits, batch, context.loss, context.label_smoothing)
-        objective = totals.loss / totals.examples
+        totals = batch_totals(logits, batch, context.loss)
+        objective = totals.mean_loss
         for companion_logits in jax.tree.leaves(nnx.state(model, nnx.Intermediate)):
-            companion = batch_totals(companion_logits, batch, context.loss, context.label_smoothing)
-            weight = context.companion_weight(state.step)
-            objective += weight * companion.loss / companion.examples
+            companion = batch_totals(companion_logits, batch, context.loss)
+            objective += context.companion_weight(state.step) * companion.mean_loss
         batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         if layout:
             batch_stats = layout.batch_stats.pack(batch_stats)
@@ -199,7 +194,7 @@ def eval_step(state: TrainState, batch: Batch, context: StepContext) -> Totals:
     crops = batch.images.reshape(-1, *batch.images.shape[-3:])
     logits = context.model(state)(crops, train=False)
     logits = logits.reshape(len(batch.labels), -1, logits.shape[-1]).sum(1)
-    return batch_totals(logits, batch, context.loss)
+    return batch_totals(logits, batch, context.loss.plain)
 
 
 def train_steps(
@@ -245,7 +240,7 @@ def eval_steps(
 
 def _of_step(i, images, labels, indices):
     """Returns the images, labels and indices of step `i` of a dispatch."""
-    if labels.ndim == 2:  # A streamed dispatch holds the examples of its steps, not a whole set.
+    if images.ndim > 4:  # A streamed dispatch holds the examples of its steps, not a whole set.
         return images[i], labels[i], indices[i]
     positions = jnp.maximum(indices[i], 0)
     return images[positions], labels[positions], indices[i]

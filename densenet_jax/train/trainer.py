@@ -25,6 +25,7 @@ from densenet_jax.train.config import check_config, model_settings, steps_per_ep
 from densenet_jax.train.feed import TEN_CROPS, Dispatch, Resident, Streamed
 from densenet_jax.train.freezing import freeze, merged, trained
 from densenet_jax.train.inputs import augmentation, load_data
+from densenet_jax.train.losses import Loss, class_weights
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
 from densenet_jax.train.progress import Clock
@@ -137,8 +138,7 @@ class Trainer:
             std=self.data.std,
             dtype=self.model_config.dtype,
             augmentation=augmentation(config, self.data),
-            loss=config.loss,
-            label_smoothing=config.label_smoothing,
+            loss=_loss(config, self.data),
             companion_weight=companion_weight(config, len(self.data.train)),
             flat_loop=platform(self._mesh) == "gpu" and not _needs_paths(config),
         )
@@ -193,6 +193,7 @@ class Trainer:
             "settings": {k: v for k, v in settings.items() if k not in ("dtype", "param_dtype")},
             "crop": dataclasses.asdict(data.crop),
             "preprocessing": self.config.data.preprocessing,
+            "multilabel": data.multilabel,
             "mean": [scale * x for x in data.mean],
             "std": [scale * x for x in data.std],
             "classes": data.classes,
@@ -259,6 +260,8 @@ class Trainer:
 
     def totals(self, **numbers: float) -> Totals:
         """Returns totals with these `numbers`, and 0 for the others, on the devices."""
+        # Early checkpoints have no divisor and no number of labels: both were `examples`.
+        numbers = dict.fromkeys(("divisor", "labels"), numbers.get("examples", 0.0)) | numbers
         arrays: dict[str, Any] = {
             field.name: np.asarray(numbers.get(field.name, 0.0), self.model_config.param_dtype)
             for field in dataclasses.fields(Totals)
@@ -300,7 +303,7 @@ class Trainer:
             values |= means(totals, split)
             if isinstance(self._feed, Streamed):
                 errors, examples = map(float, jax.device_get((totals.top5_errors, totals.examples)))
-                if self.model_config.num_classes > TOP:
+                if self.model_config.num_classes > TOP and not self.data.multilabel:
                     values[f"{split}_top5_error"] = 100 * errors / examples
                 if broken := len(getattr(self.data, split)) - int(examples):
                     values[f"{split}_broken_pictures"] = broken
@@ -334,6 +337,18 @@ def _without_optimizer(state: TrainState) -> TrainState:
     return dataclasses.replace(state, opt_state=())
 
 
+def _loss(config: ConfigDict, data: Dataset) -> Loss:
+    """Returns the loss of a config. Raises InputError if it does not suit the labels of `data`."""
+    if (config.loss == "sigmoid") != data.multilabel:
+        has = "several labels" if data.multilabel else "one class"
+        loss = "'sigmoid'" if data.multilabel else "'cross_entropy'"
+        raise InputError(
+            f"loss is {config.loss!r}, but each example of {config.data.name} has {has}: set loss "
+            f"to {loss}"
+        )
+    return Loss(config.loss, config.label_smoothing, class_weights(config.class_weights, data))
+
+
 def _needs_paths(config: ConfigDict) -> bool:
     """Returns whether steps need the paths of parameters, which a flat vector does not have."""
     return bool(config.learning_rate_multipliers or config.layer_decay != 1 or config.freeze)
@@ -365,11 +380,14 @@ def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
 def means(totals: Totals, prefix: str) -> dict[str, float]:
     """Returns `{prefix}_loss` and `{prefix}_error`, in percent. Waits for the devices.
 
+    If examples have several labels, both are means over the known labels.
+
     Raises InputError if there are no examples, because no picture could be read.
     """
-    loss, errors, examples = (
-        float(x) for x in jax.device_get((totals.loss, totals.errors, totals.examples))
-    )
-    if not examples:
+    totals = jax.device_get(totals)
+    if not totals.examples:
         raise InputError(f"none of the {prefix} pictures can be read: replace them")
-    return {f"{prefix}_loss": loss / examples, f"{prefix}_error": 100 * errors / examples}
+    if not totals.labels:
+        raise InputError(f"none of the {prefix} pictures has a known label: add labels")
+    error = 100 * float(totals.errors) / float(totals.labels)
+    return {f"{prefix}_loss": float(totals.mean_loss), f"{prefix}_error": error}

@@ -56,7 +56,7 @@ class TorchPictures(Dataset):
         if random.random() < 0.5:
             image = ImageOps.mirror(image)
         if not self._colors:
-            return torch.from_numpy(np.array(image)), encoded.label
+            return torch.from_numpy(np.array(image)), int(encoded.label)
         for i in random.permutation(len(_ENHANCERS)):
             image = _ENHANCERS[i](image).enhance(1 + random.uniform(-0.4, 0.4))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
@@ -66,4 +66,4 @@ class TorchPictures(Dataset):
             for x in (FACTS["imagenet"].mean, FACTS["imagenet"].std)
         )
         pixels = (pixels + torch.tensor(light, dtype=torch.float32)[:, None, None] - mean) / std
-        return pixels, encoded.label
+        return pixels, int(encoded.label)

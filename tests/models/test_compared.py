@@ -14,7 +14,7 @@ from densenet_jax.models.highway import HighwayLayer
 from densenet_jax.models.layers import Conv, Mode, SqueezeExcitation
 from densenet_jax.models.pooling import max_pool
 from densenet_jax.models.rdnet import LayerNorm
-from densenet_jax.train.step import losses
+from densenet_jax.train.losses import Loss
 
 TINY = {
     "nin": dict(mlpconv_widths=(8,) * 8),
@@ -68,9 +68,9 @@ def gradients(model, weight):
     @jax.grad
     def gradient(params):
         merged = nnx.merge(graphdef, params, rest, copy=True)
-        total = losses(merged(images(), train=True), jnp.array([0, 1]), "squared_hinge").mean()
+        total = Loss("squared_hinge")(merged(images(), train=True), jnp.array([0, 1])).mean()
         for logits in jax.tree.leaves(nnx.state(merged, nnx.Intermediate)):
-            total += weight * losses(logits, jnp.array([0, 1]), "squared_hinge").mean()
+            total += weight * Loss("squared_hinge")(logits, jnp.array([0, 1])).mean()
         return total
 
     return gradient(params)

@@ -50,7 +50,7 @@ def test_a_row_accepts_only_its_values(row, accepted, refused, remedy):
     ("key", "value", "message"),
     [
         ("epochs", "three", "epochs is 'three': use an integer from 1 to 1,000,000"),
-        ("loss", 1, "loss is 1: choose one of cross_entropy, squared_hinge"),
+        ("loss", 1, "loss is 1: choose one of cross_entropy, squared_hinge, sigmoid"),
         ("model.growth_rate", "x", "model.growth_rate is 'x': use an integer"),
         ("later.key", "x", "later.key is 'x': use a value of the key's type"),
     ],

@@ -10,8 +10,8 @@ import pytest
 
 from densenet_jax.errors import InputError
 from densenet_jax.train.config import base_config, check_config, drop_steps, steps_per_epoch
+from densenet_jax.train.losses import Loss
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
-from densenet_jax.train.step import losses
 from experiments.cvpr2017 import recipes
 
 EXAMPLES = 50_000
@@ -133,5 +133,5 @@ def test_momentum_follows_its_formula(nesterov, expected):
 
 def test_squared_hinge_is_one_class_against_the_rest():
     logits = jnp.array([[2.0, -2.0, 0.5], [0.0, 0.0, 0.0]])
-    found = losses(logits, jnp.array([0, 1]), "squared_hinge")
+    found = Loss("squared_hinge")(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(found, [0 + 0 + 1.5**2, 3])
