@@ -10,8 +10,8 @@
 
 `create_model` builds a network by the name that `list_models` returns, with new or with published
 weights. `load` loads a trained network from a run directory, a file or the Hugging Face hub.
-`predict` classifies pictures. `weights` loads and returns parameters under PyTorch's names. A wrong
-argument or file raises `InputError`.
+`predict` classifies pictures, and `embed` returns their features. `weights` loads and returns
+parameters under PyTorch's names. A wrong argument or file raises `InputError`.
 """
 
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from importlib.metadata import version
 from densenet_jax import weights
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import list_models
-from densenet_jax.predict import predict
+from densenet_jax.predict import embed, predict
 from densenet_jax.pretrained import create_model, load
 
 __version__ = version("densenet_jax")
@@ -27,6 +27,7 @@ __all__ = [
     "InputError",
     "__version__",
     "create_model",
+    "embed",
     "list_models",
     "load",
     "predict",

@@ -1,6 +1,7 @@
-"""Classifies pictures with a trained network."""
+"""Classifies pictures with a trained network, or returns the features that its classifier reads."""
 
 import functools
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ from densenet_jax.data.pictures import (
     load,
 )
 from densenet_jax.errors import InputError
-from densenet_jax.models.network import Network
+from densenet_jax.models.network import Network, backbone
 
 # A path, an open picture, or an array that `data.pictures.from_array` accepts.
 Picture = str | Path | Image.Image | np.ndarray
@@ -51,6 +52,8 @@ def predict(
     **options,
 ) -> Any:
     """Returns the `top` most probable classes of each picture, the most probable first.
+
+    If pictures can have several classes (`multilabel`), their probabilities are independent.
 
     Args:
       model: a network, or a source that `pretrained.load` reads, such as "densenet121" or a run
@@ -84,17 +87,41 @@ def predict(
     (2, True, True)
     """
     network = model if isinstance(model, Network) else pretrained.load(model)
-    count = network.config.num_classes
+    if not (count := network.config.num_classes):
+        raise InputError("the network has no classes to predict: use embed, or set num_classes")
     names = (network.classes or _class_names(count)) if classes is None else classes
     if not isinstance(names, Sequence | np.ndarray) or len(names) < count:
         raise InputError(f"classes is {names!r:.200}: give a list with each of {count} names")
     _check_count("top", top)
     top = min(top, count)
+    probabilities = _sigmoid if network.multilabel else _softmax
 
     def found(pictures: Iterable[Picture], **options) -> Iterator[list[Prediction] | None]:
         for values in logits(network, pictures, **options):
-            yield None if values is None else _best(_softmax(values), names, top)
+            yield None if values is None else _best(probabilities(values), names, top)
 
+    return _of_pictures(found, pictures, options)
+
+
+def embed(model: Network | str | Path, pictures: Any, **options) -> Any:
+    """Returns the features `[features]` of each picture that the network's classifier reads.
+
+    For a DenseNet these are the averages of `norm5`. For the arguments, the forms of the result and
+    errors see `predict`. Networks that do not end in a linear classifier raise InputError.
+
+    >>> import numpy as np
+    >>> from flax import nnx
+    >>> import densenet_jax as dj
+    >>> model = dj.create_model("densenet_bc_k4_d10", num_classes=3, rngs=nnx.Rngs(0))
+    >>> dj.embed(model, np.zeros((300, 400, 3), np.uint8)).shape
+    (9,)
+    """
+    network = backbone(model if isinstance(model, Network) else pretrained.load(model))
+    return _of_pictures(functools.partial(logits, network), pictures, options)
+
+
+def _of_pictures(found: Callable, pictures: Any, options: dict[str, Any]) -> Any:
+    """Returns `found(pictures, **options)`, in the form of `predict` for each kind of pictures."""
     if isinstance(pictures, str | Path) and _is_directory(pictures):
         paths = folders.below(Path(pictures).expanduser())
         return dict(zip(paths, found(paths, **options), strict=True))
@@ -117,7 +144,13 @@ def _is_picture(value: object) -> bool:
     return isinstance(value, str | Path | Image.Image)
 
 
-def logits(
+def logits(model: Network, pictures: Iterable[Picture], **options) -> Iterator[np.ndarray | None]:
+    """Yields the logits `[num_classes]` of each picture. For the options see `outputs`."""
+    return outputs(_forward, model, pictures, **options)
+
+
+def outputs(
+    forward: Callable,
     model: Network,
     pictures: Iterable[Picture],
     *,
@@ -126,12 +159,14 @@ def logits(
     batch_size: int = 32,
     on_error: Callable[[int, InputError], None] | None = None,
     max_pixels: int = MAX_PIXELS,
-) -> Iterator[np.ndarray | None]:
-    """Yields the logits `[num_classes]` of each picture.
+) -> Iterator[Any]:
+    """Yields the part of `forward`'s result that belongs to each picture.
 
     Threads read the next batch of pictures while the network computes the current batch.
 
     Args:
+      forward: function of a graph definition, a state, cropped images and their mean and standard
+        deviation, see `_forward`; returns arrays or a tuple of arrays `[N, ...]`.
       model, pictures: see `predict`.
       preprocessing: the crop and the normalisation of pictures. The default is the network's, or
         else torchvision's for ImageNet if the network has three channels.
@@ -178,8 +213,11 @@ def logits(
                     on_error(number, error)
             images = list(found.values())
             images += images[:1] * (batch_size - len(images))  # Pad: each shape would be compiled.
-            values = _forward(graphdef, state, np.stack(images), mean, std) if found else []
-            by_number = dict(zip(found, np.asarray(values), strict=False))
+            by_number = {}
+            if found:
+                values = jax.device_get(forward(graphdef, state, np.stack(images), mean, std))
+                for i, number in enumerate(found):
+                    by_number[number] = jax.tree.map(operator.itemgetter(i), values)
             yield from (by_number.get(number) for number, _ in reading)
     finally:  # Without waiting, because Python may be ending.
         pool.shutdown(wait=False)
@@ -229,6 +267,10 @@ def _forward(graphdef, state, images, mean, std):
 def _softmax(values: np.ndarray) -> np.ndarray:
     exponentials = np.exp(values - values.max())
     return exponentials / exponentials.sum()
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -values))
 
 
 def _best(probabilities: np.ndarray, classes: Sequence[str], top: int) -> list[Prediction]:

@@ -235,6 +235,7 @@ def _load_run(path: Path, model: str | None, overrides: dict[str, Any]) -> Netwo
     crop = CentralCrop(**description["crop"])
     network.preprocessing = Preprocessing(crop, description["mean"], description["std"])
     network.classes = description["classes"]
+    network.multilabel = description.get("multilabel", False)  # Early runs lack it.
     return network
 
 

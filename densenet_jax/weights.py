@@ -79,7 +79,12 @@ def load_torch(
     notes: list[str] = []  # Logged after all checks.
     arrays = _read(source, sum(array.nbytes for array in present.values()), ema)
     given, originals = _translate(subject, arrays, names, expected, notes)
-    classifier = weight_fitting.find_classifier(given, expected, names.head)
+    classifier = None
+    if not model.config.num_classes:
+        head = False
+        notes.append("the network has no classes, so a classifier is left out")
+    else:
+        classifier = weight_fitting.find_classifier(given, expected, names.head)
     if classifier is not None:
         renamed = {
             name: names.head + name.rpartition(".")[2]

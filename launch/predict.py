@@ -4,24 +4,37 @@
 
     python -m launch.predict cat.jpg --weights runs/pets
 
+    python -m launch.predict cats/ --weights runs/pets --cam maps.png --embeddings cats.npz
+
+also draws where the network sees its best classes, and writes the features that its classifier
+reads.
+
 Unreadable pictures are reported and skipped. A directory stands for all pictures below it. The
 EXIF orientation is ignored, as in training.
 """
 
+import argparse
 import glob
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from densenet_jax.analysis.activation_maps import class_activation_maps
 from densenet_jax.data import folders
-from densenet_jax.errors import InputError, printable
+from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.files import check_regular
-from densenet_jax.predict import Prediction, predict
+from densenet_jax.models.network import Network
+from densenet_jax.predict import Prediction, embed, predict
 from densenet_jax.train import process
 from launch import command, network_flags
 from launch.paths import expanded, typed_path
 
 _PLOTS = (".png", ".svg", ".pdf", ".jpg")
+_FILES = {"plot": _PLOTS, "cam": _PLOTS, "embeddings": (".npz",)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,34 +57,75 @@ def main(argv: list[str] | None = None) -> None:
         metavar="FILE.png",
         help="draw the pictures with their predicted classes",
     )
+    parser.add_argument(
+        "--cam",
+        type=typed_path,
+        metavar="FILE.png",
+        help="draw class activation maps: where the network sees each of its best classes",
+    )
+    parser.add_argument(
+        "--embeddings",
+        type=typed_path,
+        metavar="FILE.npz",
+        help="write the features of each picture and the paths, as embeddings and paths",
+    )
     network_flags.add_flags(parser)
     args = parser.parse_intermixed_args(argv)  # Allows pictures after flags.
     if args.top < 1:
         raise InputError(f"--top is {args.top}: it must be at least 1")
-    if args.plot and args.plot.suffix not in _PLOTS:
-        raise InputError(f"--plot is {args.plot}: it must end in {', '.join(_PLOTS)}")
-    if args.plot and not args.plot.parent.is_dir():
-        raise InputError(
-            f"--plot is in {args.plot.parent}, which is not a directory: create it first"
-        )
-    if args.plot and args.plot.exists():
-        check_regular(args.plot)
+    for flag, endings in _FILES.items():
+        if path := getattr(args, flag):
+            _check_file(flag, path, endings)
+    if args.cam and args.crops != 1:
+        raise InputError(f"--cam shows one crop of a picture: leave out --crops {args.crops}")
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
     process.configure(jax_is_unused=True)
     network = network_flags.read(args)
-    found = network_flags.apply(predict, network, paths, args, top=args.top)
-    results = [
-        (path, predictions)
-        for path, predictions in zip(paths, found, strict=True)
-        if predictions is not None
-    ]
-    print(_as_json(results) if args.json else _as_text(results))
+    results = []
+    if network.config.num_classes or not args.embeddings:
+        results = _found(predict, network, paths, args, top=args.top)
+        print(_as_json(results) if args.json else _as_text(results))
+    if args.embeddings:
+        _write_embeddings(args.embeddings, _found(embed, network, paths, args))
+    if args.cam:
+        from densenet_jax.analysis.gallery import plot_activation_maps
+
+        maps = _found(class_activation_maps, network, paths, args)
+        plot_activation_maps(maps, dict(results), args.cam)
     if args.plot:
         # Imports matplotlib, which takes long.
         from densenet_jax.analysis.gallery import plot_predictions
 
         plot_predictions(results, args.plot)
+
+
+def _check_file(flag: str, path: Path, endings: tuple[str, ...]) -> None:
+    """Raises InputError if the file of a flag cannot be written."""
+    if path.suffix not in endings:
+        raise InputError(f"--{flag} is {path}: it must end in {', '.join(endings)}")
+    if not path.parent.is_dir():
+        raise InputError(f"--{flag} is in {path.parent}, which is not a directory: create it first")
+    if path.exists():
+        check_regular(path)
+
+
+def _found(
+    function: Callable, network: Network, paths: list[Path], args: argparse.Namespace, **options
+) -> list[tuple[Path, Any]]:
+    """Returns the result of `function` for each picture that can be read."""
+    found = network_flags.apply(function, network, paths, args, **options)
+    pairs = zip(paths, found, strict=True)
+    return [(path, result) for path, result in pairs if result is not None]
+
+
+def _write_embeddings(file: Path, found: list[tuple[Path, np.ndarray]]) -> None:
+    embeddings = np.stack([features for _, features in found]).astype(np.float32)
+    np.savez(file, embeddings=embeddings, paths=np.array([str(path) for path, _ in found]))
+    count, width = embeddings.shape
+    # Not to stdout, which --json may have filled with JSON.
+    print(f"wrote {counted(width, 'feature')} of {counted(count, 'picture')} to {file}",
+          file=sys.stderr)  # fmt: skip
 
 
 def _paths(given: list[str]) -> list[Path]:

@@ -27,6 +27,7 @@ class AllCNNConfig(NetworkConfig):
     stage_widths: tuple[int, ...] = (96, 192)
     dropout_rate: float = 0.5
     input_dropout_rate: float = 0.2
+    has_classifier = False  # Averages of the last convolution are the logits.
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,9 +22,9 @@ from densenet_jax.models.layers import (
     ScaleShift,
     SqueezeExcitation,
     Statistics,
+    classifier,
     concatenate_statistics,
     global_average,
-    linear,
     normalize_relu,
 )
 from densenet_jax.models.network import Network, NetworkConfig, Stem
@@ -225,6 +225,7 @@ class DenseNet(Network):
     config: DenseNetConfig
     # The classes of the parts, which post_activation.py replaces.
     layer_type, transition_type, pooling_type = DenseLayer, Transition, Pooling
+    pools_last_map = True
 
     def __init__(self, config: DenseNetConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -256,7 +257,7 @@ class DenseNet(Network):
                 self.blocks[-1].append(self.layer_type(in_features, k, config, rngs=rngs))
             features += layers * k
         self.norm5 = BatchNorm(features, param_dtype=dtype)
-        self.classifier = linear(features, config.num_classes, param_dtype=dtype, rngs=rngs)
+        self.classifier = classifier(features, config.num_classes, param_dtype=dtype, rngs=rngs)
         if config.dropout_rate:
             self.rngs = nnx.Rngs(dropout=rngs.dropout())
 

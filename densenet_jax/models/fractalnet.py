@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from densenet_jax.models.initializers import xavier_uniform
-from densenet_jax.models.layers import BatchNorm, Conv, Mode, global_average, linear
+from densenet_jax.models.layers import BatchNorm, Conv, Mode, classifier, global_average
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.models.pooling import max_pool
 
@@ -148,7 +148,7 @@ class FractalNet(Network):
         for width in config.widths:
             self.blocks.append(FractalBlock(features, width, config, rngs=rngs))
             features = width
-        self.classifier = linear(
+        self.classifier = classifier(
             features,
             config.num_classes,
             kernel_init=xavier_uniform,

@@ -9,7 +9,7 @@ from flax import nnx
 
 from densenet_jax.errors import InputError
 from densenet_jax.models.initializers import he_normal_fan_in
-from densenet_jax.models.layers import Conv, Mode, global_average, linear, relu
+from densenet_jax.models.layers import Conv, Mode, classifier, global_average, relu
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.models.pooling import max_pool
 from densenet_jax.models.stack import Stack
@@ -78,7 +78,7 @@ class Highway(Network):
             layer = functools.partial(HighwayLayer, features[i + 1], conv=conv)
             self.stacks.append(Stack(layer, count))
         self.head = conv(features[-1], config.head_features, 1)
-        self.classifier = linear(
+        self.classifier = classifier(
             config.head_features, config.num_classes, param_dtype=dtype, rngs=rngs
         )
         if config.dropout_rate:

@@ -1,6 +1,6 @@
 """Layers that families share. Feature maps are `[batch, channels, height, width]`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -259,6 +259,18 @@ def linear(
         # nnx.Linear would draw a key for these zeros, which would change all later random numbers.
         layer.bias, layer.use_bias = nnx.Param(constant(0, out_features, param_dtype)), True
     return layer
+
+
+class Identity(nnx.Module):
+    """Returns its input: the classifier of a network without classes."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+def classifier(features: int, num_classes: int, **settings: Any) -> Any:
+    """Builds the last layer of a network: linear, or the identity if there are no classes."""
+    return linear(features, num_classes, **settings) if num_classes else Identity()
 
 
 class SqueezeExcitation(nnx.Module):

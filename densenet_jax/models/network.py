@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from densenet_jax.errors import InputError
-from densenet_jax.models.layers import Mode
+from densenet_jax.models.layers import Identity, Mode
 
 # Largest number of classes, channels and so on; ImageNet-21k has 21,841 classes.
 MAX_NUMBER = 2**17
@@ -37,7 +37,8 @@ class NetworkConfig:
     Raises InputError for impossible values.
 
     Attributes:
-      num_classes, in_channels: sizes of the output and of the input.
+      num_classes, in_channels: sizes of the output and of the input. Without classes, a network
+        that ends in a linear classifier returns the features that this would read.
       dtype: type of convolutions and feature maps.
       param_dtype: type of parameters, statistics and logits.
     """
@@ -47,12 +48,13 @@ class NetworkConfig:
     dtype: jnp.dtype = FLOAT32
     param_dtype: jnp.dtype = FLOAT32
     bn_group_size = 0  # Families with BatchNorm make it a field.
+    has_classifier = True  # Whether the network ends in a linear layer, `classifier`.
 
     def __post_init__(self) -> None:
         config_class: type = type(self)
         for field, kind in _type_hints(config_class).items():
             self._check_type(field, kind)
-        self.check_least(num_classes=1, in_channels=1)
+        self.check_least(num_classes=0 if self.has_classifier else 1, in_channels=1)
         for field, kind in _type_hints(config_class).items():
             value = getattr(self, field)
             if field.endswith("_rate") and kind is float and not 0 <= value < 1:
@@ -114,18 +116,25 @@ def _is_of_type(value: Any, kind: Any) -> bool:
 class Network(nnx.Module):
     """An image classifier: images `[N, H, W, in_channels]` to logits `[N, num_classes]`.
 
+    Without classes (`num_classes=0`) it returns features `[N, features]` instead.
+
     Attributes:
       config: the description from which the network was built.
       rngs: the source of dropout masks; None in a network without dropout.
       preprocessing: prepares pictures for a trained network (`data.pictures.Preprocessing`); None
         if unknown.
       classes: names of a trained network's classes, in the order of the logits; None if unknown.
+      multilabel: whether a picture can have several of the classes.
     """
+
+    # Whether the classifier reads the averages of the last of `feature_maps`.
+    pools_last_map = False
 
     config: NetworkConfig
     rngs: nnx.Rngs | None = None
     preprocessing: Any = None
     classes: tuple[str, ...] | None = None
+    multilabel: bool = False
 
     def __call__(
         self, images: jax.Array, train: bool = False, mask: jax.Array | None = None
@@ -177,3 +186,19 @@ class Network(nnx.Module):
                 f"with height and width of at least {least}"
             )
         return images.astype(self.config.dtype).transpose(0, 3, 1, 2)
+
+
+def backbone(model: Network) -> Network:
+    """Returns `model` without its classifier, as built with `num_classes=0`; shares its weights.
+
+    Raises InputError if the network does not end in a linear classifier.
+    """
+    if not model.config.has_classifier:
+        raise InputError(
+            f"a {type(model).__name__} has no linear classifier, and so no features that one "
+            "reads: use a DenseNet, a ResNet or an RDNet"
+        )
+    features = nnx.merge(*nnx.split(model))
+    features.config = dataclasses.replace(model.config, num_classes=0)
+    features.classifier = Identity()  # type: ignore[attr-defined]
+    return features

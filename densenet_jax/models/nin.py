@@ -40,6 +40,7 @@ class NINConfig(NetworkConfig):
     kernel_std: float = 0.05
     companions: bool = False
     companion_size: int = 32
+    has_classifier = False  # Averages of the last convolution are the logits.
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from densenet_jax.errors import InputError
 from densenet_jax.models.initializers import constant, he_normal_fan_in
-from densenet_jax.models.layers import Conv, Mode, global_average, linear
+from densenet_jax.models.layers import Conv, Mode, classifier, global_average
 from densenet_jax.models.network import Network, NetworkConfig
 
 EPSILON = 1e-6  # Added to the variances that LayerNorm divides by.
@@ -151,7 +151,7 @@ class RDNet(Network):
                 self.stages[-1].append(layer(features, growth_rate, i > 1))
                 features += growth_rate
         self.norm = norm(features)
-        self.classifier = linear(features, config.num_classes, param_dtype=dtype, rngs=rngs)
+        self.classifier = classifier(features, config.num_classes, param_dtype=dtype, rngs=rngs)
         if config.drop_path_rate:
             self.rngs = nnx.Rngs(dropout=rngs.dropout())
 

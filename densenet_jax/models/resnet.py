@@ -18,7 +18,7 @@ from jax import lax
 
 from densenet_jax.errors import InputError
 from densenet_jax.models.initializers import Initializer, he_normal, he_normal_fan_in
-from densenet_jax.models.layers import BatchNorm, Conv, Mode, global_average, linear, relu
+from densenet_jax.models.layers import BatchNorm, Conv, Mode, classifier, global_average, relu
 from densenet_jax.models.network import Network, NetworkConfig, Stem
 from densenet_jax.models.pooling import average_pool, max_pool
 from densenet_jax.models.stack import Stack
@@ -246,6 +246,7 @@ class ResNet(Network):
     """A residual network, see `Network`."""
 
     config: ResNetConfig
+    pools_last_map = True
 
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -269,7 +270,7 @@ class ResNet(Network):
             self.stages.append(Stage(features, width, stride, count, config, rngs=rngs))
             features = width
         self.norm = norm(features) if config.pre_activation else None
-        self.classifier = linear(
+        self.classifier = classifier(
             features, config.num_classes, param_dtype=config.param_dtype, rngs=rngs
         )
         if config.dropout_rate or config.survival < 1:
