@@ -20,7 +20,7 @@ EVERY = range(10)
 TASKS = {
     "clothes": "others",
     "others": "clothes",
-    "shoes": "no_shoes",
+    "shoes": "no-shoes",
     "digits": "fashion",
     "photographs": "fashion",
 }
@@ -28,7 +28,7 @@ TASKS = {
 PRETRAININGS = {
     "clothes": CLOTHES,
     "others": OTHERS,
-    "no_shoes": tuple(set(EVERY) - set(SHOES)),
+    "no-shoes": tuple(set(EVERY) - set(SHOES)),
     "fashion": EVERY,
 }
 LOWER_BLOCKS = "^(conv0|blocks/[01]|transitions/[01])/"
