@@ -100,7 +100,7 @@ def pictures(tmp_path_factory):
         (directory / str(label)).mkdir()
         for i, index in enumerate(np.flatnonzero(digits.labels == label)[:30]):
             image = Image.fromarray(15 * digits.images[index].squeeze())
-            image.resize((32, 32)).save(directory / str(label) / f"{i}.png")
+            image.resize((16, 16)).save(directory / str(label) / f"{i}.png")
     return directory
 
 
@@ -111,7 +111,7 @@ def weights(tmp_path_factory):
     from safetensors.numpy import save_file
 
     save_file(dj.weights.to_torch(network()), file)
-    flags = ["--weights", file, "--model", small.CLASSIFIER, "--resize", 32, "--crop", 32]
+    flags = ["--weights", file, "--model", small.CLASSIFIER, "--resize", 16, "--crop", 16]
     return [str(word) for word in [*flags, "--mean", 0.5, 0.5, 0.5, "--std", 0.5, 0.5, 0.5]]
 
 
