@@ -14,7 +14,8 @@ ImageNet's identifiers such as n01440764; some may be missing. For other weights
 names of the class directories sorted as text, as in training. Then every class needs a directory,
 which may be empty. Top-5 errors need more than five classes.
 
-The command writes no files.
+--report DIR writes the predictions, figures by class, the calibration and the worst mistakes, and
+DIR/index.html, a page that shows them. Without it the command writes no files.
 """
 
 import argparse
@@ -25,9 +26,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from densenet_jax.data import folders, imagenet
+from densenet_jax.data.dataset import Split
+from densenet_jax.data.pictures import MAX_PIXELS, decode, load
 from densenet_jax.errors import InputError, counted, printable
 from densenet_jax.models import catalog
 from densenet_jax.models.network import Network
@@ -37,6 +41,7 @@ from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.failures import failures_reported
 from densenet_jax.train.feed import TEN_CROPS
 from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.step import TrainState
 from densenet_jax.train.trainer import TOP, Trainer
 from experiments import published
 from launch import command, hosts, network_flags, run_files
@@ -64,12 +69,23 @@ def main(argv: list[str] | None = None) -> None:
     group.add_argument(
         "--pictures", type=typed_path, metavar="DIR", help="contains a directory for each class"
     )
+    parser.add_argument(
+        "--report",
+        type=typed_path,
+        metavar="DIR",
+        help="write a report to DIR: predictions, figures by class, calibration, worst mistakes",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     network_flags.add_flags(parser, required=False)
     hosts.add_flags(parser)
     args = parser.parse_args(argv)
     if not (bool(args.workdir) ^ bool(args.weights and args.pictures)):
         raise InputError("set either --workdir, or both --weights and --pictures")
+    if args.report:
+        # Imports matplotlib, which takes long.
+        from launch import evaluation_report
+
+        evaluation_report.check(args.report)
     command.use_compile_cache(args.compile_cache)
     _evaluate_run(args) if args.workdir else _evaluate_weights(args)
 
@@ -104,8 +120,47 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         errors = trainer.evaluate(state)
         if config.data.ten_crops:
             errors |= trainer.evaluate(state, TEN_CROPS)
+        if args.report:
+            _report_run(args.report, run, trainer, state)
         step = int(state.step)
         print(json.dumps({"step": step, **errors}) if args.json else _as_line(step, errors))
+
+
+def _report_run(directory: Path, run: RunDirectory, trainer: Trainer, state: TrainState) -> None:
+    """Writes the report of a run."""
+    from launch import evaluation_report
+
+    data, config = trainer.data, trainer.config
+    logits, labels = trainer.logits(state, "test")
+    held_out = None
+    if data.validation is not None:
+        found, held_out_labels = trainer.logits(state, "validation")
+        known = np.isfinite(found).all(-1)
+        held_out = found[known], held_out_labels[known]
+    read = np.flatnonzero(np.isfinite(logits).all(-1))
+    test = data.test
+
+    def image(i: int) -> np.ndarray:
+        if isinstance(test, Split):
+            return test.images[read[i]]
+        return data.crop(decode(test[read[i]].data, config.data.max_pixels))
+
+    if jax.process_index() > 0:
+        return
+    count = trainer.model_config.num_classes
+    evaluation_report.write(
+        directory,
+        evaluation_report.Evaluated(
+            title=f"{config.model.name} on {config.data.name}, {run.path.name}",
+            logits=logits[read],
+            labels=labels[read],
+            names=[f"test/{i}" if isinstance(test, Split) else test.name(int(i)) for i in read],
+            classes=data.classes or [str(i) for i in range(count)],
+            image=image,
+            held_out=held_out,
+            skipped=len(logits) - len(read),
+        ),
+    )
 
 
 def _as_line(step: int, values: dict[str, float]) -> str:
@@ -150,8 +205,38 @@ def _evaluate_weights(args: argparse.Namespace) -> None:
     }
     if network.config.num_classes > TOP:
         report["top5_error"] = _error(found, labels, TOP)
+    if args.report:
+        _report_weights(args, network, paths, found, labels, classes)
     name, changes = catalog.describe(network.config)
     print(json.dumps(report) if args.json else _as_text(report, "" if changes else name))
+
+
+def _report_weights(
+    args: argparse.Namespace,
+    network: Network,
+    paths: list[Path],
+    found: list[np.ndarray | None],
+    labels: np.ndarray,
+    classes: Sequence[str],
+) -> None:
+    """Writes the report of weights. There are no held-out pictures, and so no temperature."""
+    from launch import evaluation_report
+
+    read = [i for i, values in enumerate(found) if values is not None]
+    mode = "L" if network.config.in_channels == 1 else "RGB"
+    max_pixels = MAX_PIXELS if args.max_pixels is None else args.max_pixels
+    evaluation_report.write(
+        args.report,
+        evaluation_report.Evaluated(
+            title=f"{args.weights} on {args.pictures}",
+            logits=np.stack([values for values in found if values is not None]),
+            labels=labels[read],
+            names=[str(paths[i]) for i in read],
+            classes=classes,
+            image=lambda i: network.preprocessing.crop(load(paths[read[i]], mode, max_pixels)),
+            skipped=len(found) - len(read),
+        ),
+    )
 
 
 def _are_of_training(pictures: Path, are_divided: bool, weights: Path) -> bool:

@@ -23,9 +23,9 @@ from densenet_jax.train.preemption import Preemption, StopRequested
 from densenet_jax.train.progress import Progress, restore_clock, saved_lines
 from densenet_jax.train.record import RunDirectory, best_epoch
 from densenet_jax.train.reporter import Reporter
-from densenet_jax.train.step import Totals, TrainState
+from densenet_jax.train.step import Totals, TrainState, means
 from densenet_jax.train.tensorboard import event_log
-from densenet_jax.train.trainer import Trainer, means, memory_bytes
+from densenet_jax.train.trainer import Trainer, memory_bytes
 
 
 def fit(config: ConfigDict, workdir: str | Path) -> dict:

@@ -12,6 +12,7 @@ from jax import lax
 from densenet_jax.data import batches
 from densenet_jax.data.augmentation import Augmentation
 from densenet_jax.data.batches import Batch
+from densenet_jax.errors import InputError
 from densenet_jax.models.network import Network
 from densenet_jax.train.flat import Layout
 from densenet_jax.train.freezing import merged, trained
@@ -186,15 +187,14 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), totals
 
 
-def eval_step(state: TrainState, batch: Batch, context: StepContext) -> Totals:
-    """Returns the totals of `batch`, normalised by the running statistics.
+def eval_logits(state: TrainState, batch: Batch, context: StepContext) -> jax.Array:
+    """Returns the logits of `batch`, normalised by the running statistics.
 
     For images `[N, crops, H, W, C]`, adds the logits of all crops.
     """
     crops = batch.images.reshape(-1, *batch.images.shape[-3:])
     logits = context.model(state)(crops, train=False)
-    logits = logits.reshape(len(batch.labels), -1, logits.shape[-1]).sum(1)
-    return batch_totals(logits, batch, context.loss.plain)
+    return logits.reshape(len(batch.labels), -1, logits.shape[-1]).sum(1)
 
 
 def train_steps(
@@ -233,9 +233,22 @@ def eval_steps(
 
     def step(i, totals):
         batch = context.batch(*_of_step(i, images, labels, indices))
-        return totals + eval_step(state, batch, context)
+        logits = eval_logits(state, batch, context)
+        return totals + batch_totals(logits, batch, context.loss.plain)
 
     return step(0, totals) if steps == 1 else lax.fori_loop(0, steps, step, totals)
+
+
+def logits_steps(state: TrainState, images, labels, indices, *, context: StepContext) -> tuple:
+    """Returns the logits, labels and indices of a `feed.Dispatch`, each `[steps, batch, ...]`."""
+
+    def step(i):
+        batch = context.batch(*_of_step(i, images, labels, indices))
+        return eval_logits(state, batch, context), batch.labels
+
+    if len(indices) == 1:  # A single step needs no loop, see `train_steps`.
+        return *(value[None] for value in step(0)), indices
+    return *lax.map(step, jnp.arange(len(indices))), indices
 
 
 def _of_step(i, images, labels, indices):
@@ -244,3 +257,19 @@ def _of_step(i, images, labels, indices):
         return images[i], labels[i], indices[i]
     positions = jnp.maximum(indices[i], 0)
     return images[positions], labels[positions], indices[i]
+
+
+def means(totals: Totals, prefix: str) -> dict[str, float]:
+    """Returns `{prefix}_loss` and `{prefix}_error`, in percent. Waits for the devices.
+
+    If examples have several labels, both are means over the known labels.
+
+    Raises InputError if there are no examples, because no picture could be read.
+    """
+    totals = jax.device_get(totals)
+    if not totals.examples:
+        raise InputError(f"none of the {prefix} pictures can be read: replace them")
+    if not totals.labels:
+        raise InputError(f"none of the {prefix} pictures has a known label: add labels")
+    error = 100 * float(totals.errors) / float(totals.labels)
+    return {f"{prefix}_loss": float(totals.mean_loss), f"{prefix}_error": error}

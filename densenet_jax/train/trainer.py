@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from densenet_jax.data.batches import PADDING
 from densenet_jax.data.dataset import Dataset
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
@@ -36,6 +37,8 @@ from densenet_jax.train.step import (
     Totals,
     TrainState,
     eval_steps,
+    logits_steps,
+    means,
     random_key,
     train_steps,
 )
@@ -311,6 +314,26 @@ class Trainer:
             return {f"{key}_10crop": x for key, x in values.items() if key.endswith("_error")}
         return values
 
+    def logits(self, state: TrainState, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the logits `[examples, classes]` and the labels of a split, on every host.
+
+        Logits are NaN for pictures that cannot be read, if these are skipped.
+        """
+        size, data = len(getattr(self.data, split)), self.data
+        logits = np.full((size, self.model_config.num_classes), np.nan, np.float32)
+        labels = np.zeros((size, *data.label_shape), np.int32)
+        function = jax.jit(
+            functools.partial(logits_steps, context=self._context),
+            out_shardings=replicated(self._mesh),
+        )
+        for dispatch in self._feed.evaluate(split):
+            with self._tracing():
+                found = jax.device_get(function(_without_optimizer(state), *dispatch))
+            values, found_labels, indices = found
+            rows = indices[read := indices != PADDING]
+            logits[rows], labels[rows] = values[read], found_labels[read]
+        return logits, labels
+
     def _splits(self, crops: int = 1) -> list[str]:
         """Returns the splits that an evaluation covers. Ten crops are taken of test images only."""
         if crops == TEN_CROPS or self.data.validation is None:
@@ -375,19 +398,3 @@ def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
     kinds = ("temp", "argument", "output", "alias", "generated_code")
     memory = {f"{kind}_bytes": getattr(analysis, f"{kind}_size_in_bytes") for kind in kinds}
     return memory | {"total_bytes": sum(memory.values()) - 2 * memory["alias_bytes"]}
-
-
-def means(totals: Totals, prefix: str) -> dict[str, float]:
-    """Returns `{prefix}_loss` and `{prefix}_error`, in percent. Waits for the devices.
-
-    If examples have several labels, both are means over the known labels.
-
-    Raises InputError if there are no examples, because no picture could be read.
-    """
-    totals = jax.device_get(totals)
-    if not totals.examples:
-        raise InputError(f"none of the {prefix} pictures can be read: replace them")
-    if not totals.labels:
-        raise InputError(f"none of the {prefix} pictures has a known label: add labels")
-    error = 100 * float(totals.errors) / float(totals.labels)
-    return {f"{prefix}_loss": float(totals.mean_loss), f"{prefix}_error": error}

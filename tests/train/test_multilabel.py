@@ -17,8 +17,8 @@ from densenet_jax.errors import InputError
 from densenet_jax.train.fit import fit
 from densenet_jax.train.losses import Loss, class_weights
 from densenet_jax.train.record import RunDirectory
-from densenet_jax.train.step import batch_totals
-from densenet_jax.train.trainer import Trainer, means
+from densenet_jax.train.step import batch_totals, means
+from densenet_jax.train.trainer import Trainer
 
 NAMES = ("even", "above 4", "round")
 ROUND = (0, 3, 6, 8, 9)
