@@ -20,10 +20,10 @@ from densenet_jax.train.failures import failures_reported
 from densenet_jax.train.feed import TEN_CROPS
 from densenet_jax.train.lock import RunLock
 from densenet_jax.train.preemption import Preemption, StopRequested
-from densenet_jax.train.progress import Progress, restore_clock, saved_lines
+from densenet_jax.train.progress import Progress, means, restore_clock, saved_lines
 from densenet_jax.train.record import RunDirectory, best_epoch
 from densenet_jax.train.reporter import Reporter
-from densenet_jax.train.step import Totals, TrainState, means
+from densenet_jax.train.step import Totals, TrainState
 from densenet_jax.train.tensorboard import event_log
 from densenet_jax.train.trainer import Trainer, memory_bytes
 

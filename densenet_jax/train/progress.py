@@ -111,3 +111,19 @@ def saved_lines(saved: dict, run: RunDirectory) -> list[dict]:
             f"{counted(saved['epoch'], 'epoch')} of the checkpoint: restore that file"
         )
     return lines
+
+
+def means(totals: Totals, prefix: str) -> dict[str, float]:
+    """Returns `{prefix}_loss` and `{prefix}_error`, in percent. Waits for the devices.
+
+    If examples have several labels, both are means over the known labels.
+
+    Raises InputError if there are no examples, because no picture could be read.
+    """
+    totals = jax.device_get(totals)
+    if not totals.examples:
+        raise InputError(f"none of the {prefix} pictures can be read: replace them")
+    if not totals.labels:
+        raise InputError(f"none of the {prefix} pictures has a known label: add labels")
+    loss = float(totals.loss / totals.divisor) if totals.divisor else 0.0
+    return {f"{prefix}_loss": loss, f"{prefix}_error": float(100 * totals.errors / totals.labels)}

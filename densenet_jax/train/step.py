@@ -12,7 +12,6 @@ from jax import lax
 from densenet_jax.data import batches
 from densenet_jax.data.augmentation import Augmentation
 from densenet_jax.data.batches import Batch
-from densenet_jax.errors import InputError
 from densenet_jax.models.network import Network
 from densenet_jax.train.flat import Layout
 from densenet_jax.train.freezing import merged, trained
@@ -257,19 +256,3 @@ def _of_step(i, images, labels, indices):
         return images[i], labels[i], indices[i]
     positions = jnp.maximum(indices[i], 0)
     return images[positions], labels[positions], indices[i]
-
-
-def means(totals: Totals, prefix: str) -> dict[str, float]:
-    """Returns `{prefix}_loss` and `{prefix}_error`, in percent. Waits for the devices.
-
-    If examples have several labels, both are means over the known labels.
-
-    Raises InputError if there are no examples, because no picture could be read.
-    """
-    totals = jax.device_get(totals)
-    if not totals.examples:
-        raise InputError(f"none of the {prefix} pictures can be read: replace them")
-    if not totals.labels:
-        raise InputError(f"none of the {prefix} pictures has a known label: add labels")
-    error = 100 * float(totals.errors) / float(totals.labels)
-    return {f"{prefix}_loss": float(totals.mean_loss), f"{prefix}_error": error}

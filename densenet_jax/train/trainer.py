@@ -29,7 +29,7 @@ from densenet_jax.train.inputs import augmentation, load_data
 from densenet_jax.train.losses import Loss, class_weights
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
-from densenet_jax.train.progress import Clock
+from densenet_jax.train.progress import Clock, means
 from densenet_jax.train.saved_network import start_from
 from densenet_jax.train.step import (
     INIT,
@@ -38,7 +38,6 @@ from densenet_jax.train.step import (
     TrainState,
     eval_steps,
     logits_steps,
-    means,
     random_key,
     train_steps,
 )

@@ -16,8 +16,9 @@ from densenet_jax.data.dataset import UNKNOWN, Split
 from densenet_jax.errors import InputError
 from densenet_jax.train.fit import fit
 from densenet_jax.train.losses import Loss, class_weights
+from densenet_jax.train.progress import means
 from densenet_jax.train.record import RunDirectory
-from densenet_jax.train.step import batch_totals, means
+from densenet_jax.train.step import batch_totals
 from densenet_jax.train.trainer import Trainer
 
 NAMES = ("even", "above 4", "round")
