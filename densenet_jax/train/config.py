@@ -148,10 +148,7 @@ def check_config(config: ConfigDict) -> None:
             f"learning_rate_drops is {drops!r}: use fractions of the epochs, above 0 and at most 1"
         )
     _check_multipliers(config.learning_rate_multipliers)
-    if config.report == "best_validation" and not config.data.holdout:
-        raise InputError(
-            "report is 'best_validation', but data.holdout is 0: hold out images for validation"
-        )
+    _check_validation(config)
     if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
         raise InputError(
             "dtype is 'float64', but 64-bit types are off: set JAX_ENABLE_X64=1 in the environment"
@@ -161,6 +158,28 @@ def check_config(config: ConfigDict) -> None:
             raise InputError(f"{key} is {values[key]!r}: set it with --config.{key}=NAME")
     model = model_config(config.model.name, **model_settings(config))
     check_groups(config.batch_size, getattr(model, "bn_group_size", 0))
+
+
+def _check_validation(config: ConfigDict) -> None:
+    data = config.data
+    if data.folds == 1:
+        raise InputError("data.folds is 1, which leaves no training images: use at least 2")
+    if data.folds and data.holdout:
+        raise InputError(
+            f"data.folds is {data.folds} and data.holdout {data.holdout}, but a fold is held out: "
+            "set data.holdout to 0"
+        )
+    if data.fold >= max(data.folds, 1):
+        numbers = f"use 0 to {data.folds - 1}" if data.folds else "set data.folds to 2 or more"
+        raise InputError(f"data.fold is {data.fold}, but data.folds is {data.folds}: {numbers}")
+    if data.holdout_stratified and not data.holdout:
+        raise InputError("data.holdout_stratified is True, but data.holdout is 0: set data.holdout")
+    for key, unused in (("report", "last_epoch"), ("early_stopping_epochs", 0)):
+        if config[key] != unused and not (data.holdout or data.folds):
+            raise InputError(
+                f"{key} is {config[key]!r}, but there are no validation images: set data.holdout "
+                "or data.folds"
+            )
 
 
 def refusal(key: str, value: object) -> InputError:

@@ -291,7 +291,10 @@ def _model_config(config: ConfigDict, data: Dataset) -> NetworkConfig:
 
 def _load(config: ConfigDict) -> Dataset:
     data = config.data
-    found = sources.load(data.name, data.directory, data.holdout, data.examples, data.image_size)
+    found = sources.load(
+        *(data.name, data.directory, data.holdout, data.examples, data.image_size),
+        *(data.folds, data.fold, data.holdout_stratified),
+    )
     return preprocess(found, data.preprocessing)
 
 
