@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn import datasets
 
 from densenet_jax.data import sources
 from densenet_jax.errors import InputError
@@ -65,6 +64,8 @@ def _patches(count: int, seed: int) -> Iterator[tuple[np.ndarray, int]]:
 
     Patches for training (seed 0) and for testing (seed 1) come from alternate horizontal bands.
     """
+    from sklearn import datasets  # Its import changes the filters of warnings.
+
     random = np.random.default_rng(seed)
     for number, photograph in enumerate(datasets.load_sample_images().images):
         height, width, _ = photograph.shape

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from densenet_jax.data.encoded import Pictures, Range
+from densenet_jax.data.encoded import Pictures, Range, Selection
 from densenet_jax.data.pictures import CentralCrop
 
 # Label that is not known, in a set with several labels per example, which are 1 or 0 otherwise.
@@ -95,3 +95,10 @@ def between(part: Part, start: int, stop: int) -> Part:
     if isinstance(part, Split):
         return Split(part.images[start:stop], part.labels[start:stop])
     return Range(part, start, stop)
+
+
+def chosen(part: Part, positions: np.ndarray) -> Part:
+    """Returns the images at `positions`, in that order."""
+    if isinstance(part, Split):
+        return Split(part.images[positions], part.labels[positions])
+    return Selection(part, positions)

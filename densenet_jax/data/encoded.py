@@ -26,7 +26,14 @@ class Encoded(NamedTuple):
 
 
 class Pictures(Protocol):
-    """The pictures of a split."""
+    """The pictures of a split.
+
+    Attributes:
+      labels: labels of all pictures; None if only reading the pictures tells.
+    """
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
 
     def __len__(self) -> int: ...
 
@@ -114,9 +121,37 @@ class Range:
     def name(self, index: int) -> str:
         return self._pictures.name(self._start + index)
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        labels = self._pictures.labels
+        return None if labels is None else labels[self._start : self._stop]
+
+
+class Selection:
+    """The pictures at some positions of other pictures."""
+
+    def __init__(self, pictures: Pictures, positions: np.ndarray):
+        self._pictures, self._positions = pictures, positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self._pictures[self._positions[index]]
+
+    def name(self, index: int) -> str:
+        return self._pictures.name(self._positions[index])
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        labels = self._pictures.labels
+        return None if labels is None else labels[self._positions]
+
 
 class Unread:
     """Pictures of which only the number is known."""
+
+    labels: None = None
 
     def __init__(self, count: int):
         self._count = count

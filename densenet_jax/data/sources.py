@@ -20,6 +20,7 @@ from densenet_jax.data import (
     fashion_mnist,
     folders,
     imagenet,
+    partition,
     pictures,
     svhn,
     synthetic,
@@ -50,6 +51,9 @@ def load(
     examples: int = 0,
     image_size: int = pictures.SIDE,
     labels: str | None = None,
+    folds: int = 0,
+    fold: int = 0,
+    stratified: bool = False,
 ) -> Dataset:
     """Reads a set by its name.
 
@@ -66,14 +70,18 @@ def load(
       image_size: side of the images of "folder". Pictures are resized to this short side before
         the crop.
       labels: CSV file with several labels for each picture of "folder", see `label_files.LAYOUT`.
+      folds: divide the training images that remain into this number of folds; 0: into none.
+      fold: number of the fold, from 0, that becomes `validation`; the others train.
+      stratified: choose the held-out images at random, with the same share of each class.
 
     A well-formed set whose size is not the official one is accepted, with a logged warning.
 
     Raises:
-      InputError: unknown name, missing or damaged files, impossible `holdout` or `examples`.
+      InputError: unknown name, missing or damaged files, impossible `holdout`, `examples` or
+        `folds`.
     """
     reader = _reader(name)
-    multiple = reader.holdout_multiple
+    multiple = 1 if stratified else reader.holdout_multiple
     if holdout < 0 or holdout % multiple:
         divisible = f" and, for {name}, divisible by {multiple}" if multiple > 1 else ""
         raise InputError(f"data.holdout is {holdout}: it must be 0 or more{divisible}")
@@ -87,7 +95,9 @@ def load(
         )
     )
     official = _check_sizes(name, facts, parts)
-    train, validation = reader.hold_out(parts, holdout)
+    train, validation = reader.hold_out(parts, 0 if stratified else holdout)
+    if stratified:
+        train, validation = partition.hold_out(train, holdout)
     if not 0 <= examples <= len(train):
         raise InputError(
             f"data.examples is {examples}, but the training set has "
@@ -95,6 +105,10 @@ def load(
         )
     if examples:
         train = between(train, 0, examples)
+    if folds:
+        train, validation = partition.divide(
+            *(train, folds, fold), None if facts.multilabel else facts.classes
+        )
     return _dataset(name, facts, train, parts["test"], validation, official)
 
 

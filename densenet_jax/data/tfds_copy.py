@@ -167,7 +167,9 @@ def pictures(copy: pathlib.Path, split: str) -> Pictures:
 
 
 class _Pictures:
-    """The pictures of a copy in either format."""
+    """The pictures of a copy in either format. Only reading the pictures tells their labels."""
+
+    labels: None = None
 
     def __init__(self, builder: Any, split: str):
         import tensorflow_datasets as tfds

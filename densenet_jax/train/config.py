@@ -158,10 +158,7 @@ def check_config(config: ConfigDict) -> None:
         )
     _check_multipliers(config.learning_rate_multipliers)
     _check_freezing(config)
-    if config.report == "best_validation" and not config.data.holdout:
-        raise InputError(
-            "report is 'best_validation', but data.holdout is 0: hold out images for validation"
-        )
+    _check_validation(config)
     if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
         raise InputError(
             "dtype is 'float64', but 64-bit types are off: set JAX_ENABLE_X64=1 in the environment"
@@ -190,6 +187,28 @@ def _check_freezing(config: ConfigDict) -> None:
             f"freeze is {config.freeze!r}, which is no regular expression ({error}): use for "
             "example '^(conv0|norm0|blocks/0)/'"
         ) from error
+
+
+def _check_validation(config: ConfigDict) -> None:
+    data = config.data
+    if data.folds == 1:
+        raise InputError("data.folds is 1, which leaves no training images: use at least 2")
+    if data.folds and data.holdout:
+        raise InputError(
+            f"data.folds is {data.folds} and data.holdout {data.holdout}, but a fold is held out: "
+            "set data.holdout to 0"
+        )
+    if data.fold >= max(data.folds, 1):
+        numbers = f"use 0 to {data.folds - 1}" if data.folds else "set data.folds to 2 or more"
+        raise InputError(f"data.fold is {data.fold}, but data.folds is {data.folds}: {numbers}")
+    if data.holdout_stratified and not data.holdout:
+        raise InputError("data.holdout_stratified is True, but data.holdout is 0: set data.holdout")
+    for key, unused in (("report", "last_epoch"), ("early_stopping_epochs", 0)):
+        if config[key] != unused and not (data.holdout or data.folds):
+            raise InputError(
+                f"{key} is {config[key]!r}, but there are no validation images: set data.holdout "
+                "or data.folds"
+            )
 
 
 def refusal(key: str, value: object) -> InputError:

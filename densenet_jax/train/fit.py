@@ -73,6 +73,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
             ):
                 progress = _train(trainer, run, checkpoints, lock, preemption, reporter)
             result = _result(trainer, progress)
+            if "stopped_early" in result:
+                reporter.print(f"stopped {result['stopped_early']}")
             run.finish(result)
     return result
 
@@ -85,7 +87,7 @@ def _train(
     preemption: Preemption,
     reporter: Reporter,
 ) -> Progress:
-    """Trains from the newest checkpoint, or from the start, to the last epoch."""
+    """Trains from the newest checkpoint, or from the start, to the last epoch or an early stop."""
     config, clock = trainer.config, trainer.clock
     state, progress = _begin(trainer, run, checkpoints, reporter)
     run.restore_metrics(progress.lines)
@@ -99,7 +101,8 @@ def _train(
 
     try:
         with event_log(run.path / "tensorboard", progress.step) as log_event:
-            while progress.epoch < config.epochs:
+            patience = config.early_stopping_epochs
+            while progress.epoch < config.epochs and not progress.has_stalled(patience):
                 epoch = progress.epoch  # From 0.
                 is_last = epoch + 1 == config.epochs
                 with clock.measure("training"):
@@ -117,6 +120,7 @@ def _train(
                 if is_last or (epoch + 1) % config.eval_every_epochs == 0:
                     with clock.measure("evaluation"):
                         line |= trainer.evaluate(state)
+                        is_last = is_last or progress.has_stalled(patience, line)
                         if is_last and config.data.ten_crops:
                             line |= trainer.evaluate(state, TEN_CROPS)
                     _check_evaluation(line)
@@ -225,21 +229,27 @@ def _divergence_reported(trainer: Trainer, checkpoints: Checkpoints) -> Iterator
 def _result(trainer: Trainer, progress: Progress) -> dict:
     """Returns the content of result.json."""
     config, seconds, lines = trainer.config, trainer.clock.seconds, progress.lines
-    line = lines[-1] if config.report == "last_epoch" else best_epoch(lines)
-    assert line is not None  # The last epoch is always evaluated.
+    best = best_epoch(lines)
+    line = lines[-1] if config.report == "last_epoch" else best
+    assert line is not None and best is not None  # The last epoch is always evaluated.
     has_broken = any(key.endswith("broken_pictures") for line in lines for key in line)
-    images = config.epochs * trainer.images_per_epoch
+    epochs = len(lines)
+    stop = (
+        f"after epoch {epochs} of {config.epochs}: the lowest validation error was in epoch "
+        f"{best['epoch']}"
+    )
     return {
         **{key: value for key, value in line.items() if key not in ("step", "epoch")},
         "reported_epoch": line["epoch"],
         "model": config.model.name,
         "data": config.data.name,
         "official_data": trainer.data.official and not has_broken,
-        "epochs": config.epochs,
+        "epochs": epochs,
+        **({"stopped_early": stop} if epochs < config.epochs else {}),
         "params": trainer.params,
         "seed": config.seed,
         "train_seconds": round(seconds["training"] + seconds["evaluation"], 3),
-        "images_per_second": round(images / seconds["training"], 1),
+        "images_per_second": round(epochs * trainer.images_per_epoch / seconds["training"], 1),
         "compile_seconds": round(trainer.compile_seconds, 3),
         "input_wait_seconds": round(seconds["input_wait"], 3),
         **_memory(trainer),

@@ -18,7 +18,8 @@ def load_data(config: ConfigDict) -> Dataset:
     """Returns the preprocessed data set of a config. Raises InputError if it cannot be read."""
     data = config.data
     found = sources.load(
-        *(data.name, data.directory, data.holdout, data.examples, data.image_size, data.labels)
+        *(data.name, data.directory, data.holdout, data.examples, data.image_size, data.labels),
+        *(data.folds, data.fold, data.holdout_stratified),
     )
     return preprocess(found, data.preprocessing)
 

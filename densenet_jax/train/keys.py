@@ -180,6 +180,12 @@ KEYS = {
     "checkpoint_every_epochs": Key(
         10, "save a checkpoint every N epochs, and at the end", bounds=(1, 10**6)
     ),
+    "early_stopping_epochs": Key(
+        0,
+        "end the run at the first evaluation N or more epochs after the epoch with the lowest "
+        "validation error; 0: train all epochs",
+        bounds=(0, 10**6),
+    ),
     "report": Key(
         "last_epoch",
         'epoch whose test error is the result; "best_validation" is the epoch with the lowest '
@@ -204,9 +210,24 @@ KEYS = {
         is_path=True,
     ),
     "data.holdout": Key(0, "training images held out for validation", bounds=(0, 2**31 - 1)),
+    "data.holdout_stratified": Key(
+        False,
+        "hold out a random choice of data.holdout images, the same in each run, with the same "
+        "share of each class",
+    ),
+    "data.folds": Key(
+        0,
+        "divide the training images into N folds, each with the same share of each class, and "
+        "validate on one of them; 0: no folds",
+        bounds=(0, 2**20),
+    ),
+    "data.fold": Key(
+        0, "number of the fold that validates, from 0; the others train", bounds=(0, 2**20 - 1)
+    ),
     "data.examples": Key(
         0,
-        "use only the first N training images; 0 uses all; a synthetic set grows to N",
+        "use only the first N training images, which data.folds then divides; 0 uses all; a "
+        "synthetic set grows to N",
         bounds=(0, 2**31 - 1),
     ),
     "data.image_size": Key(

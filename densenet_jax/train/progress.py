@@ -75,6 +75,22 @@ class Progress:
         self.epoch, self.totals = self.epoch + 1, totals
         self.best = best_epoch([line] if self.best is None else [self.best, line])
 
+    def has_stalled(self, patience: int, line: dict | None = None) -> bool:
+        """Returns whether the validation error has had no new minimum for `patience` epochs.
+
+        True only at an evaluation, so that a resumed run decides the same.
+
+        Args:
+          patience: number of epochs; 0: never.
+          line: the line of the newest epoch; None: the last of `lines`.
+        """
+        line = line or (self.lines[-1] if self.lines else {})
+        if not patience or "validation_error" not in line:
+            return False
+        best = best_epoch([line] if self.best is None else [self.best, line])
+        assert best is not None
+        return line["epoch"] - best["epoch"] >= patience
+
     def to_json(self, clock: Clock) -> dict:
         """Returns a copy for a checkpoint, which is written while training continues."""
         totals = jax.device_get(dataclasses.asdict(self.totals))

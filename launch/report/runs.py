@@ -21,6 +21,7 @@ from launch import run_files
 # Keys in which runs of the same protocol may differ.
 NOT_PROTOCOL = (
     "seed",
+    "data.fold",
     "data.directory",
     "data.workers",
     "data.skip_broken",
@@ -70,19 +71,30 @@ class Found(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Test errors in percent, one for each seed; may be empty."""
+    """Errors in percent, one for each seed or for each fold; may be empty."""
 
     errors: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float | None:
-        """The mean test error; None without seeds."""
+        """The mean error; None without errors."""
         return statistics.fmean(self.errors) if self.errors else None
 
     @property
     def std(self) -> float | None:
-        """The sample standard deviation between seeds; None with fewer than two seeds."""
+        """The sample standard deviation; None with fewer than two errors."""
         return statistics.stdev(self.errors) if len(self.errors) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % confidence interval of the mean, by Student's t; None with fewer than two."""
+        if self.mean is None or self.std is None:
+            return None
+        from scipy.special import stdtrit  # SciPy's statistics take a second to import.
+
+        count = len(self.errors)
+        half = float(stdtrit(count - 1, 0.975)) * self.std / count**0.5
+        return self.mean - half, self.mean + half
 
     def __str__(self) -> str:
         """Returns for example "4.61 ± 0.08"."""
@@ -213,8 +225,23 @@ def _not_protocol(report: str) -> set[str]:
 
 
 def by_seed(runs: list[Run]) -> Measured:
-    """Returns the test errors of runs that differ in their seeds; the last run of a seed counts."""
-    return Measured(tuple({run.result["seed"]: run.result["test_error"] for run in runs}.values()))
+    """Returns the test errors of runs that differ in seed or fold. The last of equals counts."""
+    errors = {
+        (run.result["seed"], run.config["data.fold"]): run.result["test_error"] for run in runs
+    }
+    return Measured(tuple(errors.values()))
+
+
+def by_fold(runs: list[Run], key: str) -> Measured:
+    """Returns the errors called `key` of runs that differ in seed or fold, one for each fold.
+
+    The error of a fold is the mean over its seeds, because seeds add no validation images. The last
+    run of a fold and seed counts.
+    """
+    folds: dict[int, dict[int, float]] = {}
+    for run in runs:
+        folds.setdefault(run.config["data.fold"], {})[run.result["seed"]] = run.result[key]
+    return Measured(tuple(statistics.fmean(seeds.values()) for seeds in folds.values()))
 
 
 def assign(

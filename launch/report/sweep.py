@@ -8,18 +8,26 @@ from matplotlib.figure import Figure
 
 from densenet_jax.analysis.style import COLOURS, MARKERS, save, styled
 from densenet_jax.train.config import defaults
-from launch.report.runs import NOT_PROTOCOL, Measured, Run, by_seed, macs, network_name
+from launch.report.runs import NOT_PROTOCOL, Measured, Run, by_fold, by_seed, macs, network_name
 from launch.report.tables import aligned
 
 _NAME = "model.name"
+_FOLD_COLUMNS = (
+    *("low", "high", "validation_mean", "validation_std", "validation_low", "validation_high"),
+    *("folds_done", "folds"),
+)
 
 
 class Setting(NamedTuple):
-    """A point of a sweep, over all its seeds.
+    """A point of a sweep, over all its seeds and folds.
 
     Attributes:
       values: the values of the swept keys.
       network: the label of the network.
+      measured: the test errors: of each seed or, with folds, of each fold.
+      seeds: number of seeds.
+      validation: the validation error of each fold; empty without folds.
+      folds: number of folds of the data; 0 without folds.
     """
 
     values: tuple
@@ -27,6 +35,14 @@ class Setting(NamedTuple):
     params: int
     macs: int
     measured: Measured
+    seeds: int
+    validation: Measured = Measured()
+    folds: int = 0
+
+    @property
+    def done(self) -> str:
+        """The number of finished folds, such as "4 of 5"."""
+        return f"{len(self.validation.errors)} of {self.folds}" if self.folds else "none"
 
 
 def write(runs: list[Run], directory: Path) -> str:
@@ -50,17 +66,17 @@ def gather(runs: list[Run]) -> tuple[list[str], list[Setting]]:
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.config[key] for key in keys), []).append(run)
-    settings = [
-        Setting(
-            values,
-            network_name(same[0].config),
-            same[0].result["params"],
-            macs(same[0]),
-            by_seed(same),
-        )
-        for values, same in groups.items()
-    ]
+    settings = [_setting(values, same) for values, same in groups.items()]
     return keys, sorted(settings, key=lambda setting: [_order(v) for v in setting.values])
+
+
+def _setting(values: tuple, runs: list[Run]) -> Setting:
+    first, seeds = runs[0], len({run.result["seed"] for run in runs})
+    size = network_name(first.config), first.result["params"], macs(first)
+    if folds := first.config["data.folds"]:
+        test, validation = (by_fold(runs, f"{part}_error") for part in ("test", "validation"))
+        return Setting(values, *size, test, seeds, validation, folds)
+    return Setting(values, *size, by_seed(runs), seeds)
 
 
 def _order(value: object) -> tuple:
@@ -71,26 +87,48 @@ def _order(value: object) -> tuple:
 
 
 def markdown(keys: list[str], settings: list[Setting]) -> str:
-    """Returns the table, one line for each setting."""
+    """Returns the table, one line for each setting. Folds add the validation error."""
+    folded = any(s.folds for s in settings)
     shown = [i for i, key in enumerate(keys) if key != _NAME]  # The network has a column.
     names = [_short(keys[i]) for i in shown]
     lines = []
     for s in settings:
         sizes = [f"{s.params:,}", f"{s.macs / 1e6:,.1f}"]
         values = [_text(s.values[i]) for i in shown]
-        lines.append([s.network, *values, *sizes, s.measured, len(s.measured.errors)])
-    header = ["network", *names, "parameters", "multiply-adds, M", "test error %", "seeds"]
+        errors = [str(s.measured)]
+        if folded:
+            errors = [_with_interval(s.validation), _with_interval(s.measured), s.done]
+        lines.append([s.network, *values, *sizes, *errors, s.seeds])
+    errors = ["test error %"]
+    if folded:
+        errors = [f"{part} error % (95 % interval)" for part in ("validation", "test")] + ["folds"]
+    header = ["network", *names, "parameters", "multiply-adds, M", *errors, "seeds"]
     return aligned(header, lines)
 
 
+def _with_interval(measured: Measured) -> str:
+    """Returns the mean with its 95 % interval: "1.53 (1.02 to 2.04)"."""
+    if not measured.errors:
+        return "none"
+    low_high = "" if measured.interval is None else " ({:.2f} to {:.2f})".format(*measured.interval)
+    return f"{measured.mean:.2f}{low_high}"
+
+
 def write_csv(keys: list[str], settings: list[Setting], path: Path) -> None:
-    """Writes a line for each setting."""
+    """Writes a line for each setting. Folds add columns."""
+    folded = any(s.folds for s in settings)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["network", *keys, "params", "macs", "mean", "std", "seeds"])
+        writer.writerow(["network", *keys, "params", "macs", "mean", "std", "seeds"]
+                        + list(_FOLD_COLUMNS) * folded)  # fmt: skip
         for s in settings:
-            found = (s.measured.mean, s.measured.std, len(s.measured.errors))
-            writer.writerow([s.network, *s.values, s.params, s.macs, *found])
+            found = (s.measured.mean, s.measured.std, s.seeds)
+            folds = (
+                *(s.measured.interval or (None, None)),
+                *(s.validation.mean, s.validation.std, *(s.validation.interval or (None, None))),
+                *(len(s.validation.errors), s.folds),
+            )
+            writer.writerow([s.network, *s.values, s.params, s.macs, *found, *folds * folded])
 
 
 @styled

@@ -46,7 +46,10 @@ def test_heads_have_the_command_and_the_cost(name):
         assert f"{form} form: {size} network{'s' if size > 1 else ''}" in head
 
 
-def test_a_sweep_that_is_only_quick(tmp_path):
+def test_sweeps_that_are_only_quick(tmp_path):
+    points = load_points(f"{SWEEPS}/folds.py", tmp_path)
+    assert [point.config.data.fold for point in points] == list(range(5))
+    assert {point.config.data.folds for point in points} == {5}
     assert len(load_points(f"{SWEEPS}/growth_rate_x_compression_quick.py", tmp_path)) == 8
-    others = {"__init__", "forms", "growth_rate_x_compression_quick"}
+    others = {"__init__", "folds", "forms", "growth_rate_x_compression_quick"}
     assert {path.stem for path in SWEEPS.glob("*.py")} - others == SIZES.keys()

@@ -3,7 +3,9 @@
 import csv
 import shutil
 
+import numpy as np
 import pytest
+import scipy.stats
 import small
 
 from experiments import published
@@ -209,6 +211,38 @@ def test_sweep(runs, run_report):
     assert [row[:3] + row[5:] for row in rows[3:]] == [
         ["densenet_bc_k24_d100", "0.5", "24", "4.00", "1"],
         ["densenet_b_k12_d100", "1.0", "12", "7.00", "1"],
+    ]
+
+
+def test_folds_give_one_row_with_an_interval(runs, run_report):
+    """Seeds of a fold are averaged first. Student's t is 4.302653 with two degrees of freedom."""
+    errors = {(0, 0): (3.0, 5.0), (0, 1): (5.0, 7.0), (1, 0): (2.0, 5.0), (2, 0): (9.0, 8.0)}
+    for (fold, seed), (validation, test) in errors.items():
+        folds = {"data.folds": 4, "data.fold": fold, "seed": seed}
+        finish(runs / f"{fold}-{seed}", test, extra={"validation_error": validation}, **folds)
+    text, lines = run_report("sweep", key=lambda line: line["network"])
+    assert text.startswith("# Sweep over seed and fold\n")
+    [row] = [[v.strip() for v in line.split("|")[1:-1]] for line in text.splitlines()[4:]]
+    # The errors of the folds are 4, 2 and 9 in validation, and 6, 5 and 8 in the test.
+    assert row[3:] == ["5.00 (-3.96 to 13.96)", "6.33 (2.54 to 10.13)", "3 of 4", "2"]
+    [line] = lines.values()
+    for part, found in (("validation_", (4, 2, 9)), ("", (6, 5, 8))):
+        low, high = scipy.stats.t.interval(0.95, 2, np.mean(found), scipy.stats.sem(found))
+        names = ("low", "mean", "high", "std")
+        expected = (low, np.mean(found), high, np.std(found, ddof=1))
+        assert [float(line[part + name]) for name in names] == pytest.approx(expected)
+    assert (line["folds_done"], line["folds"], line["seeds"]) == ("3", "4", "2")
+
+
+def test_one_fold_has_no_interval(runs, run_report):
+    for compression in (0.5, 1.0):
+        changes = {"model.compression": compression, "data.folds": 2 * (compression == 1.0)}
+        finish(runs / str(compression), 4.0, extra={"validation_error": 3.0}, **changes)
+    text, _ = run_report("sweep", key=lambda line: len(line))
+    rows = [[v.strip() for v in line.split("|")[1:-1]] for line in text.splitlines()[4:]]
+    assert [row[-4:] for row in rows] == [
+        ["none", "4.00", "none", "1"],
+        ["3.00", "4.00", "1 of 2", "1"],
     ]
 
 

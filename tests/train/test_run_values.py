@@ -132,7 +132,11 @@ def changed(key, value):
 
 
 # What a key needs to have its largest value.
-NEEDS = {"freeze_epochs": {"freeze": "conv0", "epochs": 10**6}}
+NEEDS = {
+    "freeze_epochs": {"freeze": "conv0", "epochs": 10**6},
+    "data.folds": {"data.holdout": 0},
+    "data.fold": {"data.holdout": 0, "data.folds": 2**20},
+}
 
 
 @pytest.mark.parametrize("key", [key for key, row in KEYS.items() if row.bounds])
