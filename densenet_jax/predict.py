@@ -135,15 +135,15 @@ def logits(
       model, pictures: see `predict`.
       preprocessing: the crop and the normalisation of pictures. The default is the network's, or
         else torchvision's for ImageNet if the network has three channels.
-      crops: 1 for the central crop. 10 averages the logits of the centre, of the corners, and of
-        their mirror images.
+      crops: 1 for the central crop. 2 averages the logits of the central crop and its mirror image.
+        10 averages the logits of the centre, of the corners, and of their mirror images.
       batch_size: pictures in one forward pass; larger uses more memory and less time.
       on_error: receives the index of a picture that cannot be read, and the error. None is yielded
         for such a picture. By default the error is raised.
       max_pixels: size of the largest file that is decoded.
     """
-    if crops not in (1, 10):
-        raise InputError(f"crops is {crops}: use 1 or 10")
+    if crops not in (1, 2, 10):
+        raise InputError(f"crops is {crops}: use 1, 2 or 10")
     _check_count("batch_size", batch_size)
     _check_count("max_pixels", max_pixels)
     if _is_picture(pictures) or not isinstance(pictures, Iterable):
@@ -156,7 +156,7 @@ def logits(
             "mean and a std for each channel"
         )
     mode = "L" if channels == 1 else "RGB"
-    crop = preprocessing.crop if crops == 1 else preprocessing.crop.ten
+    crop = preprocessing.crop.ten if crops == 10 else preprocessing.crop
     read = functools.partial(_read, mode=mode, crop=crop, max_pixels=max_pixels)
     graphdef, state = nnx.split(model)
     wide = model.config.param_dtype
@@ -177,6 +177,8 @@ def logits(
                         raise
                     on_error(number, error)
             images = list(found.values())
+            if crops == 2:
+                images = [np.stack([image, image[:, ::-1]]) for image in images]
             images += images[:1] * (batch_size - len(images))  # Pad: each shape would be compiled.
             values = _forward(graphdef, state, np.stack(images), mean, std) if found else []
             by_number = dict(zip(found, np.asarray(values), strict=False))

@@ -26,7 +26,7 @@ from densenet_jax.models.forms import choose_form
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.train.compiler import compile_program
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
-from densenet_jax.train.feed import TEN_CROPS, Dispatch, Resident, Streamed
+from densenet_jax.train.feed import MIRRORED, TEN_CROPS, Dispatch, Resident, Streamed
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
 from densenet_jax.train.progress import Clock
@@ -177,7 +177,7 @@ class Trainer:
 
     def compiled(self, split: str, crops: int = 1, steps: int | None = None) -> jax.stages.Compiled:
         """Returns the compiled program of `lower`; compiles it at the first call."""
-        key = split, crops, steps or self._feed.example(split, crops).steps
+        key = split, crops, steps or self._feed.example(split, _fed(crops)).steps
         if key not in self._compiled:
             with self.clock.measure("compiling"):
                 with _garbage_collection_paused(), self._tracing():
@@ -210,7 +210,7 @@ class Trainer:
 
     def _program(self, split: str, crops: int, steps: int | None) -> tuple[Any, tuple]:
         """Returns the jitted function of a dispatch, and examples of its arguments."""
-        example = self._feed.example(split, crops)
+        example = self._feed.example(split, _fed(crops))
         if steps:
             example = example.of_steps(steps)
         arguments = (self.initial_state, self.totals(), *example)
@@ -218,7 +218,10 @@ class Trainer:
         if split == "train":
             function = functools.partial(train_steps, context=self._context)
             return jit(function, donate_argnums=0), (*arguments, np.int32(0))
-        return jit(functools.partial(eval_steps, context=self._context)), arguments
+        evaluating = functools.partial(
+            eval_steps, context=self._context, mirrored=crops == MIRRORED
+        )
+        return jit(evaluating), arguments
 
     def totals(self, **numbers: float) -> Totals:
         """Returns totals with these `numbers`, and 0 for the others, on the devices."""
@@ -249,13 +252,14 @@ class Trainer:
         out for validation, returns `validation_loss` and so on as well.
 
         Args:
-          crops: 10, for pictures, adds the logits of ten crops of each picture. Then the result is
-            `test_error_10crop` and `test_top5_error_10crop`.
+          crops: 2 adds the logits of each image and its mirror image. 10, for pictures, adds the
+            logits of ten crops of each picture. Then the result is `test_error_2crop` or
+            `test_error_10crop`, and `test_top5_error_10crop` and so on.
         """
         values: dict[str, float] = {}
         for split in self._splits(crops):
             totals = self.totals()
-            for dispatch in self._feed.evaluate(split, crops):
+            for dispatch in self._feed.evaluate(split, _fed(crops)):
                 totals = self.compiled(split, crops, dispatch.steps)(state, totals, *dispatch)
             values |= means(totals, split)
             if isinstance(self._feed, Streamed):
@@ -264,15 +268,20 @@ class Trainer:
                     values[f"{split}_top5_error"] = 100 * errors / examples
                 if broken := len(getattr(self.data, split)) - int(examples):
                     values[f"{split}_broken_pictures"] = broken
-        if crops == TEN_CROPS:
-            return {f"{key}_10crop": x for key, x in values.items() if key.endswith("_error")}
+        if crops > 1:
+            return {f"{key}_{crops}crop": x for key, x in values.items() if key.endswith("_error")}
         return values
 
     def _splits(self, crops: int = 1) -> list[str]:
-        """Returns the splits that an evaluation covers. Ten crops are taken of test images only."""
-        if crops == TEN_CROPS or self.data.validation is None:
+        """Returns the splits that an evaluation covers: with several crops, test images only."""
+        if crops > 1 or self.data.validation is None:
             return ["test"]
         return ["validation", "test"]
+
+
+def _fed(crops: int) -> int:
+    """Returns the number of crops that the feed cuts out of each picture."""
+    return 1 if crops == MIRRORED else crops
 
 
 def _model_config(config: ConfigDict, data: Dataset) -> NetworkConfig:
