@@ -170,15 +170,15 @@ def outputs(
       model, pictures: see `predict`.
       preprocessing: the crop and the normalisation of pictures. The default is the network's, or
         else torchvision's for ImageNet if the network has three channels.
-      crops: 1 for the central crop. 10 averages the logits of the centre, of the corners, and of
-        their mirror images.
+      crops: 1 for the central crop. 2 averages the logits of the central crop and its mirror image.
+        10 averages the logits of the centre, of the corners, and of their mirror images.
       batch_size: pictures in one forward pass; larger uses more memory and less time.
       on_error: receives the index of a picture that cannot be read, and the error. None is yielded
         for such a picture. By default the error is raised.
       max_pixels: size of the largest file that is decoded.
     """
-    if crops not in (1, 10):
-        raise InputError(f"crops is {crops}: use 1 or 10")
+    if crops not in (1, 2, 10):
+        raise InputError(f"crops is {crops}: use 1, 2 or 10")
     _check_count("batch_size", batch_size)
     _check_count("max_pixels", max_pixels)
     if _is_picture(pictures) or not isinstance(pictures, Iterable):
@@ -191,7 +191,7 @@ def outputs(
             "mean and a std for each channel"
         )
     mode = "L" if channels == 1 else "RGB"
-    crop = preprocessing.crop if crops == 1 else preprocessing.crop.ten
+    crop = preprocessing.crop.ten if crops == 10 else preprocessing.crop
     read = functools.partial(_read, mode=mode, crop=crop, max_pixels=max_pixels)
     graphdef, state = nnx.split(model)
     wide = model.config.param_dtype
@@ -212,6 +212,8 @@ def outputs(
                         raise
                     on_error(number, error)
             images = list(found.values())
+            if crops == 2:
+                images = [np.stack([image, image[:, ::-1]]) for image in images]
             images += images[:1] * (batch_size - len(images))  # Pad: each shape would be compiled.
             by_number = {}
             if found:

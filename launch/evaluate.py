@@ -3,8 +3,8 @@
     python -m launch.evaluate --workdir runs/quickstart
 
 evaluates the checkpoint of a run, with the data and the batch size of the run's config. It prints
-the step, the losses and the errors in percent; --crops 10 adds the errors of ten crops of each
-picture.
+the step, the losses and the errors in percent; --crops 2 adds the errors with mirror images, and
+--crops 10 those of ten crops of each picture.
 
     python -m launch.evaluate --weights densenet121.pth --model densenet121 --pictures imagenet/val
 
@@ -39,7 +39,7 @@ from densenet_jax.predict import logits
 from densenet_jax.train import process
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.failures import failures_reported
-from densenet_jax.train.feed import TEN_CROPS
+from densenet_jax.train.feed import MIRRORED, TEN_CROPS
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.step import TrainState
 from densenet_jax.train.trainer import TOP, Trainer
@@ -118,8 +118,8 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             state, _ = checkpoints.restore(trainer.state_like, args.checkpoint)
         errors = trainer.evaluate(state)
-        if config.data.ten_crops:
-            errors |= trainer.evaluate(state, TEN_CROPS)
+        if args.crops > 1:
+            errors |= trainer.evaluate(state, args.crops)
         if args.report:
             _report_run(args.report, run, trainer, state)
         step = int(state.step)
@@ -168,6 +168,7 @@ def _as_line(step: int, values: dict[str, float]) -> str:
     phrases = []
     for key, value in values.items():
         words = key.replace("top5_error", "top-5 error").replace("_10crop", " of ten crops")
+        words = words.replace("_2crop", " with mirror images")
         words = words.replace("_", " ")
         if "error" in key:
             phrases.append(f"{words} {value:.2f} %")
@@ -305,7 +306,7 @@ def _line(source: str, top1: float, top5: float | None) -> str:
 def _published(model: str, crops: int) -> list[tuple[str, float, float]]:
     """Returns the source, the top-1 and the top-5 error of each published result of a network."""
     rows: list[tuple[str, float, float]] = []
-    if model in published.TABLE3:
+    if model in published.TABLE3 and crops != MIRRORED:
         errors = published.TABLE3[model].errors
         suffix = "" if crops == 1 else "_10crop"
         rows.append(("the papers, Table 3", errors[f"top1{suffix}"], errors[f"top5{suffix}"]))

@@ -75,10 +75,10 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crops",
         type=int,
-        choices=(1, 10),
+        choices=(1, 2, 10),
         default=1,
-        help="crops of each picture: 1, the centre; 10, also the corners and all mirrored "
-        "(default: %(default)s)",
+        help="crops of each picture: 1, the centre; 2, also mirrored; 10, also the corners, all "
+        "mirrored (default: %(default)s)",
     )
     parser.add_argument(
         "--batch_size",

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits, load_sample_images
 import densenet_jax as dj
 from densenet_jax import weight_files
 from densenet_jax.data.pictures import CentralCrop, Preprocessing
+from densenet_jax.predict import logits
 from densenet_jax.train import saved_network
 from launch import command
 from launch import predict as launch_predict
@@ -128,6 +129,15 @@ def test_crops_are_torchvisions(size, interpolation):
     np.testing.assert_array_equal(crop(picture), np.asarray(expected))
     ten = transforms.TenCrop(224)(transforms.Resize(256, mode)(picture))
     np.testing.assert_array_equal(crop.ten(picture), np.stack(ten))
+
+
+def test_two_crops_are_the_picture_and_its_mirror_image(network):
+    picture = np.asarray(load_sample_images().images[0][100:132, 200:232])
+    options = dict(preprocessing=Preprocessing(CentralCrop(32, 32)), batch_size=2)
+    plain, mirrored = logits(network, [picture, picture[:, ::-1]], **options)
+    [both] = logits(network, [picture], crops=2, **options)
+    np.testing.assert_allclose(both, (plain + mirrored) / 2, atol=1e-5)
+    assert np.abs(plain - mirrored).max() > 1e-3, "the test needs a picture without symmetry"
 
 
 def run(capsys, *arguments, weights=None, model=NAME):

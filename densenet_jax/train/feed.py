@@ -20,6 +20,7 @@ from densenet_jax.train.progress import Clock
 STEPS_PER_DISPATCH = 100
 SPLITS = ("train", "validation", "test")
 TEN_CROPS = 10  # The corners and the centre of a picture, and of its mirror image.
+MIRRORED = 2  # An image and its mirror image, which the devices make.
 
 
 # An array on the devices, or its shape for tracing.

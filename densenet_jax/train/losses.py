@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from densenet_jax.data.dataset import UNKNOWN, Dataset
 from densenet_jax.errors import InputError
@@ -131,3 +132,15 @@ def _training_labels(data: Dataset) -> np.ndarray:
             "pictures are read: give a number for each class instead"
         )
     return np.asarray(labels)
+
+
+def config_loss(config: ConfigDict, data: Dataset) -> Loss:
+    """Returns the loss of a config. Raises InputError if it does not suit the labels of `data`."""
+    if (config.loss == "sigmoid") != data.multilabel:
+        has = "several labels" if data.multilabel else "one class"
+        loss = "'sigmoid'" if data.multilabel else "'cross_entropy'"
+        raise InputError(
+            f"loss is {config.loss!r}, but each example of {config.data.name} has {has}: set loss "
+            f"to {loss}"
+        )
+    return Loss(config.loss, config.label_smoothing, class_weights(config.class_weights, data))

@@ -225,13 +225,27 @@ def train_steps(
 
 
 def eval_steps(
-    state: TrainState, totals: Totals, images, labels, indices, *, context: StepContext
+    state: TrainState,
+    totals: Totals,
+    images,
+    labels,
+    indices,
+    *,
+    context: StepContext,
+    mirrored: bool = False,
 ) -> Totals:
-    """Runs the evaluation steps of a `feed.Dispatch`, and adds to `totals`."""
+    """Runs the evaluation steps of a `feed.Dispatch`, and adds to `totals`.
+
+    Args:
+      mirrored: also evaluate the mirror image of each image, and add the logits of both.
+    """
     steps = len(indices)
 
     def step(i, totals):
         batch = context.batch(*_of_step(i, images, labels, indices))
+        if mirrored:
+            both = jnp.stack([batch.images, jnp.flip(batch.images, 2)], 1)
+            batch = batch._replace(images=both)
         logits = eval_logits(state, batch, context)
         return totals + batch_totals(logits, batch, context.loss.plain)
 

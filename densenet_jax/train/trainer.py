@@ -23,10 +23,10 @@ from densenet_jax.models.forms import choose_form
 from densenet_jax.models.network import Network, NetworkConfig
 from densenet_jax.train.compiler import compile_program
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
-from densenet_jax.train.feed import TEN_CROPS, Dispatch, Resident, Streamed
+from densenet_jax.train.feed import MIRRORED, TEN_CROPS, Dispatch, Resident, Streamed
 from densenet_jax.train.freezing import freeze, merged, trained
 from densenet_jax.train.inputs import augmentation, load_data
-from densenet_jax.train.losses import Loss, class_weights
+from densenet_jax.train.losses import config_loss
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
 from densenet_jax.train.progress import Clock, means
@@ -140,7 +140,7 @@ class Trainer:
             std=self.data.std,
             dtype=self.model_config.dtype,
             augmentation=augmentation(config, self.data),
-            loss=_loss(config, self.data),
+            loss=config_loss(config, self.data),
             companion_weight=companion_weight(config, len(self.data.train)),
             flat_loop=platform(self._mesh) == "gpu" and not _needs_paths(config),
         )
@@ -255,10 +255,13 @@ class Trainer:
             function = functools.partial(train_steps, context=context)
             return jit(function, donate_argnums=0), (*arguments, np.int32(0))
         arguments = (_without_optimizer(state), *arguments[1:])
-        return jit(functools.partial(eval_steps, context=self._context)), arguments
+        evaluating = functools.partial(
+            eval_steps, context=self._context, mirrored=crops == MIRRORED
+        )
+        return jit(evaluating), arguments
 
     def _example(self, split: str, crops: int) -> Dispatch:
-        return self._feed.example("train" if split == UNFROZEN else split, crops)
+        return self._feed.example("train" if split == UNFROZEN else split, _fed(crops))
 
     def totals(self, **numbers: float) -> Totals:
         """Returns totals with these `numbers`, and 0 for the others, on the devices."""
@@ -293,14 +296,15 @@ class Trainer:
         out for validation, returns `validation_loss` and so on as well.
 
         Args:
-          crops: 10, for pictures, adds the logits of ten crops of each picture. Then the result is
-            `test_error_10crop` and `test_top5_error_10crop`.
+          crops: 2 adds the logits of each image and its mirror image. 10, for pictures, adds the
+            logits of ten crops of each picture. Then the result is `test_error_2crop` or
+            `test_error_10crop`, and `test_top5_error_10crop` and so on.
         """
         values: dict[str, float] = {}
         state = _without_optimizer(state)
         for split in self._splits(crops):
             totals = self.totals()
-            for dispatch in self._feed.evaluate(split, crops):
+            for dispatch in self._feed.evaluate(split, _fed(crops)):
                 totals = self.compiled(split, crops, dispatch.steps)(state, totals, *dispatch)
             values |= means(totals, split)
             if isinstance(self._feed, Streamed):
@@ -309,8 +313,8 @@ class Trainer:
                     values[f"{split}_top5_error"] = 100 * errors / examples
                 if broken := len(getattr(self.data, split)) - int(examples):
                     values[f"{split}_broken_pictures"] = broken
-        if crops == TEN_CROPS:
-            return {f"{key}_10crop": x for key, x in values.items() if key.endswith("_error")}
+        if crops > 1:
+            return {f"{key}_{crops}crop": x for key, x in values.items() if key.endswith("_error")}
         return values
 
     def logits(self, state: TrainState, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -334,10 +338,15 @@ class Trainer:
         return logits, labels
 
     def _splits(self, crops: int = 1) -> list[str]:
-        """Returns the splits that an evaluation covers. Ten crops are taken of test images only."""
-        if crops == TEN_CROPS or self.data.validation is None:
+        """Returns the splits that an evaluation covers: with several crops, test images only."""
+        if crops > 1 or self.data.validation is None:
             return ["test"]
         return ["validation", "test"]
+
+
+def _fed(crops: int) -> int:
+    """Returns the number of crops that the feed cuts out of each picture."""
+    return 1 if crops == MIRRORED else crops
 
 
 def _model_config(config: ConfigDict, data: Dataset) -> NetworkConfig:
@@ -357,18 +366,6 @@ def _model_config(config: ConfigDict, data: Dataset) -> NetworkConfig:
 def _without_optimizer(state: TrainState) -> TrainState:
     """Returns the part of `state` that an evaluation needs, which the end of freezing keeps."""
     return dataclasses.replace(state, opt_state=())
-
-
-def _loss(config: ConfigDict, data: Dataset) -> Loss:
-    """Returns the loss of a config. Raises InputError if it does not suit the labels of `data`."""
-    if (config.loss == "sigmoid") != data.multilabel:
-        has = "several labels" if data.multilabel else "one class"
-        loss = "'sigmoid'" if data.multilabel else "'cross_entropy'"
-        raise InputError(
-            f"loss is {config.loss!r}, but each example of {config.data.name} has {has}: set loss "
-            f"to {loss}"
-        )
-    return Loss(config.loss, config.label_smoothing, class_weights(config.class_weights, data))
 
 
 def _needs_paths(config: ConfigDict) -> bool:

@@ -3,10 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import published_sets
 import pytest
 import small
 
+from densenet_jax import pretrained
+from densenet_jax.data import sources
 from densenet_jax.train.fit import fit
 from launch import command, evaluate
 
@@ -43,11 +46,24 @@ def test_prints_a_line_without_json(finished_run, capsys):
     )
 
 
+def test_mirror_images_are_averaged(finished_run, capsys):
+    status, output, _ = run_evaluate(capsys, finished_run, "--crops=2")
+    assert status == 0
+    network, digits = pretrained.load(finished_run), sources.load("digits")
+    images = (digits.test.images - np.array(digits.mean)) / np.array(digits.std)
+    scores = sum(network(x.astype(np.float32), train=False) for x in (images, images[:, :, ::-1]))
+    error = 100 * np.mean(np.argmax(scores, 1) != digits.test.labels)
+    printed = json.loads(output)
+    assert printed["test_error_2crop"] == pytest.approx(error)
+    assert printed["test_error_2crop"] != printed["test_error"], "the test needs another error"
+
+
 def test_a_line_names_every_kind_of_value():
     values = {"test_top5_error": 7.7, "test_broken_pictures": 1234, "test_top5_error_10crop": 6.5}
+    values["test_error_2crop"] = 1.0
     assert evaluate._as_line(1000, values) == (
         "step 1,000: test top-5 error 7.70 %, test broken pictures 1,234, "
-        "test top-5 error of ten crops 6.50 %"
+        "test top-5 error of ten crops 6.50 %, test error with mirror images 1.00 %"
     )
 
 

@@ -29,7 +29,7 @@ def pictures():
             yield Image.fromarray(photograph[50:350, left : left + 340])
 
 
-@pytest.fixture(params=[1, 10])
+@pytest.fixture(params=[1, 2, 10])
 def folder(request, network, tmp_path):
     """Writes pictures to class directories with known ranks; returns the path and the crops."""
     crops = request.param
@@ -84,6 +84,10 @@ def test_published_errors_are_printed(crops, expected):
     position = text.index("published, on the 50,000 pictures")
     for words in expected:
         position = text.index(words, position)
+
+
+def test_no_published_error_has_mirror_images_alone():
+    assert evaluate._published("densenet121", 2) == []
 
 
 def test_top_5_errors_need_more_than_five_classes():
