@@ -192,7 +192,7 @@ KEYS = {
         bounds=(0, 2**20),
     ),
     "data.fold": Key(
-        0, "number of the fold that validates, from 0; the others train", bounds=(0, 2**20)
+        0, "number of the fold that validates, from 0; the others train", bounds=(0, 2**20 - 1)
     ),
     "data.examples": Key(
         0,

@@ -94,7 +94,7 @@ def test_a_finished_run_says_so(typed_run, capsys):
         ("--config.data.name=", ["data.name"]),
         ("--config.data.name=cifar10", ["python -m launch.fetch cifar10", "kriz/cifar.html"]),
         ("--config.data.holdout=1437", ["hold out 1,437 of 1,437", "data.holdout"]),
-        ("--config.data.folds=1438", ["data.folds is 1438", "use 2 to 1,437"]),
+        ("--config.data.folds=1438", ["data.folds is 1,438", "use 2 to 1,437"]),
         ("--config.model.stem=imagenet", ["images", "height and width"]),
         ("--unknown=1", ["unknown"]),
         ("extra", ["unknown", "extra"]),
