@@ -86,6 +86,7 @@ def test_a_killed_run_ends_in_the_same_epoch(stopped_run, tmp_path, monkeypatch,
     assert metrics[0].read_bytes() == metrics[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_fold_is_trained_and_validated_by_the_command(tmp_path, capsys):
     changes = CHANGES | {"epochs": 1, "early_stopping_epochs": 0}
     argv = ["--config", str(small.QUICKSTART), "--workdir", str(tmp_path / "run")]
