@@ -85,9 +85,11 @@ def main(argv: list[str] | None = None) -> None:
         # Imports matplotlib, which takes long.
         from launch import evaluation_report
 
-        evaluation_report.check(args.report)
+        evaluation_report.check(args.report, args.pictures)
     command.use_compile_cache(args.compile_cache)
     _evaluate_run(args) if args.workdir else _evaluate_weights(args)
+    if args.report and not args.json and jax.process_index() == 0:
+        print(f"report: {args.report / 'index.html'}")
 
 
 def _evaluate_run(args: argparse.Namespace) -> None:
@@ -121,44 +123,47 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         if args.crops > 1:
             errors |= trainer.evaluate(state, args.crops)
         if args.report:
-            _report_run(args.report, run, trainer, state)
+            _report_run(args, run, trainer, state)
         step = int(state.step)
         print(json.dumps({"step": step, **errors}) if args.json else _as_line(step, errors))
 
 
-def _report_run(directory: Path, run: RunDirectory, trainer: Trainer, state: TrainState) -> None:
-    """Writes the report of a run."""
+def _report_run(
+    args: argparse.Namespace, run: RunDirectory, trainer: Trainer, state: TrainState
+) -> None:
+    """Writes the report of a run, of the mean logits if there are ten crops."""
     from launch import evaluation_report
 
-    data, config = trainer.data, trainer.config
-    logits, labels = trainer.logits(state, "test")
+    data, config, test = trainer.data, trainer.config, trainer.data.test
+    outputs = trainer.logits(state, "test", args.crops)
     held_out = None
     if data.validation is not None:
-        found, held_out_labels = trainer.logits(state, "validation")
-        known = np.isfinite(found).all(-1)
-        held_out = found[known], held_out_labels[known]
-    read = np.flatnonzero(np.isfinite(logits).all(-1))
-    test = data.test
+        held_out = trainer.logits(state, "validation", args.crops).only_read()
+    if jax.process_index() > 0:
+        return
+    names = [
+        f"test/{i}" if isinstance(test, Split) else test.name(i) for i in range(len(outputs.read))
+    ]
+    read = np.flatnonzero(outputs.read)
 
     def image(i: int) -> np.ndarray:
         if isinstance(test, Split):
             return test.images[read[i]]
-        return data.crop(decode(test[read[i]].data, config.data.max_pixels))
+        return data.crop(decode(test[int(read[i])].data, config.data.max_pixels))
 
-    if jax.process_index() > 0:
-        return
-    count = trainer.model_config.num_classes
+    logits, labels = outputs.only_read()
+    title = f"{config.model.name} on {config.data.name}, {run.path.name}"
     evaluation_report.write(
-        directory,
+        args.report,
         evaluation_report.Evaluated(
-            title=f"{config.model.name} on {config.data.name}, {run.path.name}",
-            logits=logits[read],
-            labels=labels[read],
-            names=[f"test/{i}" if isinstance(test, Split) else test.name(int(i)) for i in read],
-            classes=data.classes or [str(i) for i in range(count)],
+            title=title + ", 10 crops" * (args.crops == TEN_CROPS),
+            logits=logits,
+            labels=labels,
+            names=[names[i] for i in read],
+            classes=evaluation_report.class_names(data.classes, logits.shape[1]),
             image=image,
             held_out=held_out,
-            skipped=len(logits) - len(read),
+            skipped=[names[i] for i in np.flatnonzero(~outputs.read)],
         ),
     )
 
@@ -229,13 +234,15 @@ def _report_weights(
     evaluation_report.write(
         args.report,
         evaluation_report.Evaluated(
-            title=f"{args.weights} on {args.pictures}",
+            title=f"{args.weights} on {args.pictures}" + ", 10 crops" * (args.crops == TEN_CROPS),
             logits=np.stack([values for values in found if values is not None]),
             labels=labels[read],
             names=[str(paths[i]) for i in read],
-            classes=classes,
+            classes=evaluation_report.class_names(classes, network.config.num_classes),
             image=lambda i: network.preprocessing.crop(load(paths[read[i]], mode, max_pixels)),
-            skipped=len(found) - len(read),
+            skipped=[
+                str(path) for path, values in zip(paths, found, strict=True) if values is None
+            ],
         ),
     )
 

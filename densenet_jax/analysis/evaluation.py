@@ -73,16 +73,25 @@ def negative_log_likelihood(found: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.maximum(of_label, tiny)).mean())
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the temperature that minimises the negative log-likelihood of held-out examples."""
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """Returns the temperature that minimises the negative log-likelihood of held-out examples.
+
+    Returns None if no temperature does. If all predictions are right, the likelihood rises without
+    end as the temperature falls; if they are no better than chance, as it rises.
+    """
     from scipy.optimize import minimize_scalar
 
+    several = labels.ndim == 2
+    if decisions(probabilities(logits, several), labels)[1].all():
+        return None
+
     def loss(log_temperature: float) -> float:
-        found = probabilities(logits, labels.ndim == 2, np.exp(log_temperature))
+        found = probabilities(logits, several, np.exp(log_temperature))
         return negative_log_likelihood(found, labels)
 
     limit = np.log(_LARGEST_TEMPERATURE)
-    return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x))
+    found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x
+    return float(np.exp(found)) if abs(found) < 0.99 * limit else None
 
 
 def by_class(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -124,16 +133,19 @@ def by_class(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> lis
     return rows
 
 
-def summary(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Returns figures over all classes; macro means leave out classes in `without_auroc`."""
-    rows = by_class(found, labels, names)
+def summary(found: np.ndarray, labels: np.ndarray, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns figures over all classes; macro means leave out classes in `without_auroc`.
+
+    Args:
+      rows: the figures of each class, see `by_class`.
+    """
     _, right = decisions(found, labels)
     recalls = [row["recall"] for row in rows if row["recall"] is not None]
     aurocs = [row["auroc"] for row in rows if row["auroc"] is not None]
     precisions = [row["average_precision"] for row in rows if row["auroc"] is not None]
     return {
         "examples": len(labels),
-        "error": 100 * float(1 - right.mean()),
+        "error": 100 * float((~right).mean()),
         "balanced_accuracy": 100 * float(np.mean(recalls)) if recalls else None,
         "macro_auroc": float(np.mean(aurocs)) if aurocs else None,
         "macro_average_precision": float(np.mean(precisions)) if precisions else None,
@@ -141,6 +153,13 @@ def summary(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict
         "nll": negative_log_likelihood(found, labels),
         "calibration_error": reliability(found, labels).error,
     }
+
+
+def confusion(found: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the number of examples `[classes, classes]` by true and by predicted class."""
+    counts = np.zeros((found.shape[1], found.shape[1]), int)
+    np.add.at(counts, (labels, found.argmax(-1)), 1)
+    return counts
 
 
 def _ratio(numerator: int, denominator: int) -> float | None:

@@ -14,7 +14,6 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from densenet_jax.data.batches import PADDING
 from densenet_jax.data.dataset import Dataset
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
@@ -29,6 +28,7 @@ from densenet_jax.train.inputs import augmentation, load_data
 from densenet_jax.train.losses import config_loss
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
+from densenet_jax.train.outputs import Outputs
 from densenet_jax.train.progress import Clock, means
 from densenet_jax.train.saved_network import start_from
 from densenet_jax.train.step import (
@@ -317,25 +317,20 @@ class Trainer:
             return {f"{key}_{crops}crop": x for key, x in values.items() if key.endswith("_error")}
         return values
 
-    def logits(self, state: TrainState, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the logits `[examples, classes]` and the labels of a split, on every host.
-
-        Logits are NaN for pictures that cannot be read, if these are skipped.
-        """
-        size, data = len(getattr(self.data, split)), self.data
-        logits = np.full((size, self.model_config.num_classes), np.nan, np.float32)
-        labels = np.zeros((size, *data.label_shape), np.int32)
+    def logits(self, state: TrainState, split: str, crops: int = 1) -> Outputs:
+        """Returns the logits and the labels of a split, on every host."""
+        examples, classes = len(getattr(self.data, split)), self.model_config.num_classes
+        outputs = Outputs.empty(examples, classes, self.data.label_shape)
         function = jax.jit(
             functools.partial(logits_steps, context=self._context),
             out_shardings=replicated(self._mesh),
         )
-        for dispatch in self._feed.evaluate(split):
+        for dispatch in self._feed.evaluate(split, crops):
             with self._tracing():
-                found = jax.device_get(function(_without_optimizer(state), *dispatch))
-            values, found_labels, indices = found
-            rows = indices[read := indices != PADDING]
-            logits[rows], labels[rows] = values[read], found_labels[read]
-        return logits, labels
+                found = function(_without_optimizer(state), *dispatch)
+            totals, labels, indices = jax.device_get(found)
+            outputs.fill(totals / crops, labels, indices)
+        return outputs
 
     def _splits(self, crops: int = 1) -> list[str]:
         """Returns the splits that an evaluation covers: with several crops, test images only."""

@@ -1,6 +1,7 @@
 """Runs on streamed pictures do not depend on devices, processes, workers and restarts."""
 
 import json
+from pathlib import Path
 
 import pytest
 import small
@@ -64,12 +65,17 @@ def test_metrics_include_top_5_and_ten_crop_errors(finished):
     assert 0 < result["input_wait_seconds"] < result["train_seconds"]
 
 
-def test_evaluate_gives_the_ten_crop_errors_of_the_run(finished, capsys):
-    evaluate.main(["--workdir", str(finished), "--crops=10", "--json"])
+def test_evaluate_gives_the_ten_crop_errors_of_the_run(finished, capsys, tmp_path):
+    evaluate.main(["--workdir", str(finished), "--crops=10", "--json", f"--report={tmp_path}"])
     found, result = json.loads(capsys.readouterr().out), RunDirectory(finished).result()
     for key in ("test_error", "test_top5_error", "test_error_10crop", "test_top5_error_10crop"):
         assert found[key] == result[key]
     assert found["test_loss"] == pytest.approx(result["test_loss"], rel=1e-6)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["error"] == pytest.approx(result["test_error_10crop"])
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()
+    names = [line.partition(".JPEG")[0].rpartition("/")[2] for line in lines[1:]]
+    assert len(set(names)) == len(names) == metrics["examples"] == 9
 
 
 @pytest.mark.slow
@@ -123,6 +129,10 @@ def test_broken_pictures_are_counted(tmp_path, changes):
     assert result["broken_pictures"] == 3 and result["test_broken_pictures"] == 1
     assert result["test_error"] in [100 * wrong / 8 for wrong in range(9)], "one of nine is broken"
     assert not result["official_data"]
+    evaluate.main(["--workdir", str(tmp_path / "run"), f"--report={tmp_path / 'report'}"])
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert metrics["error"] == pytest.approx(result["test_error"]) and metrics["examples"] == 8
+    assert [Path(name).name for name in metrics["skipped_pictures"]] == [last]
     # The largest picture of each of the three classes, and one test picture, exceed this limit.
     wanted |= {"data.skip_broken": True, "data.max_pixels": 800_000}
     result = fit(small.config(wanted), tmp_path / "limited")
