@@ -80,7 +80,7 @@ def load_torch(
     arrays = _read(source, sum(array.nbytes for array in present.values()), ema)
     given, originals = _translate(subject, arrays, names, expected, notes)
     classifier = None
-    if not model.config.num_classes:
+    if not any(name.startswith(names.head) for name in expected):
         head = False
         notes.append("the network has no classes, so a classifier is left out")
     else:
