@@ -94,11 +94,13 @@ def predict(
         raise InputError(f"classes is {names!r:.200}: give a list with each of {count} names")
     _check_count("top", top)
     top = min(top, count)
-    probabilities = _sigmoid if network.multilabel else _softmax
 
     def found(pictures: Iterable[Picture], **options) -> Iterator[list[Prediction] | None]:
         for values in logits(network, pictures, **options):
-            yield None if values is None else _best(probabilities(values), names, top)
+            if values is None:
+                yield None
+            else:
+                yield _best(probabilities(values, network.multilabel), names, top)
 
     return _of_pictures(found, pictures, options)
 
@@ -266,13 +268,12 @@ def _forward(graphdef, state, images, mean, std):
     return values.reshape(len(images), -1, values.shape[-1]).mean(1)
 
 
-def _softmax(values: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(values - values.max())
-    return exponentials / exponentials.sum()
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -values))
+def probabilities(logits: np.ndarray, multilabel: bool) -> np.ndarray:
+    """Returns the probabilities `[..., classes]`: softmax, or sigmoid for several labels."""
+    if multilabel:
+        return np.exp(-np.logaddexp(0, -logits))
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def _best(probabilities: np.ndarray, classes: Sequence[str], top: int) -> list[Prediction]:

@@ -82,7 +82,8 @@ def load_torch(
     classifier = None
     if not any(name.startswith(names.head) for name in expected):
         head = False
-        notes.append("the network has no classes, so a classifier is left out")
+        if any(name.startswith(HEADS) for name in given):
+            notes.append("the network has no classes, so the classifier is left out")
     else:
         classifier = weight_fitting.find_classifier(given, expected, names.head)
     if classifier is not None:

@@ -131,7 +131,7 @@ def _evaluate_run(args: argparse.Namespace) -> None:
 def _report_run(
     args: argparse.Namespace, run: RunDirectory, trainer: Trainer, state: TrainState
 ) -> None:
-    """Writes the report of a run, of the mean logits if there are ten crops."""
+    """Writes the report of a run, of the mean logits if there are several crops."""
     from launch import evaluation_report
 
     data, config, test = trainer.data, trainer.config, trainer.data.test
@@ -156,7 +156,7 @@ def _report_run(
     evaluation_report.write(
         args.report,
         evaluation_report.Evaluated(
-            title=title + ", 10 crops" * (args.crops == TEN_CROPS),
+            title=title + _of_crops(args.crops),
             logits=logits,
             labels=labels,
             names=[names[i] for i in read],
@@ -166,6 +166,10 @@ def _report_run(
             skipped=[names[i] for i in np.flatnonzero(~outputs.read)],
         ),
     )
+
+
+def _of_crops(crops: int) -> str:
+    return f", {crops} crops" if crops > 1 else ""
 
 
 def _as_line(step: int, values: dict[str, float]) -> str:
@@ -234,7 +238,7 @@ def _report_weights(
     evaluation_report.write(
         args.report,
         evaluation_report.Evaluated(
-            title=f"{args.weights} on {args.pictures}" + ", 10 crops" * (args.crops == TEN_CROPS),
+            title=f"{args.weights} on {args.pictures}{_of_crops(args.crops)}",
             logits=np.stack([values for values in found if values is not None]),
             labels=labels[read],
             names=[str(paths[i]) for i in read],

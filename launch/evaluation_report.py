@@ -17,6 +17,7 @@ from densenet_jax.data import imagenet
 from densenet_jax.data.dataset import UNKNOWN
 from densenet_jax.errors import InputError, counted
 from densenet_jax.files import read_object, unfinished_name, write_durably
+from densenet_jax.predict import probabilities
 from launch.evaluation_page import page
 
 WORST = 24  # Mistakes on the contact sheet.
@@ -95,10 +96,14 @@ def class_names(names: Sequence[str] | None, count: int) -> list[str]:
     return known + [str(number) for number in range(len(known), count)]
 
 
+def _probabilities(found: Evaluated, temperature: float = 1.0) -> np.ndarray:
+    return probabilities(found.logits.astype(np.float64) / temperature, found.multilabel)
+
+
 def write(directory: Path, found: Evaluated) -> None:
     """Writes the report. Raises InputError if logits are infinite or NaN."""
     _check_finite(found)
-    probabilities = evaluation.probabilities(found.logits, found.multilabel)
+    probabilities = _probabilities(found)
     rows = evaluation.by_class(probabilities, found.labels, found.classes)
     metrics = {"command": _COMMAND, **evaluation.summary(probabilities, found.labels, rows)}
     metrics |= {"skipped": len(found.skipped), "skipped_pictures": list(found.skipped)}
@@ -134,7 +139,7 @@ def _calibrated(found: Evaluated) -> dict[str, float | None]:
     values: dict[str, float | None] = {"held_out": len(found.held_out[0])}
     values["temperature"] = temperature = evaluation.fit_temperature(*found.held_out)
     if temperature is not None:
-        scaled = evaluation.probabilities(found.logits, found.multilabel, temperature)
+        scaled = _probabilities(found, temperature)
         values["nll_with_temperature"] = evaluation.negative_log_likelihood(scaled, found.labels)
         bins = evaluation.reliability(scaled, found.labels)
         values["calibration_error_with_temperature"] = bins.error
@@ -198,7 +203,7 @@ def _draw(
     """Draws the figures. There is no worst.png without mistakes."""
     scaled = None
     if temperature is not None:
-        shares = evaluation.probabilities(found.logits, found.multilabel, temperature)
+        shares = _probabilities(found, temperature)
         scaled = evaluation.reliability(shares, found.labels)
     bins = evaluation.reliability(probabilities, found.labels)
     evaluation_figures.plot_reliability(bins, directory / "reliability.png", scaled, temperature)

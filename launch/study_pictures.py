@@ -51,7 +51,7 @@ def write_pictures(directory: Path) -> None:
 
 
 def _of_classes(split, classes: Iterable[int], count: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields the last `count` images of each class, which no pretraining of others reads."""
+    """Yields the last `count` images of each class."""
     for label in classes:
         for index in np.flatnonzero(split.labels == label)[-count:]:
             image = split.images[index].squeeze()

@@ -50,7 +50,7 @@ def test_the_classifier_of_a_file_is_left_out_with_a_warning(caplog):
     features = network(num_classes=0)
     with caplog.at_level(logging.WARNING):
         dj.weights.load_torch(features, dj.weights.to_torch(model))
-    assert "the network has no classes, so a classifier is left out" in caplog.text
+    assert "the network has no classes, so the classifier is left out" in caplog.text
     assert bool((features.conv0.kernel[...] == model.conv0.kernel[...]).all())
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from densenet_jax.data.dataset import UNKNOWN
+from densenet_jax.predict import probabilities
 
 BINS = 15  # Of equal width, for the calibration error.
 _LARGEST_TEMPERATURE = 100.0  # And its inverse is the smallest.
@@ -28,15 +29,6 @@ class Bins(NamedTuple):
         """The expected calibration error (Guo et al., ICML 2017), from 0 to 1."""
         gaps = np.abs(self.confidence - self.accuracy)
         return float(np.nansum(gaps * self.counts) / self.counts.sum())
-
-
-def probabilities(logits: np.ndarray, multilabel: bool, temperature: float = 1.0) -> np.ndarray:
-    """Returns the probabilities `[N, classes]`: softmax, or sigmoid for several labels."""
-    scaled = logits.astype(np.float64) / temperature
-    if multilabel:
-        return np.exp(-np.logaddexp(0, -scaled))
-    exponentials = np.exp(scaled - scaled.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def decisions(found: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +78,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
         return None
 
     def loss(log_temperature: float) -> float:
-        found = probabilities(logits, several, np.exp(log_temperature))
+        found = probabilities(logits / np.exp(log_temperature), several)
         return negative_log_likelihood(found, labels)
 
     limit = np.log(_LARGEST_TEMPERATURE)

@@ -186,11 +186,17 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), totals
 
 
-def eval_logits(state: TrainState, batch: Batch, context: StepContext) -> jax.Array:
+def eval_logits(
+    state: TrainState, batch: Batch, context: StepContext, mirrored: bool = False
+) -> jax.Array:
     """Returns the logits of `batch`, normalised by the running statistics.
 
-    For images `[N, crops, H, W, C]`, adds the logits of all crops.
+    For images `[N, crops, H, W, C]`, adds the logits of all crops. If `mirrored`, adds those of the
+    mirror image of each image `[N, H, W, C]`.
     """
+    if mirrored:
+        both = jnp.stack([batch.images, jnp.flip(batch.images, 2)], 1)
+        batch = batch._replace(images=both)
     crops = batch.images.reshape(-1, *batch.images.shape[-3:])
     logits = context.model(state)(crops, train=False)
     return logits.reshape(len(batch.labels), -1, logits.shape[-1]).sum(1)
@@ -243,21 +249,20 @@ def eval_steps(
 
     def step(i, totals):
         batch = context.batch(*_of_step(i, images, labels, indices))
-        if mirrored:
-            both = jnp.stack([batch.images, jnp.flip(batch.images, 2)], 1)
-            batch = batch._replace(images=both)
-        logits = eval_logits(state, batch, context)
+        logits = eval_logits(state, batch, context, mirrored)
         return totals + batch_totals(logits, batch, context.loss.plain)
 
     return step(0, totals) if steps == 1 else lax.fori_loop(0, steps, step, totals)
 
 
-def logits_steps(state: TrainState, images, labels, indices, *, context: StepContext) -> tuple:
+def logits_steps(
+    state: TrainState, images, labels, indices, *, context: StepContext, mirrored: bool = False
+) -> tuple:
     """Returns the logits, labels and indices of a `feed.Dispatch`, each `[steps, batch, ...]`."""
 
     def step(i):
         batch = context.batch(*_of_step(i, images, labels, indices))
-        return eval_logits(state, batch, context), batch.labels
+        return eval_logits(state, batch, context, mirrored), batch.labels
 
     if len(indices) == 1:  # A single step needs no loop, see `train_steps`.
         return *(value[None] for value in step(0)), indices

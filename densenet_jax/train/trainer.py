@@ -265,7 +265,7 @@ class Trainer:
 
     def totals(self, **numbers: float) -> Totals:
         """Returns totals with these `numbers`, and 0 for the others, on the devices."""
-        # Early checkpoints have no divisor and no number of labels: both were `examples`.
+        # Early checkpoints lack the divisor and the labels, which equalled `examples`.
         numbers = dict.fromkeys(("divisor", "labels"), numbers.get("examples", 0.0)) | numbers
         arrays: dict[str, Any] = {
             field.name: np.asarray(numbers.get(field.name, 0.0), self.model_config.param_dtype)
@@ -322,10 +322,10 @@ class Trainer:
         examples, classes = len(getattr(self.data, split)), self.model_config.num_classes
         outputs = Outputs.empty(examples, classes, self.data.label_shape)
         function = jax.jit(
-            functools.partial(logits_steps, context=self._context),
+            functools.partial(logits_steps, context=self._context, mirrored=crops == MIRRORED),
             out_shardings=replicated(self._mesh),
         )
-        for dispatch in self._feed.evaluate(split, crops):
+        for dispatch in self._feed.evaluate(split, _fed(crops)):
             with self._tracing():
                 found = function(_without_optimizer(state), *dispatch)
             totals, labels, indices = jax.device_get(found)

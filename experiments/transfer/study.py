@@ -7,10 +7,10 @@ python -m launch.sweep --sweep experiments/transfer/study.py --workdir runs/stud
 
 The first command writes the pictures of five small tasks, from Fashion-MNIST, scikit-learn's digits
 and its two photographs. Cost: 60 networks, 20 epochs each of 60 to 200 pictures: 30 minutes on two
-CPU cores. Measured: experiments/results/transfer. No published numbers.
+CPU cores. Measured: experiments/results/transfer.csv. No published numbers.
 """
 
-from densenet_jax.train.config import base_config
+from experiments.transfer import folder
 
 ROOT = "runs/study"
 SIDE = 28
@@ -35,18 +35,15 @@ LOWER_BLOCKS = "^(conv0|blocks/[01]|transitions/[01])/"
 
 
 def get_config():
-    config = base_config()
-    config.epochs = 20
+    config = folder.get_config()
     config.eval_every_epochs = 20
     config.batch_size = 20
     config.learning_rate = 0.05
-    config.learning_rate_schedule = "cosine"
     config.model.name = "densenet_bc_k12_d22"
-    config.data.name = "folder"
     config.data.image_size = SIDE
-    config.data.augment = True
     config.data.flip = False
     config.data.crop_padding = 2
+    config.data.padding_mode = "zeros"
     config.data.workers = 0
     return config
 

@@ -17,7 +17,9 @@ from densenet_jax.analysis import evaluation, evaluation_figures
 from densenet_jax.data import imagenet
 from densenet_jax.data.dataset import UNKNOWN
 from densenet_jax.errors import InputError
+from densenet_jax.predict import probabilities
 from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.trainer import Trainer
 from launch import evaluate, evaluation_report
 
 
@@ -25,14 +27,14 @@ def drawn(size=20_000, classes=5, seed=0):
     """Returns logits, and labels drawn with the probabilities of these logits."""
     random = np.random.default_rng(seed)
     logits = 2 * random.standard_normal((size, classes))
-    shares = evaluation.probabilities(logits, False).cumsum(-1)
+    shares = probabilities(logits, False).cumsum(-1)
     return logits, (shares < random.random((size, 1))).sum(-1)
 
 
 def test_logits_times_3_have_the_temperature_3():
     logits, labels = drawn()
     assert evaluation.fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
-    shares = evaluation.probabilities(logits, multilabel=True)
+    shares = probabilities(logits, multilabel=True)
     several = (np.random.default_rng(1).random(logits.shape) < shares).astype(int)
     several[::5, 0] = UNKNOWN
     assert evaluation.fit_temperature(3 * logits, several) == pytest.approx(3, rel=0.05)
@@ -50,7 +52,7 @@ def test_no_temperature_is_made_up():
 
 def test_the_calibration_error_follows_its_definition():
     logits, labels = drawn(500)
-    found = evaluation.probabilities(3 * logits, False)
+    found = probabilities(3 * logits, False)
     expected = 0.0
     for low in range(evaluation.BINS):
         chosen = [
@@ -86,6 +88,16 @@ def test_unknown_labels_are_left_out():
     assert first["auroc"] == 1 and first["error"] == pytest.approx(100 / 3)
     assert second["auroc"] == 0 and second["error"] == 50
     assert evaluation.summary(found, labels, [first, second])["error"] == 40
+
+
+def test_logits_of_mirror_images_are_those_of_evaluation(finished_run):
+    trainer = Trainer(small.config())
+    with Checkpoints(finished_run / "checkpoints", read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(trainer.state_like)
+    found = trainer.logits(state, "test", 2)
+    error = 100 * np.mean(found.logits.argmax(-1) != found.labels)
+    assert error == pytest.approx(trainer.evaluate(state, 2)["test_error_2crop"])
+    assert not np.allclose(found.logits, trainer.logits(state, "test").logits, atol=0.01)
 
 
 LOGITS = """
