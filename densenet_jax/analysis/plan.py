@@ -27,9 +27,10 @@ from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.forms import choose_form, why_not_kernels
 from densenet_jax.models.network import NetworkConfig
+from densenet_jax.train.compiler import memory_bytes
 from densenet_jax.train.config import check_config, model_overrides, model_settings
 from densenet_jax.train.feed import STEPS_PER_DISPATCH
-from densenet_jax.train.trainer import Trainer, memory_bytes
+from densenet_jax.train.trainer import Trainer
 
 # Share of a device's memory that a step may take; the runtime and fragmentation take the rest.
 USABLE_MEMORY_SHARE = 0.9

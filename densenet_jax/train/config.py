@@ -156,6 +156,11 @@ def check_config(config: ConfigDict) -> None:
         raise InputError(
             f"learning_rate_drops is {drops!r}: use fractions of the epochs, above 0 and at most 1"
         )
+    if config.learning_rate_schedule == "plateau" and not 0 < config.learning_rate_drop_factor < 1:
+        raise InputError(
+            f"learning_rate_drop_factor is {config.learning_rate_drop_factor:g}, but the schedule "
+            "'plateau' lowers the rate: use a factor between 0 and 1"
+        )
     _check_multipliers(config.learning_rate_multipliers)
     _check_freezing(config)
     _check_validation(config)
@@ -203,8 +208,13 @@ def _check_validation(config: ConfigDict) -> None:
         raise InputError(f"data.fold is {data.fold}, but data.folds is {data.folds}: {numbers}")
     if data.holdout_stratified and not data.holdout:
         raise InputError("data.holdout_stratified is True, but data.holdout is 0: set data.holdout")
-    for key, unused in (("report", "last_epoch"), ("early_stopping_epochs", 0)):
-        if config[key] != unused and not (data.holdout or data.folds):
+    needs_images = {
+        "report": config.report == "best_validation",
+        "early_stopping_epochs": config.early_stopping_epochs > 0,
+        "learning_rate_schedule": config.learning_rate_schedule == "plateau",
+    }
+    for key, needed in needs_images.items():
+        if needed and not (data.holdout or data.folds):
             raise InputError(
                 f"{key} is {config[key]!r}, but there are no validation images: set data.holdout "
                 "or data.folds"

@@ -15,6 +15,7 @@ from densenet_jax.models.labels import network_label
 from densenet_jax.train import process
 from densenet_jax.train.agreement import check_agreement
 from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.compiler import memory_bytes
 from densenet_jax.train.config import check_config, model_overrides
 from densenet_jax.train.failures import failures_reported
 from densenet_jax.train.feed import TEN_CROPS
@@ -25,7 +26,7 @@ from densenet_jax.train.record import RunDirectory, best_epoch
 from densenet_jax.train.reporter import Reporter
 from densenet_jax.train.step import Totals, TrainState
 from densenet_jax.train.tensorboard import event_log
-from densenet_jax.train.trainer import Trainer, memory_bytes
+from densenet_jax.train.trainer import Trainer
 
 
 def fit(config: ConfigDict, workdir: str | Path) -> dict:
@@ -116,7 +117,7 @@ def _train(
                         reporter.advance(dispatch.steps)
                     del dispatch, previous  # Frees the last images before the evaluation.
                     _check_loss(progress.totals, progress)
-                    line = _training_metrics(trainer, progress)
+                    line = _training_metrics(trainer, state, progress)
                 if is_last or (epoch + 1) % config.eval_every_epochs == 0:
                     with clock.measure("evaluation"):
                         line |= trainer.evaluate(state)
@@ -129,8 +130,7 @@ def _train(
                 log_event(line)
                 reporter.epoch(line, config.epochs)
                 progress.end_epoch(line, trainer.totals())
-                if progress.epoch == config.freeze_epochs:
-                    state = trainer.unfreeze(state)
+                state = trainer.end_epoch(state, line)
                 is_best = progress.best is line
                 if is_last or is_best or (epoch + 1) % config.checkpoint_every_epochs == 0:
                     save()
@@ -168,13 +168,13 @@ def _begin(
     return state, progress
 
 
-def _training_metrics(trainer: Trainer, progress: Progress) -> dict:
+def _training_metrics(trainer: Trainer, state: TrainState, progress: Progress) -> dict:
     """Returns the metrics of an epoch that has trained its last step."""
     line = {
         "step": progress.step,
         "epoch": progress.epoch + 1,
         **means(progress.totals, "train"),
-        "learning_rate": float(f"{trainer.learning_rate(progress.step - 1):.6g}"),
+        "learning_rate": float(f"{trainer.last_rate(state):.6g}"),
     }
     if broken := trainer.images_per_epoch - int(progress.totals.examples):
         line["broken_pictures"] = broken
@@ -219,10 +219,9 @@ def _divergence_reported(trainer: Trainer, checkpoints: Checkpoints) -> Iterator
         saved = checkpoints.steps()
         kept = f"the checkpoint of step {saved[0]} is kept" if saved else "no checkpoint was saved"
         epoch = math.ceil(error.step / trainer.steps_per_epoch)
-        rate = trainer.learning_rate(error.step - 1)
         raise RunError(
-            f"{error} in step {error.step} (epoch {epoch}, learning rate {rate:g}); {kept}: "
-            "try a lower learning_rate, in another directory"
+            f"{error} in step {error.step} (epoch {epoch}); {kept}: try a learning_rate below "
+            f"{trainer.config.learning_rate:g}, in another directory"
         ) from None
 
 

@@ -87,12 +87,19 @@ KEYS = {
     "learning_rate_schedule": Key(
         "steps",
         '"steps" multiplies the rate by learning_rate_drop_factor at each drop; "cosine" lowers '
-        "the rate to 0 along half a cosine",
-        choices=("steps", "cosine"),
+        'the rate to 0 along half a cosine; "plateau" multiplies the rate by '
+        "learning_rate_drop_factor when the validation error no longer falls",
+        choices=("steps", "cosine", "plateau"),
     ),
     "learning_rate_drops": Key((0.5, 0.75), "fractions of the epochs at which the rate drops"),
     "learning_rate_drop_factor": Key(
         0.1, "factor by which each drop multiplies the rate", bounds=(0, 1e38)
+    ),
+    "plateau_evaluations": Key(
+        10,
+        "number of evaluations in a row without a lower validation error, by a ten-thousandth at "
+        'least, after which the schedule "plateau" drops the rate',
+        bounds=(1, 10**6),
     ),
     "learning_rate_multipliers": Key(
         (),

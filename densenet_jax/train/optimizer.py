@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import KeyPath, tree_leaves_with_path, tree_map_with_path
 from ml_collections import ConfigDict
+from optax.contrib import ReduceLROnPlateauState, reduce_on_plateau
 
 from densenet_jax.errors import InputError
 from densenet_jax.train.config import drop_steps, steps_per_epoch
@@ -23,6 +24,8 @@ def learning_rate(config: ConfigDict, examples: int) -> optax.Schedule:
     epoch = steps_per_epoch(config, examples)
     if config.learning_rate_schedule == "cosine":
         schedule = optax.cosine_decay_schedule(config.learning_rate, config.epochs * epoch)
+    elif config.learning_rate_schedule == "plateau":
+        schedule = optax.constant_schedule(config.learning_rate)  # `after_evaluation` lowers it.
     else:
         drops = drop_steps(config, examples)
         schedule = step_schedule(config.learning_rate, drops, config.learning_rate_drop_factor)
@@ -63,10 +66,40 @@ def optimizer(
                 f"learning_rate_multipliers: {pattern!r} matches no parameter of "
                 f"{config.model.name}: use a part of a path such as {', '.join(paths[:4])}"
             )
-    return optax.chain(
+    stages = [
         sgd(learning_rate, config.momentum, config.weight_decay, config.nesterov),
         optax.stateless(functools.partial(_multiply, _factors(config, paths))),
+    ]
+    if config.learning_rate_schedule == "plateau":
+        stages.append(optax.GradientTransformation(_reduction(config).init, _scaled))
+    return optax.chain(*stages)
+
+
+def plateau_factor(opt_state: optax.OptState) -> float:
+    """Returns the product of the drops so far of the schedule "plateau", 1 for other schedules."""
+    last = opt_state[-1]
+    return float(last.scale) if isinstance(last, ReduceLROnPlateauState) else 1.0
+
+
+def after_evaluation(
+    config: ConfigDict, opt_state: optax.OptState, validation_error: jax.Array
+) -> optax.OptState:
+    """Returns the state of the optimiser of the schedule "plateau" after an evaluation."""
+    *others, plateau = opt_state
+    _, plateau = _reduction(config).update({}, plateau, value=validation_error)
+    return *others, plateau
+
+
+def _reduction(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
+    return reduce_on_plateau(
+        factor=config.learning_rate_drop_factor, patience=config.plateau_evaluations
     )
+
+
+def _scaled(
+    updates: optax.Updates, plateau: ReduceLROnPlateauState, params: optax.Params | None = None
+) -> tuple[optax.Updates, ReduceLROnPlateauState]:
+    return jax.tree.map(lambda update: plateau.scale * update, updates), plateau
 
 
 def sgd(

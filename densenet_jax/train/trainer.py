@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,14 +19,20 @@ from densenet_jax.models.catalog import FAMILIES, model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.forms import choose_form
 from densenet_jax.models.network import Network, NetworkConfig
-from densenet_jax.train.compiler import compile_program
+from densenet_jax.train.compiler import compile_program, garbage_collection_paused
 from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
 from densenet_jax.train.feed import MIRRORED, TEN_CROPS, Dispatch, Resident, Streamed
 from densenet_jax.train.freezing import freeze, merged, trained
 from densenet_jax.train.inputs import augmentation, load_data
 from densenet_jax.train.losses import config_loss
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
-from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
+from densenet_jax.train.optimizer import (
+    after_evaluation,
+    companion_weight,
+    learning_rate,
+    optimizer,
+    plateau_factor,
+)
 from densenet_jax.train.outputs import Outputs
 from densenet_jax.train.progress import Clock, means
 from densenet_jax.train.saved_network import start_from
@@ -60,7 +65,7 @@ class Trainer:
       data: the data set, on the host.
       steps_per_epoch: number of training steps; the last one may have a short batch.
       images_per_epoch: number of images that an epoch trains on.
-      learning_rate: function from step to learning rate.
+      learning_rate: function from step to learning rate, before the drops of plateaus.
       initial_state: the untrained network and its optimiser, on all devices. Training donates it.
       model_config: the config of the network, with the classes and channels of the data.
       params, trained_params: number of parameters of the network, and of those that training
@@ -158,11 +163,27 @@ class Trainer:
         """Returns the network in its initial state."""
         return self._context.model(self.initial_state)
 
-    def unfreeze(self, state: TrainState) -> TrainState:
-        """Returns `state` at the end of `freeze_epochs`: with optimiser state of all parameters."""
-        init = jax.jit(self._context.optimizer.init, out_shardings=replicated(self._mesh))
-        opt_state = merged(state.opt_state, init(state.params))
+    def end_epoch(self, state: TrainState, line: dict) -> TrainState:
+        """Returns the state that the next epoch begins with. `line` has the epoch's metrics.
+
+        The end of `freeze_epochs` adds optimiser state, and a plateau lowers the learning rate.
+        """
+        opt_state = state.opt_state
+        if line["epoch"] == self.config.freeze_epochs:
+            init = jax.jit(self._context.optimizer.init, out_shardings=replicated(self._mesh))
+            opt_state = merged(opt_state, init(state.params))
+        if self.config.learning_rate_schedule == "plateau" and "validation_error" in line:
+            opt_state = self._after_evaluation(opt_state, line["validation_error"])
         return dataclasses.replace(state, opt_state=opt_state)
+
+    @functools.cached_property
+    def _after_evaluation(self) -> Callable:
+        function = functools.partial(after_evaluation, self.config)
+        return jax.jit(function, out_shardings=replicated(self._mesh))
+
+    def last_rate(self, state: TrainState) -> float:
+        """Returns the learning rate of the step that led to `state`."""
+        return float(self.learning_rate(state.step - 1)) * plateau_factor(state.opt_state)
 
     def state_like(self, step: int) -> TrainState:
         """Returns a train state with the shapes, types and shardings of that at `step`."""
@@ -212,7 +233,7 @@ class Trainer:
         key = split, crops, steps or self._example(split, crops).steps
         if key not in self._compiled:
             with self.clock.measure("compiling"):
-                with _garbage_collection_paused(), self._tracing():
+                with garbage_collection_paused(), self._tracing():
                     function, arguments = self._program(*key)
                     lowered = function.lower(*arguments)
                 program = compile_program(lowered, self.config, platform(self._mesh))
@@ -366,26 +387,3 @@ def _without_optimizer(state: TrainState) -> TrainState:
 def _needs_paths(config: ConfigDict) -> bool:
     """Returns whether steps need the paths of parameters, which a flat vector does not have."""
     return bool(config.learning_rate_multipliers or config.layer_decay != 1 or config.freeze)
-
-
-@contextlib.contextmanager
-def _garbage_collection_paused():
-    """Pauses the collector while a program is traced, of whose time it would take a quarter."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Returns the memory of a program on a device, by kind.
-
-    The total counts output that takes the place of an argument once.
-    """
-    analysis = compiled.memory_analysis()
-    kinds = ("temp", "argument", "output", "alias", "generated_code")
-    memory = {f"{kind}_bytes": getattr(analysis, f"{kind}_size_in_bytes") for kind in kinds}
-    return memory | {"total_bytes": sum(memory.values()) - 2 * memory["alias_bytes"]}

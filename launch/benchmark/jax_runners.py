@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from densenet_jax.errors import counted
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.train import process
-from densenet_jax.train.trainer import Trainer, memory_bytes
+from densenet_jax.train.compiler import memory_bytes
+from densenet_jax.train.trainer import Trainer
 from experiments import synthetic
 from launch.benchmark.jax_naive import NaiveDenseNet
 from launch.benchmark.workload import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Runner, Workload

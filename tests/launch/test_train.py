@@ -1,7 +1,6 @@
 """`python -m launch.train`, as it is typed: what it leaves, and what it says to mistakes."""
 
 import json
-import re
 import shutil
 
 import jax
@@ -200,7 +199,7 @@ def test_failed_run_has_a_status_of_its_own(tmp_path, capsys):
     flags = small.flags({**small.PLAIN, "learning_rate": 1e30})
     assert run_train(tmp_path / "run", *flags) == 4
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and re.search(r"step 2 \(epoch 1, learning rate 1e\+30", error)
+    assert error.count("\n") == 1 and "step 2 (epoch 1)" in error and "below 1e+30" in error
 
 
 @pytest.mark.parametrize("argv", [["--config", str(small.QUICKSTART)], ["--workdir", "run"]])

@@ -13,7 +13,7 @@ from densenet_jax.analysis import plan as planning
 from densenet_jax.analysis.hlo import Program
 from densenet_jax.analysis.roofline import estimate
 from densenet_jax.analysis.targets import find_target
-from densenet_jax.train.trainer import memory_bytes
+from densenet_jax.train.compiler import memory_bytes
 from experiments import synthetic
 
 

@@ -1,7 +1,6 @@
-"""Runs on folds, and runs that end early."""
+"""Runs on folds, runs that end early, and the rate that drops on plateaus."""
 
 import json
-import math
 import shutil
 
 import pytest
@@ -18,7 +17,8 @@ PATIENCE, EPOCHS = 2, 30
 CHANGES = small.PLAIN | {
     **{"data.holdout": 0, "data.folds": 3, "data.fold": 1, "data.examples": 300},
     **{"epochs": EPOCHS, "early_stopping_epochs": PATIENCE, "report": "best_validation"},
-    **{"learning_rate_schedule": "cosine", "checkpoint_every_epochs": 100},
+    **{"learning_rate_schedule": "plateau", "plateau_evaluations": 1},
+    **{"learning_rate_drop_factor": 0.5, "checkpoint_every_epochs": 100},
 }
 
 
@@ -52,9 +52,10 @@ def test_a_run_ends_a_number_of_epochs_after_the_best(stopped_run):
     assert result["stopped_early"] == (
         f"after epoch {len(lines)} of {EPOCHS}: the lowest validation error was in epoch {best}"
     )
-    # The schedule keeps its length: 200 images are 4 steps an epoch.
-    rates = [0.05 * (1 + math.cos(math.pi * (4 * e - 1) / (4 * EPOCHS))) for e in range(1, 31)]
-    assert [x["learning_rate"] for x in lines] == pytest.approx(rates[: len(lines)], rel=1e-4)
+    # The rate of an epoch has dropped after each earlier epoch without a lower error.
+    drops = [sum(errors[j] >= min(errors[:j]) for j in range(1, i)) for i in range(len(errors))]
+    assert [line["learning_rate"] for line in lines] == [0.1 * 0.5**n for n in drops]
+    assert drops[best - 1] > 0  # The resumed runs below begin with a dropped rate.
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,7 @@ def test_a_fold_is_trained_and_validated_by_the_command(tmp_path, capsys):
         ({"data.holdout_stratified": True}, "data.holdout_stratified is True, but data.holdout"),
         ({"early_stopping_epochs": 4}, "early_stopping_epochs is 4, but there are no validation"),
         ({"report": "best_validation"}, "report is 'best_validation', but there are no validation"),
+        ({"learning_rate_schedule": "plateau"}, "learning_rate_schedule is 'plateau', but there"),
     ],
 )
 def test_settings_that_contradict_each_other(changes, message):

@@ -110,7 +110,9 @@ def test_a_half_written_line_of_metrics_is_written_again(copied_run):
 
 
 def test_a_nan_loss_ends_the_run(tmp_path):
-    with pytest.raises(RunError, match=r"loss is nan in step 2 \(epoch 1, learning rate 1e\+30"):
+    with pytest.raises(
+        RunError, match=r"nan in step 2 \(epoch 1\); no .*: try a learning_rate below 1e\+30"
+    ):
         fit(small.config({**small.PLAIN, "learning_rate": 1e30}), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
 
@@ -140,7 +142,7 @@ def test_a_nan_loss_keeps_the_last_finite_checkpoint(tmp_path, steps_per_dispatc
         "warmup_epochs": 2.0,
         "steps_per_dispatch": steps_per_dispatch,
     }
-    message = r"nan in step 46 \(epoch 3, learning rate 1e\+30\); the checkpoint of step 44 is kept"
+    message = r"nan in step 46 \(epoch 3\); the checkpoint of step 44 is kept"
     for _ in range(2):
         with pytest.raises(RunError, match=message):
             fit(small.config(small.PLAIN | changes), tmp_path / "run")

@@ -11,7 +11,13 @@ import pytest
 from densenet_jax.errors import InputError
 from densenet_jax.train.config import base_config, check_config, drop_steps, steps_per_epoch
 from densenet_jax.train.losses import Loss
-from densenet_jax.train.optimizer import companion_weight, learning_rate, optimizer
+from densenet_jax.train.optimizer import (
+    after_evaluation,
+    companion_weight,
+    learning_rate,
+    optimizer,
+    plateau_factor,
+)
 from experiments.cvpr2017 import recipes
 
 EXAMPLES = 50_000
@@ -34,6 +40,46 @@ def test_the_cosine_schedule_follows_its_formula():
     at = np.arange(0, steps, 97)
     expected = 0.05 * (1 + np.cos(math.pi * at / steps))
     np.testing.assert_allclose(rates(made, at), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_plateaus_multiply_the_updates():
+    """The second and third errors are no lower, nor are the fifth and sixth."""
+    made = config(
+        learning_rate_schedule="plateau",
+        plateau_evaluations=2,
+        learning_rate_drop_factor=0.5,
+        momentum=0.0,
+        weight_decay=0.0,
+    )
+    params = {"kernel": jnp.ones(3)}
+    made_optimizer = optimizer(made, learning_rate(made, EXAMPLES), params)
+    state, factors = made_optimizer.init(params), []
+    for error in (9.0, 9.0, 9.5, 3.0, 3.0, 3.5, 2.0):
+        state = after_evaluation(made, state, error)
+        updates, state = made_optimizer.update(params, state, params)
+        np.testing.assert_allclose(updates["kernel"], -0.1 * plateau_factor(state), rtol=1e-6)
+        factors.append(plateau_factor(state))
+    assert factors == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_plateaus_are_those_of_pytorch():
+    """PyTorch drops the rate after one more evaluation than its patience."""
+    torch = pytest.importorskip("torch")
+    made = config(learning_rate_schedule="plateau", plateau_evaluations=3)
+    state = optimizer(made, learning_rate(made, EXAMPLES), {}).init({"kernel": jnp.ones(3)})
+    theirs = torch.optim.SGD([torch.ones(1)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, patience=2, eps=0)
+    for error in 50 * 0.99 ** np.arange(60) + np.random.default_rng(0).uniform(0, 9, 60):
+        schedule.step(error)
+        state = after_evaluation(made, state, error)
+        assert plateau_factor(state) == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-5)
+    assert 0 < plateau_factor(state) < 1e-3
+
+
+def test_a_factor_that_raises_the_rate_is_refused():
+    made = config(learning_rate_schedule="plateau", learning_rate_drop_factor=1.0)
+    with pytest.raises(InputError, match="learning_rate_drop_factor is 1, but the schedule"):
+        check_config(made)
 
 
 def test_warmup_comes_before_the_schedule():
