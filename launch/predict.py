@@ -17,6 +17,7 @@ import argparse
 import glob
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,17 @@ def _check_file(flag: str, path: Path, endings: tuple[str, ...]) -> None:
         raise InputError(f"--{flag} is in {path.parent}, which is not a directory: create it first")
     if path.exists():
         check_regular(path)
+        if flag == "embeddings" and not _holds_embeddings(path):
+            raise InputError(f"{path} exists, and holds no embeddings: remove it, or name a file")
+
+
+def _holds_embeddings(path: Path) -> bool:
+    """Returns whether `_write_embeddings` wrote a file, which may then be overwritten."""
+    try:
+        with zipfile.ZipFile(path) as arrays:
+            return {"embeddings.npy", "paths.npy"} <= set(arrays.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _found(

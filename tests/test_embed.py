@@ -75,6 +75,36 @@ def test_the_mean_of_an_activation_map_and_the_bias_are_the_logit(name):
         assert maps.image.shape == (32, 32, 3) and maps.image.dtype == np.uint8
 
 
+@pytest.mark.slow
+def test_activation_maps_are_those_of_pytorch_grad_cam():
+    """Grad-CAM's map is ours, rectified, scaled to 0 to 1 and enlarged by its own code."""
+    torch, torchvision = pytest.importorskip("torch"), pytest.importorskip("torchvision")
+    grad_cam = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.image import scale_cam_image
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.densenet121(weights=None).eval()
+    ours = network("densenet121")
+    dj.weights.load_torch(ours, {k: v.numpy() for k, v in theirs.state_dict().items()})
+    size = 96  # Three by three positions.
+    crop = Preprocessing(CentralCrop(size, size), SMALL.mean, SMALL.std)
+    [found] = class_activation_maps(ours, [picture()], preprocessing=crop)
+    pixels = (found.image.astype(np.float32) - 127.5) / 127.5
+    images = torch.from_numpy(pixels.transpose(2, 0, 1)[None])
+    # torchvision's own ReLU after `norm5` is no module, so it has no hook.
+    relu, pool, flatten = torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    hooked = torch.nn.Sequential(theirs.features, relu, pool, flatten, theirs.classifier)
+    cam = grad_cam.GradCAM(hooked, [relu])
+    for label in (0, 281, 999):
+        [expected] = cam(images, targets=[ClassifierOutputTarget(label)])
+        rectified = np.maximum(found.maps[..., label], 0)
+        assert rectified.max() > 1e-3  # Far above the 1e-7 that Grad-CAM adds to a maximum.
+        # Grad-CAM scales again after it has enlarged the map, which lowers the maximum.
+        [scaled] = scale_cam_image(scale_cam_image(rectified[None], target_size=(size, size)))
+        np.testing.assert_allclose(scaled, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("attempt", "problem"),
     [
@@ -140,11 +170,16 @@ def test_a_probe_learns_from_untrained_features(pictures, weights, capsys):
 
 
 def test_impossible_flags_are_refused(pictures, weights, tmp_path):
+    other, text = tmp_path / "other.npz", tmp_path / "text.npz"
+    np.savez(other, images=np.zeros(3))
+    text.write_text("text")
     for problem, main, flags in (
         ("--neighbours is 100: use 1 to 48", probe.main, ["--neighbours", "100"]),
         ("--embeddings is x.npy: it must end in .npz", predict.main, ["--embeddings", "x.npy"]),
         ("--cam is maps.gif: it must end in", predict.main, ["--cam", "maps.gif"]),
         ("--cam shows one crop", predict.main, ["--cam", "maps.png", "--crops", "10"]),
+        ("other.npz exists, and holds no embeddings", predict.main, ["--embeddings", str(other)]),
+        ("text.npz exists, and holds no embeddings", predict.main, ["--embeddings", str(text)]),
     ):
         with pytest.raises(InputError) as error:
             main([str(pictures), *weights, *flags])
