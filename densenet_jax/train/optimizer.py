@@ -71,7 +71,7 @@ def optimizer(
         optax.stateless(functools.partial(_multiply, _factors(config, paths))),
     ]
     if config.learning_rate_schedule == "plateau":
-        stages.append(optax.GradientTransformation(_reduction(config).init, _scaled))
+        stages.append(optax.GradientTransformation(functools.partial(_unreduced, config), _scaled))
     return optax.chain(*stages)
 
 
@@ -94,6 +94,12 @@ def _reduction(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     return reduce_on_plateau(
         factor=config.learning_rate_drop_factor, patience=config.plateau_evaluations
     )
+
+
+def _unreduced(config: ConfigDict, params: optax.Params) -> ReduceLROnPlateauState:
+    """Returns the state before the first evaluation, finite as that of all checkpoints."""
+    state = _reduction(config).init(params)
+    return state._replace(best_value=jnp.full_like(state.best_value, 1e38))
 
 
 def _scaled(

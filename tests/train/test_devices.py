@@ -14,6 +14,8 @@ from densenet_jax.train.record import RunDirectory
 
 TWENTY_STEPS = "tests/train/twenty_steps.py"
 STOPPED_RUN = "tests/train/stopped_run.py"
+FREEZING = {"freeze": "^(conv0|blocks/0/0/norm1)/", "freeze_epochs": 1, "data.holdout": 100}
+FREEZING |= {"learning_rate_schedule": "plateau", "plateau_evaluations": 2, "eval_every_epochs": 5}
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 
 
@@ -78,12 +80,12 @@ def test_losses_with_kernels_do_not_depend_on_devices():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("later", [(4, 1), (1, 4, 1)])
-def test_a_run_can_resume_on_other_devices(tmp_path, float64, later):
+@pytest.mark.parametrize("later, more", [((4, 1), {}), ((1, 4, 1), FREEZING)])
+def test_a_run_can_resume_on_other_devices(tmp_path, float64, later, more):
     """Moves a run from 2 processes of 2 devices to 1 process, with `later` devices in turn."""
     # The run is long, because two processes stop some steps after the signal.
     run = {"epochs": 60, "checkpoint_every_epochs": 60, "eval_every_epochs": 20}
-    changes = small.PLAIN | run | {"dtype": "float64", "model.dropout_rate": 0.2}
+    changes = small.PLAIN | run | {"dtype": "float64", "model.dropout_rate": 0.2} | more
     fit(small.config(changes), tmp_path / "alone")
     outputs = []
 
