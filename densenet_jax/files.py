@@ -6,6 +6,7 @@ After a crash or a power loss a file has its old content or its new content, nev
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -71,6 +72,18 @@ def write_durably(path: Path, content: str | bytes) -> None:
         os.fsync(file.fileno())
     unfinished.replace(path)
     sync(path.parent)
+
+
+def check_writable(directory: Path, name: str) -> None:
+    """Raises InputError if no file can be written to `directory`; leaves nothing behind.
+
+    Args:
+      name: the flag that named the directory, for the message.
+    """
+    try:
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise InputError(f"cannot write to {name} {directory}: {error.strerror}") from error
 
 
 def unfinished_name(name: str) -> str:

@@ -216,7 +216,7 @@ def _load_described(
     weights.load_torch(network, source, head, ema)
     network.preprocessing = _for_channels(config.preprocessing, network)
     if network.config.num_classes == config.settings["num_classes"]:
-        network.classes = config.classes
+        network.classes, network.multilabel = config.classes, config.multilabel
     return network
 
 

@@ -28,7 +28,7 @@ _IGNORED_KEYS = {
     *("label_names", "label_descriptions", "label_offset", "url", "file", "state_dict", "source"),
     *("hf_hub_id", "hf_hub_filename", "tag", "custom_load", "min_input_size", "fixed_input_size"),
     *("pool_size", "test_pool_size", "first_conv", "classifier", "license", "description"),
-    *("origin_url", "paper_name", "paper_ids", "notes"),
+    *("origin_url", "paper_name", "paper_ids", "notes", "multilabel"),
 }
 _PICTURE_KEYS = {*_DEFAULTS, "input_size", "test_input_size", "test_crop_pct"}
 
@@ -41,12 +41,14 @@ class TimmConfig(NamedTuple):
       settings: settings of the network that differ from those of `architecture`.
       preprocessing: the crop and the normalisation of pictures.
       classes: names of the classes in the order of the logits; None if unknown.
+      multilabel: whether a picture can have several of the classes, which timm does not know.
     """
 
     architecture: str
     settings: dict[str, Any]
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
+    multilabel: bool = False
 
 
 def read(path: Path) -> TimmConfig | None:
@@ -95,6 +97,8 @@ def write(config: TimmConfig) -> str:
     }
     if config.classes:
         content["label_names"] = list(config.classes)
+    if config.multilabel:
+        content["multilabel"] = True
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -175,7 +179,12 @@ def _parse(content: dict[str, Any]) -> TimmConfig:
     names = content.get("label_names") or pretrained.get("label_names")
     texts = content.get("label_descriptions") or pretrained.get("label_descriptions") or {}
     classes = _classes(names, texts, num_classes) if names else None
-    return TimmConfig(content["architecture"], settings, preprocessing(pretrained), classes)
+    multilabel = content.get("multilabel", False)
+    if not isinstance(multilabel, bool):
+        raise ValueError(f"its multilabel is {multilabel!r}, not true or false")
+    return TimmConfig(
+        content["architecture"], settings, preprocessing(pretrained), classes, multilabel
+    )
 
 
 def _classes(names: Any, texts: Any, count: Any) -> tuple[str, ...]:

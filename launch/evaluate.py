@@ -28,6 +28,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from densenet_jax.data import folders, imagenet
 from densenet_jax.data.dataset import Split
@@ -108,7 +109,11 @@ def _evaluate_run(args: argparse.Namespace) -> None:
         )
     config = run.config()
     if args.data_directory:
-        config.data.directory = str(args.data_directory)
+        _move_data(config, args.data_directory)
+    if args.report and config.data.directory:
+        from launch import evaluation_report
+
+        evaluation_report.check(args.report, Path(config.data.directory))
     if args.batch_size is not None:
         config.eval_batch_size = args.batch_size
     if args.max_pixels is not None:
@@ -126,6 +131,15 @@ def _evaluate_run(args: argparse.Namespace) -> None:
             _report_run(args, run, trainer, state)
         step = int(state.step)
         print(json.dumps({"step": step, **errors}) if args.json else _as_line(step, errors))
+
+
+def _move_data(config: ConfigDict, directory: Path) -> None:
+    """Sets the directory of the data, and the label file if it was in the old directory."""
+    if config.data.labels:
+        labels, old = (Path(p).resolve() for p in (config.data.labels, config.data.directory))
+        if labels.is_relative_to(old):
+            config.data.labels = str(directory / labels.relative_to(old))
+    config.data.directory = str(directory)
 
 
 def _report_run(
@@ -191,6 +205,11 @@ def _as_line(step: int, values: dict[str, float]) -> str:
 def _evaluate_weights(args: argparse.Namespace) -> None:
     process.configure(jax_is_unused=True)
     network = network_flags.read(args)
+    if network.multilabel:
+        raise InputError(
+            f"{args.weights} gives a picture several labels, and class directories give it one: "
+            "evaluate the run with --workdir"
+        )
     expected, label_order = _classes(network, is_run=(Path(args.weights) / "model.json").exists())
     paths, labels, classes = folders.labelled(args.pictures, expected)
     part = paths[0].relative_to(args.pictures).parts[0]

@@ -37,6 +37,7 @@ _COLUMNS = {
     "error": "error, %",
     "precision": "precision",
     "recall": "recall",
+    "specificity": "specificity",
     "f1": "F1",
     "auroc": "AUROC",
     "average_precision": "average precision",

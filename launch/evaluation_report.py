@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from densenet_jax.analysis.evaluation_figures import legible
 from densenet_jax.data import imagenet
 from densenet_jax.data.dataset import UNKNOWN
 from densenet_jax.errors import InputError, counted
-from densenet_jax.files import read_object, unfinished_name, write_durably
+from densenet_jax.files import check_writable, read_object, unfinished_name, write_durably
 from densenet_jax.predict import probabilities
 from launch.evaluation_page import page
 
@@ -75,11 +74,8 @@ def check(directory: Path, pictures: Path | None = None) -> None:
         raise InputError(
             f"--report {directory} is inside the pictures {pictures}: name another directory"
         )
-    try:
-        tempfile.TemporaryFile(dir=existing).close()
-        found = {path.name for path in directory.iterdir()} if existing == directory else set()
-    except OSError as error:
-        raise InputError(f"--report {directory} cannot be written: {error.strerror}") from error
+    check_writable(existing, "--report")
+    found = {path.name for path in directory.iterdir()} if existing == directory else set()
     found -= {unfinished_name(name) for name in _FILES}
     others = sorted(found.difference(_FILES))
     if found and (read_object(directory / "metrics.json") or {}).get("command") != _COMMAND:

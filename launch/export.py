@@ -117,7 +117,9 @@ def write_repository(directory: Path, network: Network, source: str, license: st
     name, settings = catalog.describe(network.config)
     settings = {name: x for name, x in settings.items() if name not in _TRAINING_ONLY}
     settings |= {"num_classes": network.config.num_classes}
-    config = timm_config.TimmConfig(name, settings, network.preprocessing, network.classes)
+    config = timm_config.TimmConfig(
+        name, settings, network.preprocessing, network.classes, network.multilabel
+    )
     weight_files.write(directory / "model.safetensors", weights.to_torch(network))
     (directory / "config.json").write_text(timm_config.write(config), encoding="utf-8")
     text = card(network, name, source, license)
@@ -193,8 +195,11 @@ def card(network: Network, title: str, source: str, license: str) -> str:
         lines += [
             f"| trained on | {result['data']}, {counted(result['epochs'], 'epoch')}, "
             f"seed {result['seed']} |",
-            f"| test error | {result['test_error']:.2f} % |",
+            f"| {'wrong labels in the test' if network.multilabel else 'test error'} | "
+            f"{result['test_error']:.2f} % |",
         ]
+    if network.multilabel:
+        lines.append("| labels | several for each picture; their probabilities are sigmoids |")
     if network.classes:
         names = printable(", ".join(network.classes)).replace("|", "\\|")
         lines.append(f"| class names | {names} |")

@@ -44,7 +44,8 @@ def add_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--num_classes",
         type=int,
         metavar="N",
-        help="number of classes of a weights file (default: that of the model, such as 1000)",
+        help="number of classes of a weights file, 0 for a network without a classifier (default: "
+        "that of the model, such as 1000)",
     )
     group.add_argument(
         "--ema",
@@ -106,8 +107,8 @@ def read(args: argparse.Namespace) -> Network:
     preprocessing is unknown.
     """
     settings = {} if args.num_classes is None else {"num_classes": args.num_classes}
-    if settings and args.num_classes < 1:
-        raise InputError(f"--num_classes is {args.num_classes}: it must be at least 1")
+    if settings and args.num_classes < 0:
+        raise InputError(f"--num_classes is {args.num_classes}: it must be at least 0")
     source, model = args.weights, args.model
     if source == PRETRAINED:
         if not model:

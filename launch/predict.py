@@ -15,6 +15,7 @@ EXIF orientation is ignored, as in training.
 
 import argparse
 import glob
+import io
 import json
 import sys
 import zipfile
@@ -27,7 +28,7 @@ import numpy as np
 from densenet_jax.analysis.activation_maps import class_activation_maps
 from densenet_jax.data import folders
 from densenet_jax.errors import InputError, counted, printable
-from densenet_jax.files import check_regular
+from densenet_jax.files import check_regular, check_writable, write_durably
 from densenet_jax.models.network import Network
 from densenet_jax.predict import Prediction, embed, predict
 from densenet_jax.train import process
@@ -35,6 +36,7 @@ from launch import command, network_flags
 from launch.paths import expanded, typed_path
 
 _PLOTS = (".png", ".svg", ".pdf", ".jpg")
+_MOST_DRAWN = 100  # Pictures in one file, whose height image formats limit.
 _FILES = {"plot": _PLOTS, "cam": _PLOTS, "embeddings": (".npz",)}
 
 
@@ -74,18 +76,21 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)  # Allows pictures after flags.
     if args.top < 1:
         raise InputError(f"--top is {args.top}: it must be at least 1")
-    for flag, endings in _FILES.items():
-        if path := getattr(args, flag):
-            _check_file(flag, path, endings)
     if args.cam and args.crops != 1:
         raise InputError(f"--cam shows one crop of a picture: leave out --crops {args.crops}")
     command.use_compile_cache(args.compile_cache)
     paths = _paths(args.pictures)
+    _check_files(args, paths)
     process.configure(jax_is_unused=True)
     network = network_flags.read(args)
+    if not network.config.num_classes:
+        for flag in ("json", "plot", "cam"):
+            if getattr(args, flag):
+                raise InputError(f"--{flag} shows classes, but the network has none: leave it out")
     results = []
     if network.config.num_classes or not args.embeddings:
         results = _found(predict, network, paths, args, top=args.top)
+        paths = [path for path, _ in results]  # Names unreadable pictures once.
         print(_as_json(results) if args.json else _as_text(results))
     if args.embeddings:
         _write_embeddings(args.embeddings, _found(embed, network, paths, args))
@@ -101,16 +106,35 @@ def main(argv: list[str] | None = None) -> None:
         plot_predictions(results, args.plot)
 
 
-def _check_file(flag: str, path: Path, endings: tuple[str, ...]) -> None:
-    """Raises InputError if the file of a flag cannot be written."""
-    if path.suffix not in endings:
-        raise InputError(f"--{flag} is {path}: it must end in {', '.join(endings)}")
-    if not path.parent.is_dir():
-        raise InputError(f"--{flag} is in {path.parent}, which is not a directory: create it first")
-    if path.exists():
-        check_regular(path)
-        if flag == "embeddings" and not _holds_embeddings(path):
-            raise InputError(f"{path} exists, and holds no embeddings: remove it, or name a file")
+def _check_files(args: argparse.Namespace, paths: list[Path]) -> None:
+    """Raises InputError if a file of a flag cannot be written, or would replace another one.
+
+    A picture of an earlier prediction may be replaced.
+    """
+    uses = {path.resolve(): "one of the pictures" for path in paths}
+    for flag, endings in _FILES.items():
+        path: Path | None = getattr(args, flag)
+        if path is None:
+            continue
+        if path.suffix not in endings:
+            raise InputError(f"--{flag} is {path}: it must end in {', '.join(endings)}")
+        if not path.parent.is_dir():
+            raise InputError(
+                f"--{flag} is in {path.parent}, which is not a directory: create it first"
+            )
+        if (place := path.resolve()) in uses:
+            raise InputError(f"--{flag} is {path}, as is {uses[place]}: name another file")
+        uses[place] = f"--{flag}"
+        check_writable(path.parent, f"the directory of --{flag},")
+        if path.exists():
+            check_regular(path)
+            if flag == "embeddings" and not _holds_embeddings(path):
+                raise InputError(f"{path} exists, and holds no embeddings: name another file")
+        if flag != "embeddings" and len(paths) > _MOST_DRAWN:
+            raise InputError(
+                f"--{flag} draws all pictures into one file, and there are {len(paths):,}: name at "
+                f"most {_MOST_DRAWN}"
+            )
 
 
 def _holds_embeddings(path: Path) -> bool:
@@ -133,7 +157,9 @@ def _found(
 
 def _write_embeddings(file: Path, found: list[tuple[Path, np.ndarray]]) -> None:
     embeddings = np.stack([features for _, features in found]).astype(np.float32)
-    np.savez(file, embeddings=embeddings, paths=np.array([str(path) for path, _ in found]))
+    content = io.BytesIO()
+    np.savez(content, embeddings=embeddings, paths=np.array([str(path) for path, _ in found]))
+    write_durably(file, content.getvalue())
     count, width = embeddings.shape
     # Not to stdout, which --json may have filled with JSON.
     print(f"wrote {counted(width, 'feature')} of {counted(count, 'picture')} to {file}",

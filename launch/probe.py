@@ -3,9 +3,10 @@
     python -m launch.probe PICTURES --weights densenet121.safetensors --model densenet121
 
 PICTURES is a directory as for training: train/CLASS/... and val/CLASS/..., or CLASS/..., of which
-every fifth picture is for testing. The network computes the features of each picture once and is
-not trained. Neighbours are compared by the cosine of their features; the logistic regression reads
-standardised features. The command prints the test errors of both and writes no files.
+every fifth picture is for testing; files with several labels for each picture are not read. The
+network computes the features of each picture once and is not trained. Neighbours are compared by
+the cosine of their features; the logistic regression reads standardised features. The command
+prints the test errors of both and writes no files.
 """
 
 import json
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     network_flags.add_flags(parser)
     args = parser.parse_args(argv)
     command.use_compile_cache(args.compile_cache)
-    tree = folders.find(args.pictures)
+    tree = folders.find(args.pictures, f"name {folders.LAYOUT}")
     parts = {name: _examples(part) for name, part in tree.parts.items()}
     paths, labels = parts["train"]
     if not 1 <= args.neighbours <= len(paths):

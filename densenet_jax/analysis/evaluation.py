@@ -87,7 +87,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def by_class(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns a row for each class: examples, error, precision, recall, F1, AUROC and AP.
+    """Returns a row for each class: examples, error, precision, recall, specificity and so on.
 
     Errors are in percent: of the examples of the class, or of its known labels if examples have
     several. AUROC and AP (average precision) compare the class with the rest; they are None, as is
@@ -107,6 +107,7 @@ def by_class(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> lis
         has_both = 0 < positives < len(true)
         wrong = positives - hits if single else int((true != chosen).sum())
         precision, recall = _ratio(hits, int(chosen.sum())), _ratio(hits, positives)
+        negatives = len(true) - positives
         error = _ratio(wrong, positives if single else len(true))
         rows.append(
             {
@@ -115,6 +116,7 @@ def by_class(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> lis
                 "error": None if error is None else 100 * error,
                 "precision": precision,
                 "recall": recall,
+                "specificity": _ratio(int((~true & ~chosen).sum()), negatives),
                 "f1": _ratio(2 * hits, int(chosen.sum()) + positives),
                 "auroc": float(roc_auc_score(true, scores[known])) if has_both else None,
                 "average_precision": (
@@ -128,17 +130,23 @@ def by_class(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> lis
 def summary(found: np.ndarray, labels: np.ndarray, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns figures over all classes; macro means leave out classes in `without_auroc`.
 
+    The balanced accuracy is the mean recall of the classes. If examples have several labels, it is
+    the mean over labels of (recall + specificity) / 2.
+
     Args:
       rows: the figures of each class, see `by_class`.
     """
     _, right = decisions(found, labels)
-    recalls = [row["recall"] for row in rows if row["recall"] is not None]
+    parts = ("recall",) if labels.ndim == 1 else ("recall", "specificity")
+    accuracies = [
+        np.mean([row[p] for p in parts]) for row in rows if None not in map(row.get, parts)
+    ]
     aurocs = [row["auroc"] for row in rows if row["auroc"] is not None]
     precisions = [row["average_precision"] for row in rows if row["auroc"] is not None]
     return {
         "examples": len(labels),
         "error": 100 * float((~right).mean()),
-        "balanced_accuracy": 100 * float(np.mean(recalls)) if recalls else None,
+        "balanced_accuracy": 100 * float(np.mean(accuracies)) if accuracies else None,
         "macro_auroc": float(np.mean(aurocs)) if aurocs else None,
         "macro_average_precision": float(np.mean(precisions)) if precisions else None,
         "without_auroc": [row["class"] for row in rows if row["auroc"] is None],

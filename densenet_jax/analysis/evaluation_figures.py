@@ -1,6 +1,5 @@
 """Draws the figures of an evaluation: confusion, calibration and mistakes."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def plot_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> None
             colour = "white" if shares[i, j] > 0.3 else "black"
             text = f"{counts[i, j]:,}"
             axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
-    _save(figure, path)
+    save(figure, path)
 
 
 @styled
@@ -77,7 +76,7 @@ def plot_reliability(
     numbers = [f"{count:,}" if count else "" for count in bins.counts]
     rotation = 0 if largest < 10_000 else 90
     lower.bar_label(drawn, numbers, fontsize=8, padding=2, rotation=rotation)
-    _save(figure, path)
+    save(figure, path)
 
 
 @styled
@@ -94,11 +93,4 @@ def plot_images(images: Sequence[np.ndarray], captions: Sequence[str], path: Pat
             image = (image - image.min()) / max(np.ptp(image), 1e-9)
         axis.imshow(image, cmap="gray")
         axis.set_title(caption, fontsize=9, parse_math=False)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with warnings.catch_warnings():
-        # A box stands for a character that the font lacks. The page has the whole name.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        save(figure, path)
+    save(figure, path)

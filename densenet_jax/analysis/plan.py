@@ -23,6 +23,7 @@ from densenet_jax.analysis.roofline import estimate
 from densenet_jax.analysis.targets import ANALYTIC, Target
 from densenet_jax.data import sources
 from densenet_jax.data.preprocessing import preprocess
+from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.forms import choose_form, why_not_kernels
@@ -133,6 +134,11 @@ def analyse(config: ConfigDict) -> dict:
     InputError if the config is wrong.
     """
     check_config(config)
+    if config.freeze:
+        raise InputError(
+            f"freeze is {config.freeze!r}, whose savings only a compiled step shows: choose "
+            f"another --target than {ANALYTIC}"
+        )
     height, width, channels = sources.image_shape(config.data.name, config.data.image_size)
     classes = sources.describe(config.data.name).num_classes
     settings = {"num_classes": classes, "in_channels": channels} | model_settings(config)

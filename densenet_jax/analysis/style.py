@@ -1,6 +1,7 @@
 """Styles the figures of this project, for print and for colour-blind readers."""
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def save(figure: Figure, path: Path) -> None:
     for file in paths:
         drawn = io.BytesIO()
         metadata = undated.get(file.suffix)
-        figure.savefig(drawn, format=file.suffix.removeprefix("."), metadata=metadata)
+        with warnings.catch_warnings():  # Boxes stand for the letters of other scripts.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(drawn, format=file.suffix.removeprefix("."), metadata=metadata)
         write_durably(file, drawn.getvalue())
         figure.set_layout_engine("none")  # The other files get the layout that this one found.

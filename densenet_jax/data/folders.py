@@ -6,7 +6,6 @@ class.
 """
 
 import collections
-import dataclasses
 import itertools
 import logging
 import os
@@ -17,25 +16,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from densenet_jax.data import label_files
 from densenet_jax.data.archives import naming_file
 from densenet_jax.data.encoded import Pieces
-from densenet_jax.data.facts import FACTS
-from densenet_jax.data.pictures import CentralCrop, endings
-from densenet_jax.data.reader import Found, Reader, Request
+from densenet_jax.data.pictures import endings
 from densenet_jax.errors import InputError, counted
 
 # Names of the directories of a divided set, in lower case. The first that exists is read. Case and
 # suffixes are ignored, so "Test Set" is "test", and "train_data" is "train".
-_TRAIN = ("train", "training")
-_TEST = ("val", "valid", "validation", "test", "testing")
+TRAIN = ("train", "training")
+TEST = ("val", "valid", "validation", "test", "testing")
 _SUFFIX = re.compile("[ _-]?(set|data|images)?")
 DIVIDED = (
-    f"a directory with {_TRAIN[0]} and {_TEST[0]} (or {', '.join(_TEST[1:])}), each with a "
+    f"a directory with {TRAIN[0]} and {TEST[0]} (or {', '.join(TEST[1:])}), each with a "
     "directory of pictures for each class"
 )
 LAYOUT = f"{DIVIDED}; or a directory with the class directories"
-_TEST_EVERY = 5  # In an undivided set, every fifth picture of a class is a test picture.
+TEST_EVERY = 5  # In an undivided set, every fifth picture of a class is a test picture.
 _SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
 # Reasons why files are skipped, in messages. Other files are counted by the ending of the name.
 _SYSTEM, _SPECIAL, _OUTSIDE = "hidden or system", "broken or special", "outside class directories"
@@ -55,22 +51,23 @@ class Tree(NamedTuple):
     parts: dict[str, Classes]
 
 
-def find(directory: pathlib.Path) -> Tree:
+def find(directory: pathlib.Path, remedy: str = f"set data.directory to {LAYOUT}") -> Tree:
     """Finds the pictures in a divided or undivided `directory`.
 
-    Labels follow the class names, sorted as text. Raises InputError if there are no pictures, if
-    there is only one class, or if a class has test pictures but no training pictures.
+    Labels follow the class names, sorted as text. `remedy` ends the messages. Raises InputError if
+    there are no pictures, if there is only one class, or if a class has test pictures but no
+    training pictures.
     """
     if part_directories := divided(directory):
-        parts = {part: class_directories(path) for part, path in part_directories.items()}
+        parts = {part: class_directories(path, remedy) for part, path in part_directories.items()}
     else:
-        found = class_directories(directory)
+        found = class_directories(directory, remedy)
         parts = {
             "train": {
-                name: [path for i, path in enumerate(paths) if i % _TEST_EVERY]
+                name: [path for i, path in enumerate(paths) if i % TEST_EVERY]
                 for name, paths in found.items()
             },
-            "test": {name: paths[::_TEST_EVERY] for name, paths in found.items()},
+            "test": {name: paths[::TEST_EVERY] for name, paths in found.items()},
         }
     classes = tuple(name for name, paths in parts["train"].items() if paths)
     for name, paths in parts["test"].items():
@@ -81,10 +78,7 @@ def find(directory: pathlib.Path) -> Tree:
                 "it, or add training pictures"
             )
     if len(classes) == 1:
-        raise InputError(
-            f"{directory} has only one class, {classes[0]}: set data.directory to the directory "
-            "that contains the class directories"
-        )
+        raise InputError(f"{directory} has only one class, {classes[0]}: {remedy}")
     return Tree(directory, classes, parts)
 
 
@@ -99,7 +93,7 @@ def divided(directory: pathlib.Path, needs_train: bool = True) -> dict[str, path
     Raises InputError if only one of the two directories exists.
     """
     entries = _entries(directory)
-    found = {"train": _first_named(_TRAIN, entries), "test": _first_named(_TEST, entries)}
+    found = {"train": _first_named(TRAIN, entries), "test": _first_named(TEST, entries)}
     # A class may have the name of one part. Its directory then contains no class directories.
     if not all(found.values()) and not any(
         part and any(path.is_dir() for path in _entries(part)) for part in found.values()
@@ -110,15 +104,15 @@ def divided(directory: pathlib.Path, needs_train: bool = True) -> dict[str, path
         if part == "train" and not needs_train:
             continue
         if path is None:
-            first, *others = _TRAIN if part == "train" else _TEST
+            first, *others = TRAIN if part == "train" else TEST
             raise InputError(
                 f"missing {directory / first}/CLASS/*.JPEG (or {', '.join(others)} instead of "
-                f"{first}): {directory} has {_some(entries)}"
+                f"{first}): {directory} has {some(entries)}"
             )
         parts[part] = path
     if unread := [path for path in entries if path not in parts.values()]:
         read = " and ".join(path.name for path in parts.values())
-        _log(f"{directory}: reads {read}, not {_some(unread)}")
+        log(f"{directory}: reads {read}, not {some(unread)}")
     return parts
 
 
@@ -151,7 +145,7 @@ def labelled(directory: pathlib.Path, classes: Sequence[str] | int) -> Labelled:
                 remedy = "remove the others"
             raise InputError(
                 f"{directory} has directories for {counted(len(found), 'class')} "
-                f"({_some(list(found))}), but the network has {counted(classes, 'class')}: "
+                f"({some(list(found))}), but the network has {counted(classes, 'class')}: "
                 f"{remedy}. Labels follow the directory names, sorted as text, as in training."
             )
         classes = list(found)
@@ -159,7 +153,7 @@ def labelled(directory: pathlib.Path, classes: Sequence[str] | int) -> Labelled:
     if others := [name for name, inside in found.items() if inside and name not in label_of]:
         raise InputError(
             f"{directory} has directories that are not named after the network's classes, such as "
-            f"{others[0]} ({len(others)} in all): use {_some(classes)}"
+            f"{others[0]} ({len(others)} in all): use {some(classes)}"
         )
     paths = [pathlib.Path(path) for name in found for path in found[name]]
     labels = [label_of[name] for name in found for _ in found[name]]
@@ -199,14 +193,14 @@ def class_directories(
             if is_system_file(entry.name):
                 skipped[_SYSTEM] += 1
             elif entry.is_dir():
-                classes[entry.name] = list(_pictures_below(entry.path, skipped))
+                classes[entry.name] = list(pictures_below(entry.path, skipped))
             else:
                 skipped[_OUTSIDE if entry.is_file() else _SPECIAL] += 1
     _log_skipped(directory, skipped)
     if not any(classes.values()):
         raise InputError(f"missing {directory}/CLASS/*.JPEG: {remedy}")
     if empty := [name for name, paths in classes.items() if not paths]:
-        _log(f"{directory}: no pictures in class directories {_some(empty)}")
+        log(f"{directory}: no pictures in class directories {some(empty)}")
     return classes
 
 
@@ -214,12 +208,12 @@ def below(directory: pathlib.Path) -> list[pathlib.Path]:
     """Returns the pictures in `directory` and its subdirectories, and logs the skipped files."""
     skipped: Skipped = collections.Counter()
     with naming_file(directory):
-        found = [pathlib.Path(path) for path in _pictures_below(str(directory), skipped)]
+        found = [pathlib.Path(path) for path in pictures_below(str(directory), skipped)]
     _log_skipped(directory, skipped)
     return found
 
 
-def _pictures_below(
+def pictures_below(
     directory: str, skipped: Skipped, above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[str]:
     """Yields the paths of pictures in `directory` and its subdirectories; counts other files.
@@ -237,7 +231,7 @@ def _pictures_below(
         if is_system_file(entry.name):
             skipped[_SYSTEM] += 1
         elif entry.is_dir():
-            yield from _pictures_below(entry.path, skipped, above | {here})
+            yield from pictures_below(entry.path, skipped, above | {here})
         elif not entry.is_file():
             skipped[_SPECIAL] += 1
         elif dot + ending in endings():
@@ -257,12 +251,12 @@ def _first_named(names: Sequence[str], paths: Sequence[pathlib.Path]) -> pathlib
     """Returns the directory with the earliest of `names`, ignoring case and a suffix."""
     for name in names:
         for path in paths:
-            if _is_named(path.name.lower(), [name]) and path.is_dir():
+            if is_named(path.name.lower(), [name]) and path.is_dir():
                 return path
     return None
 
 
-def _is_named(found: str, names: Sequence[str]) -> bool:
+def is_named(found: str, names: Sequence[str]) -> bool:
     """Returns whether `found`, in lower case, is one of `names`, perhaps with a suffix."""
     return any(
         found.startswith(name) and _SUFFIX.fullmatch(found.removeprefix(name)) for name in names
@@ -277,68 +271,14 @@ def is_system_file(name: str) -> bool:
 def _log_skipped(directory: pathlib.Path, skipped: Skipped) -> None:
     if skipped:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-        _log(f"{directory}: skipped files: {counts}")
+        log(f"{directory}: skipped files: {counts}")
 
 
-def _some(names: Sequence[str | pathlib.Path]) -> str:
+def some(names: Sequence[str | pathlib.Path]) -> str:
     more = len(names) - _NAMES_IN_MESSAGE
     shown = ", ".join(pathlib.PurePath(name).name for name in names[:_NAMES_IN_MESSAGE])
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _log(message: str) -> None:
+def log(message: str) -> None:
     logging.getLogger("densenet_jax").warning(message)
-
-
-def _read(request: Request) -> Found:
-    """Finds the pictures in `request.directory`, by class directories or by `request.labels`.
-
-    Pictures are normalised as ImageNet's are, for networks that were trained on ImageNet.
-    """
-    if request.labels:
-        classes, parts = _by_label_file(request.directory, request.labels)
-    else:
-        tree = find(request.directory)
-        classes, label_of = tree.classes, {name: label for label, name in enumerate(tree.classes)}
-        parts = {
-            part: pieces(tree.directory, found, label_of) for part, found in tree.parts.items()
-        }
-    size = request.image_size
-    facts = dataclasses.replace(
-        FACTS["imagenet"],
-        image_shape=(size, size, 3),
-        crop=CentralCrop(size, size, "bicubic"),
-        num_classes=len(classes),
-        sizes={part: len(found) for part, found in parts.items()},
-        classes=classes,
-        multilabel=bool(request.labels),
-    )
-    return Found(facts, {part: found.in_stored_order(part) for part, found in parts.items()})
-
-
-def _by_label_file(
-    directory: pathlib.Path, file: pathlib.Path
-) -> tuple[tuple[str, ...], dict[str, Pieces]]:
-    """Returns the label names and the parts "train" and "test" of the pictures in a label file.
-
-    The directories `train/` and `val/` in the paths divide the pictures, as they do without a label
-    file. Otherwise every fifth picture is a test picture.
-    """
-    paths, names, labels = label_files.read(file, directory)
-    first = [path.partition("/")[0].lower() for path in paths]
-    is_test = np.array([_is_named(name, _TEST) for name in first])
-    if not (is_test | [_is_named(name, _TRAIN) for name in first]).all():
-        is_test = np.arange(len(paths)) % _TEST_EVERY == 0
-    if is_test.all() or not is_test.any():
-        raise InputError(
-            f"{file} has only {'test' if is_test.all() else 'training'} pictures: add lines for "
-            f"pictures in {'train/' if is_test.all() else 'val/'}"
-        )
-    parts = {}
-    for part, chosen in (("train", ~is_test), ("test", is_test)):
-        files = [paths[i] for i in np.flatnonzero(chosen)]
-        parts[part] = Pieces(directory, files, files, labels[chosen])
-    return names, parts
-
-
-FOLDER = Reader(_read, needs=LAYOUT)

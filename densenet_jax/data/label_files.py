@@ -1,7 +1,9 @@
 """Reads a CSV file that gives several labels to each picture of a directory."""
 
 import csv
+import os
 import pathlib
+import posixpath
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +47,7 @@ def read(file: pathlib.Path, directory: pathlib.Path) -> LabelFile:
         raise InputError(f"cannot read data.labels {file}: {reason}") from error
     header = [name.strip() for name in rows[0]] if rows else []
     names = tuple(header[1:])
-    if header[:1] != ["path"] or not names or len(set(names)) < len(names) or "" in names:
+    if header[:1] != ["path"] or not names or len(set(header)) < len(header) or "" in names:
         raise InputError(f"{file} begins with {','.join(header)!r:.200}: it needs {LAYOUT}")
     paths: dict[str, int] = {}
     labels = []
@@ -53,6 +55,12 @@ def read(file: pathlib.Path, directory: pathlib.Path) -> LabelFile:
         if not row:
             continue
         path, *words = (word.strip() for word in row)
+        path = posixpath.normpath(path)
+        if path.split("/")[0] in ("", ".."):
+            raise InputError(
+                f"line {number} of {file}: {path:.200} is not below data.directory: give paths "
+                f"relative to {directory}"
+            )
         if len(words) != len(names):
             raise InputError(
                 f"line {number} of {file} has {len(words)} labels instead of {len(names)}: give "
@@ -62,8 +70,11 @@ def read(file: pathlib.Path, directory: pathlib.Path) -> LabelFile:
             raise InputError(
                 f"line {number} of {file} repeats {path}, of line {paths[path]}: remove one"
             )
-        if not (path and (directory / path).is_file()):
-            raise InputError(f"line {number} of {file}: there is no picture {directory / path}")
+        # Not `Path.is_file`, which raises errors for names that are too long.
+        if not os.path.isfile(directory / path):  # noqa: PTH113
+            raise InputError(
+                f"line {number} of {file}: there is no picture {directory / path!s:.200}"
+            )
         paths[path] = number
         labels.append(
             [_value(word, name, number, file) for word, name in zip(words, names, strict=True)]

@@ -48,11 +48,13 @@ def divide(
         )
     present, counts = np.unique(labels, return_counts=True)
     if len(rare := present[counts < folds]):
+        noun = "label combination" if classes is None and labels is not train.labels else "class"
+        names = [classes[label] if classes else f"class {label}" for label in rare]
         logging.getLogger("densenet_jax").warning(
-            "%s fewer than %d training images, so some folds have none of them: %s",
-            "1 class has" if len(rare) == 1 else f"{len(rare):,} classes have",
+            "%s fewer than %d training images, so some folds have none of them%s",
+            f"{counted(len(rare), noun)} {'has' if len(rare) == 1 else 'have'}",
             folds,
-            few([classes[label] if classes else f"class {label}" for label in rare]),
+            f": {few(names)}" if noun == "class" else "",
         )
     is_held = assign(labels, folds) == fold
     return chosen(train, np.flatnonzero(~is_held)), chosen(train, np.flatnonzero(is_held))

@@ -18,7 +18,7 @@ from densenet_jax.data import (
     cifar,
     digits,
     fashion_mnist,
-    folders,
+    folder_set,
     imagenet,
     partition,
     pictures,
@@ -40,7 +40,7 @@ READERS = {
     "synthetic": synthetic.SYNTHETIC,
     "synthetic_imagenet": synthetic.SYNTHETIC_IMAGENET,
     "imagenet": imagenet.IMAGENET,
-    "folder": folders.FOLDER,
+    "folder": folder_set.FOLDER,
 }
 
 

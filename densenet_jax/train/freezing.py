@@ -28,7 +28,7 @@ def freeze(model: Network, pattern: str) -> frozenset[str]:
       pattern: a regular expression, which selects parameters and running statistics whose path,
         such as "blocks/0/3/norm1/mean", contains a match; or "all-but-head".
 
-    Raises InputError if `pattern` selects no parameter, or every parameter.
+    Raises InputError if `pattern` selects nothing, or every parameter.
     """
     paths = [path_of(path) for path, _ in tree_leaves_with_path(_params(model))]
     if pattern == ALL_BUT_HEAD:
@@ -39,15 +39,17 @@ def freeze(model: Network, pattern: str) -> frozenset[str]:
                 f"classifier: use a regular expression for paths such as {_some(paths)}"
             )
     frozen = frozenset(path for path in paths if re.search(pattern, path))
-    if len(frozen) in (0, len(paths)):
-        none_or_every = "no" if not frozen else "every"
+    freezes_statistics = False
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
+            module.frozen = bool(re.search(pattern, "/".join(map(str, (*path, "mean")))))
+            freezes_statistics |= module.frozen
+    if len(frozen) == len(paths) or not (frozen or freezes_statistics):
+        none_or_every = "every" if frozen else "no"
         raise InputError(
             f"freeze is {pattern!r}, which matches {none_or_every} parameter: use a part of a path "
             f"such as {_some(paths)}"
         )
-    for path, module in nnx.iter_modules(model):
-        if isinstance(module, BatchNorm):
-            module.frozen = bool(re.search(pattern, "/".join(map(str, (*path, "mean")))))
     return frozen
 
 

@@ -85,7 +85,8 @@ def class_weights(wanted: str | None, data: Dataset) -> tuple[float, ...]:
 
     With "auto" a class weighs N / (classes x its number of training examples), as in scikit-learn.
     The examples that have a label weigh as much as those without it: (number without) / (number
-    with). Raises InputError if a class has no training example, or for a wrong list of numbers.
+    with). Raises InputError if no training example has a class, or if every one has a label, or for
+    a wrong list of numbers.
     """
     if not wanted:
         return ()
@@ -97,13 +98,14 @@ def class_weights(wanted: str | None, data: Dataset) -> tuple[float, ...]:
     else:
         counts = np.bincount(labels, minlength=data.num_classes)
         others = np.full(data.num_classes, len(labels) / data.num_classes)
-    if not counts.all():
-        missing = int(np.argmin(counts > 0))
-        name = data.classes[missing] if data.classes else missing
-        raise InputError(
-            f"class_weights is 'auto', but no training example has the class {name!r}: give a "
-            "number for each class instead"
-        )
+    for how_many, found in (("no", counts), ("every", others)):
+        if not found.all():
+            missing = int(np.argmin(found > 0))
+            name = data.classes[missing] if data.classes else missing
+            raise InputError(
+                f"class_weights is 'auto', but {how_many} training example has the class {name!r}: "
+                "give a number for each class instead"
+            )
     return tuple((others / counts).tolist())
 
 

@@ -13,7 +13,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ml_collections import ConfigDict
 from densenet_jax.data.workers import cores
 from densenet_jax.errors import InputError, UnsupportedFile, counted
 from densenet_jax.files import (
+    check_writable,
     parse_object,
     read_object,
     read_regular,
@@ -145,10 +145,7 @@ class RunDirectory:
     def check_writable(self) -> None:
         """Raises InputError if nothing can be written here; leaves nothing behind."""
         existing = next(path for path in (self.path, *self.path.parents) if path.exists())
-        try:
-            tempfile.TemporaryFile(dir=existing).close()
-        except OSError as error:
-            raise InputError(f"cannot write to workdir {existing}: {error.strerror}") from error
+        check_writable(existing, "workdir")
 
     def model(self) -> dict:
         """Returns how to use the network. Raises InputError if this is not a run directory."""

@@ -369,7 +369,8 @@ def _model_config(config: ConfigDict, data: Dataset) -> NetworkConfig:
     settings = model_settings(config)
     classes, channels = data.num_classes, data.image_shape[-1]
     settings = {"num_classes": classes, "in_channels": channels} | settings
-    if settings["num_classes"] < classes or settings["in_channels"] != channels:
+    too_many = data.multilabel and settings["num_classes"] > classes
+    if settings["num_classes"] < classes or too_many or settings["in_channels"] != channels:
         raise InputError(
             f"{config.data.name} has {counted(classes, 'class')} and "
             f"{counted(channels, 'channel')}, but the model has "
