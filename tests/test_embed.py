@@ -10,6 +10,7 @@ import small
 from cases import slow_except
 from flax import nnx
 from PIL import Image
+from safetensors.numpy import save_file
 
 import densenet_jax as dj
 from densenet_jax.analysis.activation_maps import class_activation_maps
@@ -138,8 +139,6 @@ def pictures(tmp_path_factory):
 def weights(tmp_path_factory):
     """Returns flags for the weights of an untrained network."""
     file = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    from safetensors.numpy import save_file
-
     save_file(dj.weights.to_torch(network()), file)
     flags = ["--weights", file, "--model", small.CLASSIFIER, "--resize", 16, "--crop", 16]
     return [str(word) for word in [*flags, "--mean", 0.5, 0.5, 0.5, "--std", 0.5, 0.5, 0.5]]
@@ -170,7 +169,7 @@ def test_a_probe_learns_from_untrained_features(pictures, weights, capsys):
 
 
 def test_impossible_flags_are_refused(pictures, weights, tmp_path):
-    other, text = tmp_path / "other.npz", tmp_path / "text.npz"
+    other, text, picture = tmp_path / "other.npz", tmp_path / "text.npz", pictures / "0" / "0.png"
     np.savez(other, images=np.zeros(3))
     text.write_text("text")
     for problem, main, flags in (
@@ -178,9 +177,26 @@ def test_impossible_flags_are_refused(pictures, weights, tmp_path):
         ("--embeddings is x.npy: it must end in .npz", predict.main, ["--embeddings", "x.npy"]),
         ("--cam is maps.gif: it must end in", predict.main, ["--cam", "maps.gif"]),
         ("--cam shows one crop", predict.main, ["--cam", "maps.png", "--crops", "10"]),
+        ("0.png, as is one of the pictures: name", predict.main, ["--plot", str(picture)]),
+        ("a.png, as is --plot: name", predict.main, ["--plot", "a.png", "--cam", "a.png"]),
+        ("and there are 120: name at most 100", predict.main, ["--cam", "a.png", str(pictures)]),
         ("other.npz exists, and holds no embeddings", predict.main, ["--embeddings", str(other)]),
         ("text.npz exists, and holds no embeddings", predict.main, ["--embeddings", str(text)]),
     ):
         with pytest.raises(InputError) as error:
             main([str(pictures), *weights, *flags])
         assert problem in str(error.value)
+
+
+@pytest.mark.parametrize("flag", ["--json", "--plot=a.png", "--cam=a.png"])
+def test_a_network_without_classes_writes_embeddings_alone(pictures, tmp_path, flag):
+    file = tmp_path / "model.safetensors"
+    save_file(dj.weights.to_torch(network(num_classes=0)), file)
+    flags = ["--weights", str(file), "--model", small.CLASSIFIER, "--num_classes=0", "--resize=16"]
+    flags += ["--crop=16", "--embeddings", str(tmp_path / "found.npz")]
+    with pytest.raises(InputError, match="shows classes, but the network has none"):
+        predict.main([str(pictures / "0" / "0.png"), *flags, flag])
+    assert not (tmp_path / "found.npz").exists()
+    if flag == "--json":
+        predict.main([str(pictures / "0" / "0.png"), *flags])
+        assert np.load(tmp_path / "found.npz")["embeddings"].shape == (1, 9)

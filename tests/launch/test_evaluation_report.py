@@ -87,7 +87,11 @@ def test_unknown_labels_are_left_out():
     first, second = evaluation.by_class(found, labels, ["a", "b"])
     assert first["auroc"] == 1 and first["error"] == pytest.approx(100 / 3)
     assert second["auroc"] == 0 and second["error"] == 50
-    assert evaluation.summary(found, labels, [first, second])["error"] == 40
+    summary = evaluation.summary(found, labels, [first, second])
+    assert summary["error"] == 40
+    assert (first["recall"], first["specificity"]) == (1, 0.5)
+    assert (second["recall"], second["specificity"]) == (1, 0)
+    assert summary["balanced_accuracy"] == 62.5
 
 
 def test_logits_of_mirror_images_are_those_of_evaluation(finished_run):

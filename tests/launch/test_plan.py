@@ -80,6 +80,11 @@ def test_networks_without_dense_blocks_have_no_such_row(capsys):
     assert "dense blocks" not in capsys.readouterr().out
 
 
+def test_only_compiled_plans_know_what_freezing_saves(capsys):
+    assert run_plan("--target", "analytic", "--config.freeze=conv0") == 2
+    assert "whose savings only a compiled step shows" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_compiles_in_another_process_if_a_variable_is_missing(monkeypatch, capfd):
     monkeypatch.delenv("JAX_PLATFORMS")

@@ -203,6 +203,12 @@ def test_patterns_that_freeze_nothing_or_everything_are_refused(network, pattern
     assert problem in str(error.value)
 
 
+def test_running_statistics_can_be_frozen_alone():
+    model = dj.create_model("densenet_bc_k4_d10", rngs=nnx.Rngs(0))
+    assert freeze(model, "/(mean|var)$") == frozenset()
+    assert model.norm5.frozen and model.blocks[0][0].norm2.frozen
+
+
 def test_networks_without_blocks_have_no_layer_decay():
     config = base_config()
     config.model.name, config.layer_decay = "nin", 0.5

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 import small
 from PIL import Image
 
+import densenet_jax as dj
 from densenet_jax.data import sources
 from densenet_jax.data.batches import Batch
 from densenet_jax.data.dataset import UNKNOWN, Split
@@ -20,6 +22,7 @@ from densenet_jax.train.progress import means
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.step import batch_totals
 from densenet_jax.train.trainer import Trainer
+from launch import evaluate, export
 
 NAMES = ("even", "above 4", "round")
 ROUND = (0, 3, 6, 8, 9)
@@ -207,9 +210,31 @@ def test_directories_in_paths_divide_the_pictures(tmp_path):
     file.write_text("\n".join(["path," + ",".join(NAMES), *lines]))
     data = sources.load("folder", str(tmp_path), labels=str(file))
     assert (len(data.train), len(data.test)) == (6, 2)
+    file.write_text("\n".join(["path," + ",".join(NAMES), *(f"./{line}" for line in lines)]))
+    data = sources.load("folder", str(tmp_path), labels=str(file))
+    assert (len(data.train), len(data.test)) == (6, 2)
+    more = write_pictures(tmp_path, Split(train.images[:1], train.labels[:1]), "other/")
+    file.write_text("\n".join(["path," + ",".join(NAMES), *lines, *more]))
+    with pytest.raises(InputError, match=r"has train/0.png and other/0.png: use paths in train/"):
+        sources.load("folder", str(tmp_path), labels=str(file))
 
 
-def test_a_run_on_a_label_file(labelled, tmp_path):
+def test_pictures_that_are_not_read_are_told(tmp_path, caplog):
+    train = digits().train
+    parts = [Split(train.images[i : i + 4], train.labels[i : i + 4]) for i in (0, 4, 8, 12)]
+    names = ("train/", "val/", "test/", "more/")
+    lines = [write_pictures(tmp_path, *both) for both in zip(parts, names, strict=True)]
+    file = tmp_path / "labels.csv"
+    file.write_text("\n".join(["path," + ",".join(NAMES), *lines[0], *lines[1], *lines[2]]))
+    data = sources.load("folder", str(tmp_path), labels=str(file))
+    assert (len(data.train), len(data.test)) == (4, 4)
+    assert "labels.csv: 4 pictures outside the parts that are read: 0.png, 1.png" in caplog.text
+    assert "4 pictures not in labels.csv: 0.png, 1.png" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def labelled_run(labelled, tmp_path_factory):
+    """Returns the directory of a run on a label file, which no test may change."""
     changes = {
         "data.name": "folder",
         "data.directory": str(labelled),
@@ -218,10 +243,49 @@ def test_a_run_on_a_label_file(labelled, tmp_path):
         "data.workers": 0,
         "batch_size": 16,
     }
-    result = fit(config(**changes), tmp_path / "run")
+    directory = tmp_path_factory.mktemp("labelled") / "run"
+    fit(config(**changes), directory)
+    return directory
+
+
+def test_a_run_on_a_label_file(labelled_run):
+    result = RunDirectory(labelled_run).result()
     assert 0 <= result["test_error"] <= 100 and "test_top5_error" not in result
-    model = RunDirectory(tmp_path / "run").model()
+    model = RunDirectory(labelled_run).model()
     assert model["classes"] == list(NAMES) and model["multilabel"]
+
+
+def test_an_exported_network_keeps_its_labels(labelled, labelled_run, tmp_path):
+    export.main(["--weights", str(labelled_run), "--out", str(tmp_path / "exported")])
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "several for each picture" in card and "wrong labels" in card
+    network = dj.pretrained.load(str(tmp_path / "exported"))
+    assert network.multilabel
+    found = dj.predict(network, labelled / "0.png")
+    expected = dj.predict(dj.pretrained.load(str(labelled_run)), labelled / "0.png")
+    assert [p.name for p in found] == [p.name for p in expected]
+    np.testing.assert_allclose(
+        [p.probability for p in found], [p.probability for p in expected], rtol=1e-5
+    )
+    with pytest.raises(InputError, match="class directories give it one: evaluate the run"):
+        evaluate.main(["--weights", str(labelled_run), "--pictures", str(labelled)])
+
+
+def test_a_run_on_a_label_file_is_evaluated_where_its_data_moved(
+    labelled, labelled_run, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(labelled, tmp_path / "moved")
+    argv = ["--workdir", str(labelled_run), "--data_directory", str(tmp_path / "moved")]
+    with pytest.raises(InputError, match="is inside the pictures"):
+        evaluate.main([*argv, "--report", str(tmp_path / "moved" / "report")])
+    (labelled / "labels.csv").rename(labelled / "hidden.csv")
+    try:
+        evaluate.main([*argv, "--json"])
+    finally:
+        (labelled / "hidden.csv").rename(labelled / "labels.csv")
+    found = json.loads(capsys.readouterr().out)
+    result = RunDirectory(labelled_run).result()
+    assert found["test_loss"] == pytest.approx(result["test_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +299,13 @@ def test_a_run_on_a_label_file(labelled, tmp_path):
         ("path,even\n0.png,0.7\n", "line 2 of FILE has '0.7' for even: use 1, 0 or nothing"),
         ("path,even\n", "FILE has no pictures"),
         ("path,even\n0.png,1\n", "FILE has only test pictures"),
+        ("path,path\n0.png,1\n", "it needs a header"),
+        ("path,even\n0.png,1\n./0.png,0\n", "line 3 of FILE repeats 0.png, of line 2"),
+        ("path,even\n../0.png,1\n", "line 2 of FILE: ../0.png is not below data.directory"),
+        ("path,even\n/0.png,1\n", "line 2 of FILE: /0.png is not below data.directory"),
+        (f"path,even\n{'x' * 5000},1\n", "line 2 of FILE: there is no picture"),
+        ("path,even,odd\n0.png,1,0\n1.png,1,\n", "FILE gives no training picture a known odd"),
+        ("path,even\n0.png,\n1.png,1\n", "FILE gives no test picture a known label"),
         (None, "cannot read data.labels FILE: No such file or directory"),
     ],
 )
@@ -245,6 +316,7 @@ def test_wrong_label_files_are_refused(labelled, tmp_path, text, problem):
     with pytest.raises(InputError) as error:
         sources.load("folder", str(labelled), labels=str(file))
     assert problem in str(error.value).replace(str(file), "FILE")
+    assert len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize(
@@ -253,19 +325,22 @@ def test_wrong_label_files_are_refused(labelled, tmp_path, text, problem):
         ({}, "each example of digits has one class: set loss to 'cross_entropy'"),
         ({"loss": "cross_entropy", "class_weights": "1,2"}, "use 'auto', or 10 numbers"),
         ({"loss": "cross_entropy", "class_weights": "auto", "label_smoothing": 0.1}, "unset it"),
+        ({"loss": "sigmoid", "model.num_classes": 5}, "has 3 classes and 1 channel, but the model"),
         ({"data.labels": "x.csv"}, "data.labels is for data set 'folder', not for digits"),
     ],
 )
 def test_settings_that_do_not_suit_the_labels_are_refused(changes, problem):
+    data = digits() if changes.get("loss") == "sigmoid" else None
     with pytest.raises(InputError) as error:
-        Trainer(config(**changes))
+        Trainer(config(**({"loss": "sigmoid"} | changes)), data=data)
     assert problem in str(error.value)
 
 
-def test_an_unseen_class_has_no_automatic_weight():
+@pytest.mark.parametrize(("value", "how_many"), [(0, "no"), (1, "every")])
+def test_a_class_without_a_contrast_has_no_automatic_weight(value, how_many):
     data = digits()
     labels = data.train.labels.copy()
-    labels[:, 1] = 0
+    labels[:, 1] = value
     train = Split(data.train.images, labels)
-    with pytest.raises(InputError, match="no training example has the class 'above 4'"):
+    with pytest.raises(InputError, match=f"{how_many} training example has the class 'above 4'"):
         class_weights("auto", dataclasses.replace(data, train=train))
