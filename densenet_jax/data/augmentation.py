@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from densenet_jax.data.trivial_augment import trivial_augment
+
 # Constants of fb.resnet.torch: the weights of red, green and blue in grey; the principal components
 # of ImageNet's colours, in columns; and their standard deviations, on a scale of 0 to 1.
 _GREY = np.array([0.299, 0.587, 0.114])
@@ -16,6 +18,7 @@ COMPONENTS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
 DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
+_NO_EXAMPLE = 2**31 - 1  # The index of no example: separates the random numbers of two changes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Augmentation:
     Attributes:
       crop_padding, padding_mode, flip: see `shift_and_flip`.
       color_jitter, lighting, white: see `change_colors`.
+      trivial: whether to change images by `trivial_augment`.
     """
 
     crop_padding: int
@@ -33,9 +37,14 @@ class Augmentation:
     color_jitter: float
     lighting: float
     white: float
+    trivial: bool = False
 
     def of_colors(self, images: jax.Array, indices: jax.Array, key: jax.Array) -> jax.Array:
-        """Changes the colours of images that are not yet normalised."""
+        """Changes images that are not yet normalised: by TrivialAugment, then their colours."""
+        if self.trivial:
+            images = trivial_augment(
+                images, indices, jax.random.fold_in(key, _NO_EXAMPLE), self.white
+            )
         if not (self.color_jitter or self.lighting):
             return images
         images = images.astype(jnp.float32)

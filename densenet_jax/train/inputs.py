@@ -43,6 +43,11 @@ def augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
     """Returns the augmentation of a config. Raises InputError if it cannot be done to `data`."""
     wanted = config.data
     if not wanted.augment:
+        for key in ("color_jitter", "lighting", "trivial_augment"):
+            if wanted[key]:
+                raise InputError(
+                    f"data.{key} is {wanted[key]}, but data.augment is False: set data.augment=True"
+                )
         return None
     side = min(data.image_shape[:2])
     if wanted.padding_mode == "reflect" and wanted.crop_padding >= side:
@@ -62,4 +67,11 @@ def augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
             "data.color_jitter and data.lighting are for images of three colours with "
             "data.preprocessing 'standardize': set them to 0"
         )
-    return Augmentation(padding, wanted.padding_mode, wanted.flip, *colors, data.white)
+    if wanted.trivial_augment and wanted.preprocessing != "standardize":
+        raise InputError(
+            "data.trivial_augment is for images with data.preprocessing 'standardize': set it to "
+            "False"
+        )
+    return Augmentation(
+        *(padding, wanted.padding_mode, wanted.flip, *colors, data.white, wanted.trivial_augment)
+    )

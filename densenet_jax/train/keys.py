@@ -250,7 +250,7 @@ KEYS = {
     "data.augment": Key(
         False,
         "change training images at random, as set by random_crop, crop_padding, padding_mode, "
-        "flip, color_jitter and lighting",
+        "flip, color_jitter, lighting and trivial_augment",
     ),
     "data.random_crop": Key(
         "padded",
@@ -274,6 +274,11 @@ KEYS = {
         0.0,
         "standard deviation of random light along the principal components of colour",
         bounds=(0, 1e6),
+    ),
+    "data.trivial_augment": Key(
+        False,
+        "also change each training image by one of the 14 changes of TrivialAugment, before padded "
+        "crops and flips",
     ),
     "data.ten_crops": Key(False, "also evaluate pictures with ten crops at the end"),
     "data.workers": Key(

@@ -161,6 +161,11 @@ def test_impossible_settings_are_refused(changes, wrong, message):
     [
         ({"data.random_crop": "resized"}, "'resized' is for pictures, not for digits"),
         ({"data.lighting": 0.1}, "are for images of three colours"),
+        (
+            {"data.trivial_augment": True, "data.preprocessing": "gcn"},
+            "data.trivial_augment is for",
+        ),
+        ({"data.trivial_augment": True, "data.augment": False}, "but data.augment is False"),
         ({"data.ten_crops": True}, "data.ten_crops is for pictures, and digits has none"),
     ],
 )

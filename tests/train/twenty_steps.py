@@ -17,7 +17,7 @@ from densenet_jax.analysis.plan import collective_bytes
 from densenet_jax.train.trainer import Trainer
 
 STEPS = 20
-GROUPS = {"batch_size": 64, "model.bn_group_size": 16}
+GROUPS = {"batch_size": 64, "model.bn_group_size": 16, "data.trivial_augment": True}
 NETWORKS = {
     "densenet_bc": {"model.block_config": (1,)},
     "wrn": {
