@@ -205,6 +205,8 @@ def _as_line(step: int, values: dict[str, float]) -> str:
 def _evaluate_weights(args: argparse.Namespace) -> None:
     process.configure(jax_is_unused=True)
     network = network_flags.read(args)
+    if not network.config.num_classes:
+        raise InputError(f"{args.weights} has no classes: name weights with a classifier")
     if network.multilabel:
         raise InputError(
             f"{args.weights} gives a picture several labels, and class directories give it one: "

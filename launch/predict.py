@@ -18,7 +18,6 @@ import glob
 import io
 import json
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import numpy as np
 from densenet_jax.analysis.activation_maps import class_activation_maps
 from densenet_jax.data import folders
 from densenet_jax.errors import InputError, counted, printable
-from densenet_jax.files import check_regular, check_writable, write_durably
+from densenet_jax.files import check_writable, write_durably
 from densenet_jax.models.network import Network
 from densenet_jax.predict import Prediction, embed, predict
 from densenet_jax.train import process
@@ -87,8 +86,10 @@ def main(argv: list[str] | None = None) -> None:
         for flag in ("json", "plot", "cam"):
             if getattr(args, flag):
                 raise InputError(f"--{flag} shows classes, but the network has none: leave it out")
+        if not args.embeddings:
+            raise InputError("the network has no classes: set --embeddings to write its features")
     results = []
-    if network.config.num_classes or not args.embeddings:
+    if network.config.num_classes:
         results = _found(predict, network, paths, args, top=args.top)
         paths = [path for path, _ in results]  # Names unreadable pictures once.
         print(_as_json(results) if args.json else _as_text(results))
@@ -107,11 +108,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _check_files(args: argparse.Namespace, paths: list[Path]) -> None:
-    """Raises InputError if a file of a flag cannot be written, or would replace another one.
-
-    A picture of an earlier prediction may be replaced.
-    """
-    uses = {path.resolve(): "one of the pictures" for path in paths}
+    """Raises InputError if a file of a flag cannot be written, or would replace another one."""
+    uses: dict[Path, str] = {}
     for flag, endings in _FILES.items():
         path: Path | None = getattr(args, flag)
         if path is None:
@@ -127,23 +125,12 @@ def _check_files(args: argparse.Namespace, paths: list[Path]) -> None:
         uses[place] = f"--{flag}"
         check_writable(path.parent, f"the directory of --{flag},")
         if path.exists():
-            check_regular(path)
-            if flag == "embeddings" and not _holds_embeddings(path):
-                raise InputError(f"{path} exists, and holds no embeddings: name another file")
+            raise InputError(f"--{flag} is {path}, which exists: remove it, or name another file")
         if flag != "embeddings" and len(paths) > _MOST_DRAWN:
             raise InputError(
                 f"--{flag} draws all pictures into one file, and there are {len(paths):,}: name at "
                 f"most {_MOST_DRAWN}"
             )
-
-
-def _holds_embeddings(path: Path) -> bool:
-    """Returns whether `_write_embeddings` wrote a file, which may then be overwritten."""
-    try:
-        with zipfile.ZipFile(path) as arrays:
-            return {"embeddings.npy", "paths.npy"} <= set(arrays.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def _found(

@@ -19,7 +19,7 @@ from densenet_jax.data.pictures import CentralCrop, Preprocessing
 from densenet_jax.errors import InputError
 from densenet_jax.predict import logits
 from densenet_jax.train.trainer import Trainer
-from launch import predict, probe
+from launch import evaluate, predict, probe
 
 NETWORKS = ["densenet_bc_k4_d10", "resnet14"]
 
@@ -169,19 +169,17 @@ def test_a_probe_learns_from_untrained_features(pictures, weights, capsys):
 
 
 def test_impossible_flags_are_refused(pictures, weights, tmp_path):
-    other, text, picture = tmp_path / "other.npz", tmp_path / "text.npz", pictures / "0" / "0.png"
-    np.savez(other, images=np.zeros(3))
-    text.write_text("text")
+    picture = pictures / "0" / "0.png"
+    (tmp_path / "a.npz").touch()
     for problem, main, flags in (
         ("--neighbours is 100: use 1 to 48", probe.main, ["--neighbours", "100"]),
         ("--embeddings is x.npy: it must end in .npz", predict.main, ["--embeddings", "x.npy"]),
         ("--cam is maps.gif: it must end in", predict.main, ["--cam", "maps.gif"]),
         ("--cam shows one crop", predict.main, ["--cam", "maps.png", "--crops", "10"]),
-        ("0.png, as is one of the pictures: name", predict.main, ["--plot", str(picture)]),
+        ("0.png, which exists: remove it, or name", predict.main, ["--plot", str(picture)]),
         ("a.png, as is --plot: name", predict.main, ["--plot", "a.png", "--cam", "a.png"]),
         ("and there are 120: name at most 100", predict.main, ["--cam", "a.png", str(pictures)]),
-        ("other.npz exists, and holds no embeddings", predict.main, ["--embeddings", str(other)]),
-        ("text.npz exists, and holds no embeddings", predict.main, ["--embeddings", str(text)]),
+        ("a.npz, which exists: remove it", predict.main, ["--embeddings", str(tmp_path / "a.npz")]),
     ):
         with pytest.raises(InputError) as error:
             main([str(pictures), *weights, *flags])
@@ -198,5 +196,9 @@ def test_a_network_without_classes_writes_embeddings_alone(pictures, tmp_path, f
         predict.main([str(pictures / "0" / "0.png"), *flags, flag])
     assert not (tmp_path / "found.npz").exists()
     if flag == "--json":
+        with pytest.raises(InputError, match="set --embeddings to write its features"):
+            predict.main([str(pictures / "0" / "0.png"), *flags[:-2]])
+        with pytest.raises(InputError, match="has no classes: name weights with a classifier"):
+            evaluate.main(["--pictures", str(pictures), *flags[:-2]])
         predict.main([str(pictures / "0" / "0.png"), *flags])
         assert np.load(tmp_path / "found.npz")["embeddings"].shape == (1, 9)

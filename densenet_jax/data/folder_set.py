@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from densenet_jax.data import folders, label_files
-from densenet_jax.data.dataset import UNKNOWN
 from densenet_jax.data.encoded import Pieces
 from densenet_jax.data.facts import FACTS
 from densenet_jax.data.pictures import CentralCrop
@@ -62,7 +61,6 @@ def _by_label_file(
     if unlisted := sorted(found.difference(str(directory / path) for path in paths)):
         count = counted(len(unlisted), "picture")
         folders.log(f"{directory}: {count} not in {file.name}: {folders.some(unlisted)}")
-    _check_known(file, names, labels[is_train], labels[is_test])
     parts = {}
     for part, chosen in (("train", is_train), ("test", is_test)):
         files = [paths[i] for i in np.flatnonzero(chosen)]
@@ -100,27 +98,6 @@ def _parts_of(paths: list[str], file: pathlib.Path) -> tuple[np.ndarray, np.ndar
 def _first_of(names: Sequence[str], found: Sequence[str]) -> str | None:
     """Returns the member of `found` with the earliest of `names`."""
     return next((part for name in names for part in found if folders.is_named(part, [name])), None)
-
-
-def _check_known(
-    file: pathlib.Path, names: tuple[str, ...], train: np.ndarray, test: np.ndarray
-) -> None:
-    """Raises InputError for labels that no training picture has known, or no test picture any.
-
-    Logs the labels that are the same for all training pictures.
-    """
-    for name, column in zip(names, train.T, strict=True):
-        values = set(column.tolist()) - {UNKNOWN}
-        if not values:
-            raise InputError(
-                f"{file} gives no training picture a known {name}: add labels, or remove the column"
-            )
-        if len(values) == 1:
-            folders.log(
-                f"{file}: {name} is {values.pop()} for every training picture for which it is known"
-            )
-    if (test == UNKNOWN).all():
-        raise InputError(f"{file} gives no test picture a known label: add labels")
 
 
 FOLDER = Reader(_read, needs=folders.LAYOUT)

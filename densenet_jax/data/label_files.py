@@ -1,6 +1,7 @@
 """Reads a CSV file that gives several labels to each picture of a directory."""
 
 import csv
+import logging
 import os
 import pathlib
 import posixpath
@@ -8,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from densenet_jax.data.dataset import UNKNOWN
+from densenet_jax.data.dataset import UNKNOWN, Dataset
+from densenet_jax.data.pictures import endings
 from densenet_jax.errors import InputError
 
 LAYOUT = (
@@ -75,6 +77,10 @@ def read(file: pathlib.Path, directory: pathlib.Path) -> LabelFile:
             raise InputError(
                 f"line {number} of {file}: there is no picture {directory / path!s:.200}"
             )
+        if pathlib.PurePath(path).suffix.lower() not in endings():
+            raise InputError(
+                f"line {number} of {file}: {path} has not the ending of a picture, such as .png"
+            )
         paths[path] = number
         labels.append(
             [_value(word, name, number, file) for word, name in zip(words, names, strict=True)]
@@ -82,6 +88,28 @@ def read(file: pathlib.Path, directory: pathlib.Path) -> LabelFile:
     if not labels:
         raise InputError(f"{file} has no pictures: it needs {LAYOUT}")
     return LabelFile(list(paths), names, np.array(labels, np.int32))
+
+
+def check_known(file: str, data: Dataset) -> None:
+    """Raises InputError for a label that no training picture has known, and for unknown parts.
+
+    Logs the labels that are the same for all training pictures. Held-out pictures do not train.
+    """
+    for name, column in zip(data.classes or (), np.asarray(data.train.labels).T, strict=True):
+        values = set(column.tolist()) - {UNKNOWN}
+        if not values:
+            raise InputError(
+                f"{file} gives no training picture a known {name}: add labels, or remove the column"
+            )
+        if len(values) == 1:
+            logging.getLogger("densenet_jax").warning(
+                "%s: %s is %d for every training picture for which it is known",
+                *(file, name, values.pop()),
+            )
+    for part in ("validation", "test"):
+        pictures = getattr(data, part)
+        if pictures is not None and (np.asarray(pictures.labels) == UNKNOWN).all():
+            raise InputError(f"{file} gives no {part} picture a known label: add labels")
 
 
 def _value(word: str, name: str, number: int, file: pathlib.Path) -> int:

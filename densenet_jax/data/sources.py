@@ -20,6 +20,7 @@ from densenet_jax.data import (
     fashion_mnist,
     folder_set,
     imagenet,
+    label_files,
     partition,
     pictures,
     svhn,
@@ -109,7 +110,10 @@ def load(
         train, validation = partition.divide(
             *(train, folds, fold), None if facts.multilabel else facts.classes
         )
-    return _dataset(name, facts, train, parts["test"], validation, official)
+    found = _dataset(name, facts, train, parts["test"], validation, official)
+    if labels:
+        label_files.check_known(labels, found)
+    return found
 
 
 def describe(name: str, least: int = 0) -> Dataset:

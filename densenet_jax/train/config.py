@@ -208,10 +208,18 @@ def _check_validation(config: ConfigDict) -> None:
         raise InputError(f"data.fold is {data.fold}, but data.folds is {data.folds}: {numbers}")
     if data.holdout_stratified and not data.holdout:
         raise InputError("data.holdout_stratified is True, but data.holdout is 0: set data.holdout")
+    epochs = config.plateau_evaluations * config.eval_every_epochs
+    is_plateau = config.learning_rate_schedule == "plateau"
+    if is_plateau and 0 < config.early_stopping_epochs <= epochs:
+        raise InputError(
+            f"early_stopping_epochs is {config.early_stopping_epochs}, but the rate drops only "
+            f"after {counted(config.plateau_evaluations, 'evaluation')} on a plateau: raise it "
+            f"above {epochs}, or lower plateau_evaluations"
+        )
     needs_images = {
         "report": config.report == "best_validation",
         "early_stopping_epochs": config.early_stopping_epochs > 0,
-        "learning_rate_schedule": config.learning_rate_schedule == "plateau",
+        "learning_rate_schedule": is_plateau,
     }
     for key, needed in needs_images.items():
         if needed and not (data.holdout or data.folds):

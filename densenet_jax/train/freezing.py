@@ -42,7 +42,8 @@ def freeze(model: Network, pattern: str) -> frozenset[str]:
     freezes_statistics = False
     for path, module in nnx.iter_modules(model):
         if isinstance(module, BatchNorm):
-            module.frozen = bool(re.search(pattern, "/".join(map(str, (*path, "mean")))))
+            of_module = "/".join(map(str, path))  # Mean and variance belong together.
+            module.frozen = any(re.search(pattern, f"{of_module}/{s}") for s in ("mean", "var"))
             freezes_statistics |= module.frozen
     if len(frozen) == len(paths) or not (frozen or freezes_statistics):
         none_or_every = "every" if frozen else "no"

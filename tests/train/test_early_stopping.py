@@ -107,6 +107,10 @@ def test_a_fold_is_trained_and_validated_by_the_command(tmp_path, capsys):
         ({"data.holdout_stratified": True}, "data.holdout_stratified is True, but data.holdout"),
         ({"early_stopping_epochs": 4}, "early_stopping_epochs is 4, but there are no validation"),
         ({"report": "best_validation"}, "report is 'best_validation', but there are no validation"),
+        (
+            {"data.folds": 3, "early_stopping_epochs": 9, "learning_rate_schedule": "plateau"},
+            "early_stopping_epochs is 9, but the rate drops only after 10 evaluations on a plateau",
+        ),
         ({"learning_rate_schedule": "plateau"}, "learning_rate_schedule is 'plateau', but there"),
     ],
 )

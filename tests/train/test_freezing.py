@@ -207,6 +207,8 @@ def test_running_statistics_can_be_frozen_alone():
     model = dj.create_model("densenet_bc_k4_d10", rngs=nnx.Rngs(0))
     assert freeze(model, "/(mean|var)$") == frozenset()
     assert model.norm5.frozen and model.blocks[0][0].norm2.frozen
+    assert freeze(model, "^(conv0/|norm5/var$)") == {"conv0/kernel"}
+    assert model.norm5.frozen and not model.blocks[0][0].norm2.frozen
 
 
 def test_networks_without_blocks_have_no_layer_decay():

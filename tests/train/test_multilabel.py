@@ -255,6 +255,20 @@ def test_a_run_on_a_label_file(labelled_run):
     assert model["classes"] == list(NAMES) and model["multilabel"]
 
 
+def test_held_out_pictures_do_not_make_a_label_known(labelled, tmp_path):
+    """Of 16 training pictures with one known label, half are held out."""
+    file, problems = tmp_path / "labels.csv", []
+    for known in (i for i in range(20) if i % 5):
+        words = (f"{i}.png,{'' if i % 5 and i != known else i % 2}" for i in range(20))
+        file.write_text("\n".join(["path,odd", *words]))
+        with pytest.raises(InputError) as error:
+            sources.load("folder", str(labelled), holdout=8, labels=str(file))
+        problems.append(str(error.value).removeprefix(str(file)))
+    training = " gives no training picture a known odd: add labels, or remove the column"
+    validation = " gives no validation picture a known label: add labels"
+    assert sorted(problems) == 8 * [training] + 8 * [validation]
+
+
 def test_an_exported_network_keeps_its_labels(labelled, labelled_run, tmp_path):
     export.main(["--weights", str(labelled_run), "--out", str(tmp_path / "exported")])
     card = (tmp_path / "exported" / "README.md").read_text()
@@ -306,6 +320,7 @@ def test_a_run_on_a_label_file_is_evaluated_where_its_data_moved(
         (f"path,even\n{'x' * 5000},1\n", "line 2 of FILE: there is no picture"),
         ("path,even,odd\n0.png,1,0\n1.png,1,\n", "FILE gives no training picture a known odd"),
         ("path,even\n0.png,\n1.png,1\n", "FILE gives no test picture a known label"),
+        ("path,even\nlabels.csv,1\n", "line 2 of FILE: labels.csv has not the ending of a picture"),
         (None, "cannot read data.labels FILE: No such file or directory"),
     ],
 )
