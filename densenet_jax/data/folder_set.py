@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -74,7 +73,7 @@ def _parts_of(paths: list[str], file: pathlib.Path) -> tuple[np.ndarray, np.ndar
     Others are in a second directory for testing. Raises InputError if a part is empty, or if only
     some of the pictures are in directories of parts.
     """
-    first = [path.partition("/")[0].lower() for path in paths]
+    first = [path.partition("/")[0] for path in paths]
     in_part = [folders.is_named(name, folders.TRAIN + folders.TEST) for name in first]
     if not any(in_part):
         is_test = np.arange(len(paths)) % folders.TEST_EVERY == 0
@@ -85,19 +84,12 @@ def _parts_of(paths: list[str], file: pathlib.Path) -> tuple[np.ndarray, np.ndar
             "in train/ and val/ for all pictures, or for none"
         )
     else:
-        is_train, is_test = (
-            np.array([name == _first_of(names, first) for name in first])
-            for names in (folders.TRAIN, folders.TEST)
-        )
+        train, test = (folders.first_named(names, first) for names in (folders.TRAIN, folders.TEST))
+        is_train, is_test = (np.array([d == part for d in first]) for part in (train, test))
     if not (is_train.any() and is_test.any()):
         only, missing = ("training", "val/") if is_train.any() else ("test", "train/")
         raise InputError(f"{file} has only {only} pictures: add lines for pictures in {missing}")
     return is_train, is_test, [paths[i] for i in np.flatnonzero(~(is_train | is_test))]
-
-
-def _first_of(names: Sequence[str], found: Sequence[str]) -> str | None:
-    """Returns the member of `found` with the earliest of `names`."""
-    return next((part for name in names for part in found if folders.is_named(part, [name])), None)
 
 
 FOLDER = Reader(_read, needs=folders.LAYOUT)

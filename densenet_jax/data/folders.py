@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +93,9 @@ def divided(directory: pathlib.Path, needs_train: bool = True) -> dict[str, path
     Raises InputError if only one of the two directories exists.
     """
     entries = _entries(directory)
-    found = {"train": _first_named(TRAIN, entries), "test": _first_named(TEST, entries)}
+    by_name = {path.name: path for path in entries if path.is_dir()}
+    names = {"train": first_named(TRAIN, by_name), "test": first_named(TEST, by_name)}
+    found = {part: by_name[name] if name else None for part, name in names.items()}
     # A class may have the name of one part. Its directory then contains no class directories.
     if not all(found.values()) and not any(
         part and any(path.is_dir() for path in _entries(part)) for part in found.values()
@@ -247,17 +249,15 @@ def _entries(directory: pathlib.Path) -> list[pathlib.Path]:
         return sorted(path for path in found if not is_system_file(path.name))
 
 
-def _first_named(names: Sequence[str], paths: Sequence[pathlib.Path]) -> pathlib.Path | None:
-    """Returns the directory with the earliest of `names`, ignoring case and a suffix."""
-    for name in names:
-        for path in paths:
-            if is_named(path.name.lower(), [name]) and path.is_dir():
-                return path
-    return None
+def first_named(names: Sequence[str], directories: Iterable[str]) -> str | None:
+    """Returns which of `directories` has the earliest of `names`, ignoring case and a suffix."""
+    found = sorted(set(directories))
+    return next((one for name in names for one in found if is_named(one, [name])), None)
 
 
-def is_named(found: str, names: Sequence[str]) -> bool:
-    """Returns whether `found`, in lower case, is one of `names`, perhaps with a suffix."""
+def is_named(directory: str, names: Sequence[str]) -> bool:
+    """Returns whether `directory` is one of `names`, ignoring case and a suffix."""
+    found = directory.lower()
     return any(
         found.startswith(name) and _SUFFIX.fullmatch(found.removeprefix(name)) for name in names
     )

@@ -156,14 +156,11 @@ def check_config(config: ConfigDict) -> None:
         raise InputError(
             f"learning_rate_drops is {drops!r}: use fractions of the epochs, above 0 and at most 1"
         )
-    if config.learning_rate_schedule == "plateau" and not 0 < config.learning_rate_drop_factor < 1:
-        raise InputError(
-            f"learning_rate_drop_factor is {config.learning_rate_drop_factor:g}, but the schedule "
-            "'plateau' lowers the rate: use a factor between 0 and 1"
-        )
     _check_multipliers(config.learning_rate_multipliers)
     _check_freezing(config)
     _check_validation(config)
+    if config.learning_rate_schedule == "plateau":
+        _check_plateau(config)
     if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
         raise InputError(
             "dtype is 'float64', but 64-bit types are off: set JAX_ENABLE_X64=1 in the environment"
@@ -208,18 +205,10 @@ def _check_validation(config: ConfigDict) -> None:
         raise InputError(f"data.fold is {data.fold}, but data.folds is {data.folds}: {numbers}")
     if data.holdout_stratified and not data.holdout:
         raise InputError("data.holdout_stratified is True, but data.holdout is 0: set data.holdout")
-    epochs = config.plateau_evaluations * config.eval_every_epochs
-    is_plateau = config.learning_rate_schedule == "plateau"
-    if is_plateau and 0 < config.early_stopping_epochs <= epochs:
-        raise InputError(
-            f"early_stopping_epochs is {config.early_stopping_epochs}, but the rate drops only "
-            f"after {counted(config.plateau_evaluations, 'evaluation')} on a plateau: raise it "
-            f"above {epochs}, or lower plateau_evaluations"
-        )
     needs_images = {
         "report": config.report == "best_validation",
         "early_stopping_epochs": config.early_stopping_epochs > 0,
-        "learning_rate_schedule": is_plateau,
+        "learning_rate_schedule": config.learning_rate_schedule == "plateau",
     }
     for key, needed in needs_images.items():
         if needed and not (data.holdout or data.folds):
@@ -227,6 +216,21 @@ def _check_validation(config: ConfigDict) -> None:
                 f"{key} is {config[key]!r}, but there are no validation images: set data.holdout "
                 "or data.folds"
             )
+
+
+def _check_plateau(config: ConfigDict) -> None:
+    if not 0 < config.learning_rate_drop_factor < 1:
+        raise InputError(
+            f"learning_rate_drop_factor is {config.learning_rate_drop_factor:g}, but the schedule "
+            "'plateau' lowers the rate: use a factor between 0 and 1"
+        )
+    epochs = config.plateau_evaluations * config.eval_every_epochs
+    if 0 < config.early_stopping_epochs <= epochs:
+        raise InputError(
+            f"early_stopping_epochs is {config.early_stopping_epochs}, but the rate drops only "
+            f"after {counted(config.plateau_evaluations, 'evaluation')} on a plateau: raise it "
+            f"above {epochs}, or lower plateau_evaluations"
+        )
 
 
 def refusal(key: str, value: object) -> InputError:

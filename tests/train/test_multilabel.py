@@ -256,7 +256,7 @@ def test_a_run_on_a_label_file(labelled_run):
 
 
 def test_held_out_pictures_do_not_make_a_label_known(labelled, tmp_path):
-    """Of 16 training pictures with one known label, half are held out."""
+    """Holds out half of 16 training pictures, only one of which has a known label."""
     file, problems = tmp_path / "labels.csv", []
     for known in (i for i in range(20) if i % 5):
         words = (f"{i}.png,{'' if i % 5 and i != known else i % 2}" for i in range(20))

@@ -77,7 +77,8 @@ def test_plateaus_are_those_of_pytorch():
 
 
 def test_a_factor_that_raises_the_rate_is_refused():
-    made = config(learning_rate_schedule="plateau", learning_rate_drop_factor=1.0)
+    changes = {"learning_rate_schedule": "plateau", "learning_rate_drop_factor": 1.0}
+    made = config(**changes, **{"data.holdout": 100})
     with pytest.raises(InputError, match="learning_rate_drop_factor is 1, but the schedule"):
         check_config(made)
 
