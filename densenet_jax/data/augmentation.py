@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from densenet_jax.data.batches import Batch
+from densenet_jax.data.mixing import erase, mix
 from densenet_jax.data.trivial_augment import trivial_augment
 
 # Constants of fb.resnet.torch: the weights of red, green and blue in grey; the principal components
@@ -29,6 +31,7 @@ class Augmentation:
       crop_padding, padding_mode, flip: see `shift_and_flip`.
       color_jitter, lighting, white: see `change_colors`.
       trivial: whether to change images by `trivial_augment`.
+      mixup, cutmix, random_erasing: see `mixing.mix` and `mixing.erase`; 0: not used.
     """
 
     crop_padding: int
@@ -38,6 +41,9 @@ class Augmentation:
     lighting: float
     white: float
     trivial: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    random_erasing: float = 0.0
 
     def of_colors(self, images: jax.Array, indices: jax.Array, key: jax.Array) -> jax.Array:
         """Changes images that are not yet normalised: by TrivialAugment, then their colours."""
@@ -53,6 +59,16 @@ class Augmentation:
     def of_place(self, images: jax.Array, indices: jax.Array, key: jax.Array) -> jax.Array:
         """Shifts and flips normalised images."""
         return shift_and_flip(images, indices, key, self.crop_padding, self.flip, self.padding_mode)
+
+    def of_batch(self, batch: Batch, indices: jax.Array, key: jax.Array) -> Batch:
+        """Mixes normalised images with each other, then erases boxes of them, as timm does."""
+        mix_key, erase_key = jax.random.split(key)
+        if self.mixup or self.cutmix:
+            batch = mix(batch, indices, mix_key, self.mixup, self.cutmix)
+        if self.random_erasing:
+            images = erase(batch.images, indices, erase_key, self.random_erasing)
+            batch = batch._replace(images=images)
+        return batch
 
 
 def shift_and_flip(

@@ -15,12 +15,32 @@ from jax.typing import DTypeLike
 PADDING = -1  # Index of a missing example, which fills up the last batch.
 
 
+class Partners(NamedTuple):
+    """What the images of a batch are mixed with.
+
+    Attributes:
+      labels: `[N]`, labels of the images that are mixed in.
+      share: `[N]`, the share of each image itself; the rest is that of its partner.
+    """
+
+    labels: jax.Array
+    share: jax.Array
+
+
 class Batch(NamedTuple):
-    """Normalised images `[N, H, W, C]`, labels int32 `[N]`, and a mask `[N]`: 0 for padding."""
+    """A batch of normalised images.
+
+    Attributes:
+      images: `[N, H, W, C]`.
+      labels: int32 `[N]`, or `[N, classes]` for several labels per image.
+      mask: `[N]`, 0 for padding and 1 for other images.
+      partners: what the images are mixed with; None: they are not mixed.
+    """
 
     images: jax.Array
     labels: jax.Array
     mask: jax.Array
+    partners: Partners | None = None
 
 
 def epoch_order(

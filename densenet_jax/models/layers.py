@@ -41,6 +41,8 @@ class Mode(NamedTuple):
       key: random key of the dropout masks; None: no dropout.
       group_size: number of successive images that share their statistics; 0: all of the batch.
       expected_mean: approximate mean of the maps that a layer is about to give; None: unknown.
+      part: (number, count) if the images are one of `count` equal parts of a batch, whose dropout
+        masks they share; None: they are a whole batch.
     """
 
     train: bool = False
@@ -48,6 +50,7 @@ class Mode(NamedTuple):
     key: jax.Array | None = None
     group_size: int = 0
     expected_mean: jax.Array | None = None
+    part: tuple[jax.Array, int] | None = None
 
     def fold(self, index: int) -> "Mode":
         """Returns the mode of part number `index`, with separate dropout masks."""
@@ -72,7 +75,10 @@ class Mode(NamedTuple):
         if not (self.train and rate):
             return values
         assert self.key is not None, "a network that drops values has rngs"
-        keep = jax.random.bernoulli(self.key, 1 - rate, shape)
+        number, count = self.part or (0, 1)
+        keep = jax.random.bernoulli(self.key, 1 - rate, (count * shape[0], *shape[1:]))
+        if self.part:
+            keep = lax.dynamic_slice_in_dim(keep, number * shape[0], shape[0])
         return jnp.where(keep, values / (1 - rate), jnp.zeros_like(values))
 
 

@@ -380,4 +380,6 @@ def _read_arrays(path: Path, like: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    """Returns the fields of `state` by name, as early checkpoints have them, without None."""
+    fields = ((field.name, getattr(state, field.name)) for field in dataclasses.fields(state))
+    return {name: value for name, value in fields if value is not None}

@@ -157,6 +157,8 @@ def check_config(config: ConfigDict) -> None:
             f"learning_rate_drops is {drops!r}: use fractions of the epochs, above 0 and at most 1"
         )
     _check_multipliers(config.learning_rate_multipliers)
+    _check_optimizer(config)
+    _check_averages(config)
     _check_freezing(config)
     _check_validation(config)
     if config.learning_rate_schedule == "plateau":
@@ -168,8 +170,47 @@ def check_config(config: ConfigDict) -> None:
     for key in ("model.name", "data.name"):
         if not values[key]:
             raise InputError(f"{key} is {values[key]!r}: set it with --config.{key}=NAME")
+    if config.batch_size % config.accumulate:
+        raise InputError(
+            f"batch_size {config.batch_size} cannot be divided into {config.accumulate} parts: use "
+            "a multiple of accumulate"
+        )
     model = model_config(config.model.name, **model_settings(config))
-    check_groups(config.batch_size, getattr(model, "bn_group_size", 0))
+    check_groups(config.batch_size // config.accumulate, getattr(model, "bn_group_size", 0))
+
+
+def _check_optimizer(config: ConfigDict) -> None:
+    betas = config.betas
+    if betas and not (
+        len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas)
+    ):
+        raise InputError(
+            f"betas is {betas!r}: use two numbers of at least 0 and below 1, such as (0.9, 0.999)"
+        )
+    if betas and config.optimizer in ("sgd", "rmsprop"):
+        raise InputError(
+            f"betas is {betas!r}, but {config.optimizer} has momentum instead: set momentum"
+        )
+    if config.learning_rate_schedule == "one_cycle" and config.warmup_epochs:
+        raise InputError(
+            f"warmup_epochs is {config.warmup_epochs:g}, but the schedule 'one_cycle' begins with "
+            "a warm-up: set warmup_epochs to 0"
+        )
+
+
+def _check_averages(config: ConfigDict) -> None:
+    if not config.swa_epochs:
+        return
+    for key in ("ema_decay", "early_stopping_epochs"):
+        if config[key]:
+            raise InputError(
+                f"swa_epochs is {config.swa_epochs} and {key} {config[key]:g}: set one of them to 0"
+            )
+    if config.swa_epochs > config.epochs:
+        raise InputError(
+            f"swa_epochs is {config.swa_epochs} of {counted(config.epochs, 'epoch')}: use at most "
+            f"{config.epochs}"
+        )
 
 
 def _check_freezing(config: ConfigDict) -> None:

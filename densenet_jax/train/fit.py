@@ -118,6 +118,8 @@ def _train(
                     del dispatch, previous  # Frees the last images before the evaluation.
                     _check_loss(progress.totals, progress)
                     line = _training_metrics(trainer, state, progress)
+                with clock.measure("evaluation"):
+                    state = trainer.average(state, epoch)
                 if is_last or (epoch + 1) % config.eval_every_epochs == 0:
                     with clock.measure("evaluation"):
                         line |= trainer.evaluate(state)

@@ -6,6 +6,7 @@ many kernels that do almost no work. Vectors of all parameters need only a few k
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -87,6 +88,7 @@ class Layout:
             state,
             params=self.params.pack(state.params),
             batch_stats=self.batch_stats.pack(state.batch_stats),
+            average=self._of_average(Packing.pack, state.average),
             opt_state=jax.tree.map(
                 lambda part: self.params.pack(part) if self.params.fits(part) else part,
                 state.opt_state,
@@ -100,6 +102,7 @@ class Layout:
             state,
             params=self.params.unpack(state.params),
             batch_stats=self.batch_stats.unpack(state.batch_stats),
+            average=self._of_average(Packing.unpack, state.average),
             opt_state=jax.tree.map(
                 lambda was, part: self.params.unpack(part) if self.params.fits(was) else part,
                 like.opt_state,
@@ -107,3 +110,9 @@ class Layout:
                 is_leaf=self.params.fits,
             ),
         )
+
+    def _of_average(self, change: Callable, average: dict[str, Any] | None):
+        """Returns `average` with `change(packing, part)` of its parts, None if there is none."""
+        return average and {
+            name: change(getattr(self, name), part) for name, part in average.items()
+        }

@@ -13,6 +13,11 @@ from densenet_jax.data.preprocessing import preprocess
 from densenet_jax.errors import InputError, counted
 from densenet_jax.train.config import model_settings
 
+# Keys of the group "data" that do nothing unless data.augment is set.
+_NEED_AUGMENT = (
+    *("color_jitter", "lighting", "trivial_augment", "mixup", "cutmix", "random_erasing"),
+)
+
 
 def load_data(config: ConfigDict) -> Dataset:
     """Returns the preprocessed data set of a config. Raises InputError if it cannot be read."""
@@ -43,7 +48,7 @@ def augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
     """Returns the augmentation of a config. Raises InputError if it cannot be done to `data`."""
     wanted = config.data
     if not wanted.augment:
-        for key in ("color_jitter", "lighting", "trivial_augment"):
+        for key in _NEED_AUGMENT:
             if wanted[key]:
                 raise InputError(
                     f"data.{key} is {wanted[key]}, but data.augment is False: set data.augment=True"
@@ -73,5 +78,6 @@ def augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
             "False"
         )
     return Augmentation(
-        *(padding, wanted.padding_mode, wanted.flip, *colors, data.white, wanted.trivial_augment)
+        *(padding, wanted.padding_mode, wanted.flip, *colors, data.white, wanted.trivial_augment),
+        *(wanted.mixup, wanted.cutmix, wanted.random_erasing),
     )

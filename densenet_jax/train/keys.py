@@ -72,6 +72,12 @@ KEYS = {
     # Training.
     "epochs": Key(300, "passes over the training set", bounds=(1, 10**6)),
     "batch_size": Key(64, "images per training step, over all devices", bounds=(1, 2**20)),
+    "accumulate": Key(
+        1,
+        "parts of a batch that a step processes one after another, which needs less memory; batch "
+        "statistics are over each part",
+        bounds=(1, 2**20),
+    ),
     "seed": Key(
         0, "seed of initialisation, example order, augmentation and dropout", bounds=(0, 2**31 - 1)
     ),
@@ -87,9 +93,14 @@ KEYS = {
     "learning_rate_schedule": Key(
         "steps",
         '"steps" multiplies the rate by learning_rate_drop_factor at each drop; "cosine" lowers '
-        'the rate to 0 along half a cosine; "plateau" multiplies the rate by '
-        "learning_rate_drop_factor when the validation error no longer falls",
-        choices=("steps", "cosine", "plateau"),
+        'the rate to final_learning_rate along half a cosine; "one_cycle" raises it from a 25th '
+        "over 30 % of the steps, then lowers it to nearly 0; "
+        '"plateau" multiplies it by learning_rate_drop_factor when the validation error no longer '
+        "falls",
+        choices=("steps", "cosine", "one_cycle", "plateau"),
+    ),
+    "final_learning_rate": Key(
+        0.0, 'learning rate at the end of the schedule "cosine"', bounds=(0, 1e38)
     ),
     "learning_rate_drops": Key((0.5, 0.75), "fractions of the epochs at which the rate drops"),
     "learning_rate_drop_factor": Key(
@@ -113,9 +124,30 @@ KEYS = {
         bounds=(0, 1),
     ),
     "warmup_epochs": Key(
-        0.0, "epochs at warmup_learning_rate before the schedule", bounds=(0, 1e6)
+        0.0, "epochs of warm-up, which replaces the beginning of the schedule", bounds=(0, 1e6)
     ),
-    "warmup_learning_rate": Key(0.01, "learning rate during the warm-up", bounds=(0, 1e38)),
+    "warmup": Key(
+        "constant",
+        'rate of the warm-up: "constant" stays at warmup_learning_rate, "linear" rises from it to '
+        "learning_rate",
+        choices=("constant", "linear"),
+    ),
+    "warmup_learning_rate": Key(
+        0.01, "learning rate during the warm-up, or at its beginning", bounds=(0, 1e38)
+    ),
+    # Averages of the weights.
+    "ema_decay": Key(
+        0.0,
+        "also keep an exponential moving average of the weights, of which each step keeps this "
+        "share; it is the network of the run; 0: off",
+        bounds=(0, 0.999999),
+    ),
+    "swa_epochs": Key(
+        0,
+        "also keep the mean of the weights at the ends of the last N epochs, with running "
+        "statistics recomputed; it is the network of the run; 0: off",
+        bounds=(0, 10**6),
+    ),
     # Freezing.
     "freeze": Key(
         None,
@@ -127,10 +159,42 @@ KEYS = {
     "freeze_epochs": Key(
         0, "train every parameter after N epochs; 0: freeze to the end", bounds=(0, 10**6 - 1)
     ),
-    # SGD and the loss.
-    "weight_decay": Key(1e-4, "L2 weight decay of every parameter", bounds=(0, 1e38)),
-    "momentum": Key(0.9, "momentum of SGD", bounds=(0, 1e38)),
-    "nesterov": Key(True, "use Nesterov momentum"),
+    # The optimiser.
+    "optimizer": Key(
+        "sgd",
+        'optimiser; "muon" is for kernels of convolutions, with Adam for the other parameters; '
+        '"rmsprop" is that of TensorFlow',
+        choices=("sgd", "adamw", "lamb", "lion", "muon", "rmsprop"),
+    ),
+    "weight_decay": Key(
+        1e-4,
+        "weight decay: L2 for sgd and rmsprop, for others decoupled from the gradient and "
+        "multiplied by the learning rate",
+        bounds=(0, 1e38),
+    ),
+    "weight_decay_on": Key(
+        "all",
+        'parameters with weight decay: "all", or "kernels" of convolutions and linear layers',
+        choices=("all", "kernels"),
+    ),
+    "momentum": Key(0.9, "momentum of sgd and rmsprop", bounds=(0, 1e38)),
+    "nesterov": Key(True, "use Nesterov momentum in sgd"),
+    "betas": Key(
+        (),
+        "decay rates of the two moments of adamw, lamb, lion and muon; empty: those of PyTorch "
+        "and timm",
+    ),
+    "epsilon": Key(
+        None,
+        "number added to the divisor of adamw, lamb, muon and rmsprop; unset: that of PyTorch and "
+        "timm",
+        optional=float,
+        bounds=(0, 1),
+    ),
+    "clip_norm": Key(
+        0.0, "largest norm of the gradient of all parameters; 0: not limited", bounds=(0, 1e38)
+    ),
+    # The loss.
     "loss": Key(
         "cross_entropy",
         'training loss; "squared_hinge" separates each class from the rest; "sigmoid" is for '
@@ -250,7 +314,7 @@ KEYS = {
     "data.augment": Key(
         False,
         "change training images at random, as set by random_crop, crop_padding, padding_mode, "
-        "flip, color_jitter, lighting and trivial_augment",
+        "flip, color_jitter, lighting, trivial_augment, mixup, cutmix and random_erasing",
     ),
     "data.random_crop": Key(
         "padded",
@@ -279,6 +343,21 @@ KEYS = {
         False,
         "also change each training image by one of the 14 changes of TrivialAugment, before padded "
         "crops and flips",
+    ),
+    "data.mixup": Key(
+        0.0,
+        "mix each training image with another; its share is drawn from Beta(a, a) for this number "
+        "a; 0: off; with data.cutmix, each image is changed by one of both",
+        bounds=(0, 1e6),
+    ),
+    "data.cutmix": Key(
+        0.0,
+        "fill a box of each training image from another; the share of the rest is drawn from "
+        "Beta(a, a) for this number a; 0: off",
+        bounds=(0, 1e6),
+    ),
+    "data.random_erasing": Key(
+        0.0, "share of the training images of which a box is filled with noise", bounds=(0, 1)
     ),
     "data.ten_crops": Key(False, "also evaluate pictures with ten crops at the end"),
     "data.workers": Key(

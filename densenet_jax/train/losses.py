@@ -1,6 +1,7 @@
 """Training losses, and the number of errors, of a batch with one or several labels per example."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from densenet_jax.data.batches import Batch
 from densenet_jax.data.dataset import UNKNOWN, Dataset
 from densenet_jax.errors import InputError
 
@@ -61,6 +63,14 @@ class Loss:
         if not self.class_weights:
             return jnp.ones(len(labels), dtype)
         return jnp.asarray(self.class_weights, dtype)[labels]
+
+
+def of_both(function: Callable[[jax.Array], jax.Array], batch: Batch) -> jax.Array:
+    """Returns a function of labels, `[N]`, averaged over the labels of mixed images by share."""
+    if batch.partners is None:
+        return function(batch.labels)
+    others, share = batch.partners
+    return share * function(batch.labels) + (1 - share) * function(others)
 
 
 def label_counts(labels: jax.Array, dtype) -> jax.Array:

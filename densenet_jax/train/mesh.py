@@ -30,16 +30,17 @@ def all_devices() -> list[jax.Device]:
         ) from error
 
 
-def data_mesh(batch_size: int, devices: Sequence | None = None) -> Mesh:
+def data_mesh(batch_size: int, devices: Sequence | None = None, parts: int = 1) -> Mesh:
     """Builds a mesh of `devices`; None: of all devices.
 
-    Raises InputError if the devices cannot share `batch_size` equally.
+    Raises InputError if the devices cannot equally share each of the `parts` of a batch.
     """
     devices = all_devices() if devices is None else devices
-    if batch_size % len(devices):
+    if batch_size % (parts * len(devices)):
+        of_parts = f" in {parts} parts" if parts > 1 else ""
         raise InputError(
-            f"batch_size {batch_size} cannot be shared equally by {len(devices)} devices: "
-            f"use a multiple of {len(devices)}"
+            f"batch_size {batch_size}{of_parts} cannot be shared equally by {len(devices)} "
+            f"devices: use a multiple of {parts * len(devices)}"
         )
     # Auto: shardings are propagated, so one program serves any number of devices.
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)

@@ -1,15 +1,21 @@
-"""SGD and its schedules, as functions of the config."""
+"""The optimisers and the learning rate schedules, as functions of the config."""
 
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import KeyPath, tree_leaves_with_path, tree_map_with_path
 from ml_collections import ConfigDict
-from optax.contrib import ReduceLROnPlateauState, reduce_on_plateau
+from optax.contrib import (
+    MuonDimensionNumbers,
+    ReduceLROnPlateauState,
+    muon,
+    reduce_on_plateau,
+)
 
 from densenet_jax.errors import InputError
 from densenet_jax.train.config import drop_steps, steps_per_epoch
@@ -17,20 +23,40 @@ from densenet_jax.train.freezing import HEAD, path_of
 
 # Beginnings of the paths of the last BatchNorm, in the families with blocks, and of the classifier.
 _BEHIND_BLOCKS = ("norm5/", "norm/", HEAD)
+# The decay rates of the moments, and the number added to the divisor, if the config leaves them
+# open: the defaults of PyTorch (AdamW) and timm.
+_MOMENTS: dict[str, tuple[tuple[float, ...], float]] = {
+    "adamw": ((0.9, 0.999), 1e-8),
+    "lamb": ((0.9, 0.999), 1e-6),
+    "lion": ((0.9, 0.99), 0.0),
+    "muon": ((0.9, 0.999), 1e-8),
+    "rmsprop": ((0.9,), 1e-10),
+}
+# Makes the updates of Muon as large as those of AdamW, so that one learning rate suits both
+# (Liu et al., arXiv 2502.16982).
+_MUON_RMS = 0.2
 
 
 def learning_rate(config: ConfigDict, examples: int) -> optax.Schedule:
     """Returns the learning rate of each step, for epochs of `examples` training images."""
     epoch = steps_per_epoch(config, examples)
     if config.learning_rate_schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(config.learning_rate, config.epochs * epoch)
+        floor = config.final_learning_rate / (config.learning_rate or 1)
+        schedule = optax.cosine_decay_schedule(config.learning_rate, config.epochs * epoch, floor)
+    elif config.learning_rate_schedule == "one_cycle":
+        schedule = optax.cosine_onecycle_schedule(config.epochs * epoch, config.learning_rate)
     elif config.learning_rate_schedule == "plateau":
         schedule = optax.constant_schedule(config.learning_rate)  # `after_evaluation` lowers it.
     else:
         drops = drop_steps(config, examples)
         schedule = step_schedule(config.learning_rate, drops, config.learning_rate_drop_factor)
     warmup_steps = round(config.warmup_epochs * epoch)
-    return lambda step: jnp.where(step < warmup_steps, config.warmup_learning_rate, schedule(step))
+    if not warmup_steps:
+        return schedule
+    first = config.warmup_learning_rate
+    last = config.learning_rate if config.warmup == "linear" else first
+    warmup = optax.linear_schedule(first, last, warmup_steps)
+    return lambda step: jnp.where(step < warmup_steps, warmup(step), schedule(step))
 
 
 def step_schedule(
@@ -66,8 +92,9 @@ def optimizer(
                 f"learning_rate_multipliers: {pattern!r} matches no parameter of "
                 f"{config.model.name}: use a part of a path such as {', '.join(paths[:4])}"
             )
-    stages = [
-        sgd(learning_rate, config.momentum, config.weight_decay, config.nesterov),
+    stages = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    stages += [
+        _rule(config, learning_rate),
         optax.stateless(functools.partial(_multiply, _factors(config, paths))),
     ]
     if config.learning_rate_schedule == "plateau":
@@ -108,17 +135,76 @@ def _scaled(
     return jax.tree.map(lambda update: plateau.scale * update, updates), plateau
 
 
+def _rule(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Builds the optimiser without clipping and factors: equal to PyTorch's and timm's.
+
+    Lamb adapts the rate of parameters with decay alone, as in timm. Muon is for the kernels of
+    convolutions; the other parameters have Adam with Nesterov momentum.
+    """
+    name, decay = config.optimizer, config.weight_decay
+    mask = is_kernel if config.weight_decay_on == "kernels" else None
+    if name == "sgd":
+        return sgd(rate, config.momentum, decay, config.nesterov, mask)
+    betas, epsilon = _MOMENTS[name]
+    betas = config.betas or betas
+    epsilon = epsilon if config.epsilon is None else config.epsilon
+    if name == "adamw":
+        return optax.adamw(rate, *betas, epsilon, weight_decay=decay, mask=mask)
+    if name == "lion":
+        return optax.lion(rate, *betas, weight_decay=decay, mask=mask)
+    if name == "rmsprop":
+        return optax.chain(
+            optax.add_decayed_weights(decay, mask),
+            optax.rmsprop(rate, *betas, epsilon, initial_scale=1.0, momentum=config.momentum),
+        )
+    if name == "lamb":
+        ratio = optax.scale_by_trust_ratio()
+        adapted = [optax.masked(ratio, mask) if mask else ratio] if decay else []
+        return optax.chain(
+            optax.scale_by_adam(*betas, epsilon),
+            optax.add_decayed_weights(decay, mask),
+            *adapted,
+            optax.scale_by_learning_rate(rate),
+        )
+    direction = muon(
+        1.0,
+        adam_b1=betas[0],
+        adam_b2=betas[1],
+        eps=epsilon,
+        muon_weight_dimension_numbers=_convolutions,
+        consistent_rms=_MUON_RMS,
+    )
+    return optax.chain(
+        direction, optax.add_decayed_weights(-decay, mask), optax.scale_by_schedule(rate)
+    )
+
+
 def sgd(
     learning_rate: optax.ScalarOrSchedule,
     momentum: float,
     weight_decay: float,
     nesterov: bool = True,
+    mask: Any = None,
 ) -> optax.GradientTransformation:
-    """Builds SGD as in PyTorch and Torch, with L2 decay of every parameter."""
+    """Builds SGD as in PyTorch and Torch, with L2 decay of the parameters in `mask`, or of all."""
     return optax.chain(
-        optax.add_decayed_weights(weight_decay),
+        optax.add_decayed_weights(weight_decay, mask),
         optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov and momentum > 0),
     )
+
+
+def is_kernel(params: optax.Params) -> optax.Params:
+    """Returns a tree like `params`: True for the kernels of convolutions and linear layers."""
+    return tree_map_with_path(lambda path, _: path_of(path).endswith("kernel"), params)
+
+
+def _convolutions(params: optax.Params) -> optax.Params:
+    """Returns a tree like `params`: the axes of each convolution's matrix, None for the others.
+
+    Kernels of blocks that are compiled as one have a leading axis of blocks.
+    """
+    axes = MuonDimensionNumbers(reduction_axis=(-4, -3, -2), output_axis=-1)
+    return jax.tree.map(lambda leaf: axes if leaf.ndim >= 4 else None, params)
 
 
 def _factors(config: ConfigDict, paths: list[str]) -> dict[str, float]:

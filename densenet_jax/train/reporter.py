@@ -71,6 +71,8 @@ class Reporter:
         for split in ("validation", "test"):
             if f"{split}_error" in line:
                 text += f"  {split} error {line[f'{split}_error']:.2f} %"
+            if f"raw_{split}_error" in line:
+                text += f" ({line[f'raw_{split}_error']:.2f} % before averaging)"
         text += f"  learning rate {line['learning_rate']:.3g}  {self._rate():,.0f} images/s"
         waited = self._seconds("input_wait") / self._seconds("training")
         if waited > 0.01:

@@ -36,6 +36,8 @@ class SavedNetwork(NamedTuple):
 def load_network(workdir: str | Path, checkpoint: str = "last", **overrides) -> SavedNetwork:
     """Loads the network of a run, with the weights of its "last" or its "best" checkpoint.
 
+    Of a run that averages its weights these are the averages.
+
     A record of a run may have `model.safetensors` instead of checkpoints.
 
     `overrides` may change fields of the network's config that change no parameter: `dtype`,
@@ -60,7 +62,10 @@ def load_network(workdir: str | Path, checkpoint: str = "last", **overrides) -> 
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     like = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        found = checkpoints.restore_model(like, checkpoint)
+        if description.get("averaged"):
+            found = checkpoints.restore_model({"average": like}, checkpoint)["average"]
+        else:
+            found = checkpoints.restore_model(like, checkpoint)
     _check_arrays(run, found, like)
     for name, kind in kinds.items():
         state = nnx.state(model, kind)

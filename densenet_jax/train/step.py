@@ -1,6 +1,7 @@
 """Training and evaluation steps: pure functions from a train state to the next one."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from densenet_jax.data import batches
 from densenet_jax.data.augmentation import Augmentation
@@ -15,21 +17,35 @@ from densenet_jax.data.batches import Batch
 from densenet_jax.models.network import Network
 from densenet_jax.train.flat import Layout
 from densenet_jax.train.freezing import merged, trained
-from densenet_jax.train.losses import Loss, error_counts, label_counts
+from densenet_jax.train.losses import Loss, error_counts, label_counts, of_both
 
 # The purposes of random numbers. Each purpose has a separate stream.
-INIT, AUGMENT, DROPOUT, COLOR = range(4)
+INIT, AUGMENT, DROPOUT, COLOR, MIX = range(5)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that training changes, as plain nested dicts of arrays."""
+    """Everything that training changes, as plain nested dicts of arrays.
+
+    Attributes:
+      step: number of completed steps of the optimiser.
+      params, batch_stats: parameters and running statistics.
+      opt_state: state of the optimiser.
+      average: averages of `params` and `batch_stats` over steps or epochs, by these names; None:
+        the config asks for none.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: dict[str, Any] | None = None
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The `params` and `batch_stats` by name."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 @jax.tree_util.register_dataclass
@@ -82,6 +98,9 @@ class StepContext:
       companion_weight: weight of the losses of companion classifiers, by step.
       frozen: paths of the parameters that are not trained, see freezing.py.
       flat_loop: whether a loop of steps keeps the train state as a few flat vectors, see flat.py.
+      ema_decay: share of the average that a step keeps; 0: steps leave it.
+      accumulate: number of parts of a batch whose gradients a step adds up, one after another.
+      unroll: whether the parts are unrolled instead of looped over.
     """
 
     graphdef: nnx.GraphDef
@@ -96,6 +115,9 @@ class StepContext:
     companion_weight: optax.Schedule
     frozen: frozenset[str] = frozenset()
     flat_loop: bool = False
+    ema_decay: float = 0.0
+    accumulate: int = 1
+    unroll: bool = False
 
     @property
     def wide_dtype(self):
@@ -118,9 +140,11 @@ class StepContext:
         changes = self.augmentation
         if changes is None:
             return self.batch(images, labels, indices)
-        keys = [jax.random.fold_in(self.key(purpose), epoch) for purpose in (COLOR, AUGMENT)]
+        purposes = COLOR, AUGMENT, MIX
+        keys = [jax.random.fold_in(self.key(purpose), epoch) for purpose in purposes]
         batch = self.batch(changes.of_colors(images, indices, keys[0]), labels, indices)
-        return batch._replace(images=changes.of_place(batch.images, indices, keys[1]))
+        batch = batch._replace(images=changes.of_place(batch.images, indices, keys[1]))
+        return changes.of_batch(batch, indices, keys[2])
 
 
 def random_key(seed: int, purpose: int) -> jax.Array:
@@ -128,8 +152,8 @@ def random_key(seed: int, purpose: int) -> jax.Array:
 
 
 def batch_totals(logits: jax.Array, batch: Batch, loss: Loss) -> Totals:
-    """Returns the totals of a batch, without its padding."""
-    labels, losses = batch.labels, loss(logits, batch.labels)
+    """Returns the totals of a batch, without its padding. Errors of mixed images are averages."""
+    labels, losses = batch.labels, of_both(lambda labels: loss(logits, labels), batch)
     dtype = losses.dtype
     mask = batch.mask.astype(dtype)
     missed = jnp.zeros_like(mask)
@@ -140,24 +164,32 @@ def batch_totals(logits: jax.Array, batch: Batch, loss: Loss) -> Totals:
     total = (losses * mask).sum()
     return Totals(
         loss=total,
-        divisor=(loss.divisors(labels, dtype) * mask).sum(),
-        errors=(error_counts(logits, labels, dtype) * mask).sum(),
+        divisor=_divisor(batch, loss, dtype),
+        errors=(of_both(lambda y: error_counts(logits, y, dtype), batch) * mask).sum(),
         top5_errors=(missed * mask).sum(),
-        labels=(label_counts(labels, dtype) * mask).sum(),
+        labels=(of_both(lambda labels: label_counts(labels, dtype), batch) * mask).sum(),
         examples=mask.sum(),
         finite_batches=jnp.isfinite(total).astype(dtype),
     )
 
 
+def _divisor(batch: Batch, loss: Loss, dtype) -> jax.Array:
+    divisors = of_both(lambda labels: loss.divisors(labels, dtype), batch)
+    return (divisors * batch.mask.astype(dtype)).sum()
+
+
 def train_step(
     state: TrainState, batch: Batch, context: StepContext, layout: Layout | None = None
 ) -> tuple[TrainState, Totals]:
-    """Runs one step of SGD on the mean loss of `batch` plus the losses of companion classifiers.
+    """Runs one step of the optimiser on the mean loss of `batch`, with that of companions.
 
     With a `layout`, the parameters, statistics and optimiser state are flat vectors in that layout.
     """
+    divisor = _divisor(batch, context.loss, context.wide_dtype)
+    divisor = jnp.where(divisor == 0, 1, divisor)  # No label is known.
 
-    def mean_loss(params):
+    def mean_loss(params, images: Batch, part: tuple[jax.Array, int] | None = None):
+        """Returns the share of `images` in the mean loss, their totals, and new statistics."""
         params = merged(params, state.params)
         trees = dataclasses.replace(state, params=params)
         if layout:
@@ -168,22 +200,80 @@ def train_step(
             )
         model = context.model(trees)
         nnx.reseed(model, dropout=jax.random.fold_in(context.key(DROPOUT), state.step))
-        logits = model(batch.images, train=True, mask=batch.mask)
-        totals = batch_totals(logits, batch, context.loss)
-        objective = totals.mean_loss
+        mode = model.mode(train=True, mask=images.mask)._replace(part=part)
+        totals = batch_totals(model.logits(images.images, mode), images, context.loss)
+        objective = totals.loss / divisor
         for companion_logits in jax.tree.leaves(nnx.state(model, nnx.Intermediate)):
-            companion = batch_totals(companion_logits, batch, context.loss)
-            objective += context.companion_weight(state.step) * companion.mean_loss
-        batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        if layout:
-            batch_stats = layout.batch_stats.pack(batch_stats)
-        return objective, (totals, batch_stats)
+            companion = batch_totals(companion_logits, images, context.loss)
+            objective += context.companion_weight(state.step) * companion.loss / divisor
+        stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return objective, (totals, layout.batch_stats.pack(stats) if layout else stats)
 
     params = trained(state.params, context.frozen)
-    grads, (totals, batch_stats) = jax.grad(mean_loss, has_aux=True)(params)
+    gradient = jax.grad(mean_loss, has_aux=True)
+    if context.accumulate == 1:
+        grads, (totals, batch_stats) = gradient(params, batch)
+    else:
+        grads, totals, batch_stats = _accumulated(gradient, params, state, batch, context)
     updates, opt_state = context.optimizer.update(grads, state.opt_state, params)
     params = merged(optax.apply_updates(params, updates), state.params)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), totals
+    new = TrainState(state.step + 1, params, batch_stats, opt_state, state.average)
+    return _averaged(new, context.ema_decay), totals
+
+
+def _accumulated(
+    gradient: Callable, params: Any, state: TrainState, batch: Batch, context: StepContext
+) -> tuple[Any, Totals, Any]:
+    """Returns the gradients, the totals and the new running statistics of `batch`, part by part.
+
+    All are those of the whole batch, with batch statistics over each part, as `bn_group_size` has
+    them.
+    """
+    count, examples = context.accumulate, jnp.maximum(batch.mask.sum(), 1)
+
+    def divided(x: jax.Array) -> jax.Array:
+        parts = x.reshape(count, -1, *x.shape[1:])
+        if jax.sharding.get_abstract_mesh().empty:
+            return parts
+        # Each part has images on all devices.
+        return lax.with_sharding_constraint(parts, PartitionSpec(None, "data"))
+
+    def of_part(number: jax.Array, part: Batch):
+        grads, (totals, batch_stats) = gradient(params, part, (number, count))
+        share = part.mask.sum() / examples
+        changes = jax.tree.map(
+            # Statistics of padding alone are NaN.
+            lambda new, old: jnp.where(share > 0, share * (new - old), 0),
+            *(batch_stats, state.batch_stats),
+        )
+        return grads, totals, changes
+
+    def add(sums, numbered_part):
+        grads, totals, changes = of_part(*numbered_part)
+        return (
+            jax.tree.map(jnp.add, sums[0], grads),
+            sums[1] + totals,
+            jax.tree.map(jnp.add, sums[2], changes),
+        ), None
+
+    parts = jnp.arange(count), jax.tree.map(divided, batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, *first))
+    (grads, totals, changes), _ = lax.scan(add, zeros, parts, unroll=context.unroll)
+    return grads, totals, jax.tree.map(jnp.add, state.batch_stats, changes)
+
+
+def _averaged(state: TrainState, decay: float) -> TrainState:
+    """Moves the average towards the weights of `state`, as timm's exponential moving average."""
+    if not decay:
+        return state
+    average = moved(state.average, state.weights, 1 - decay)
+    return dataclasses.replace(state, average=average)
+
+
+def moved(average: Any, weights: Any, share: jax.typing.ArrayLike) -> Any:
+    """Returns average + share (weights - average)."""
+    return jax.tree.map(lambda old, new: old + share * (new - old), average, weights)
 
 
 def eval_logits(
@@ -216,7 +306,7 @@ def train_steps(
 
     def step(i, carry):
         state, totals = carry
-        batch = context.training_batch(*_of_step(i, images, labels, indices), epoch)
+        batch = context.training_batch(*of_step(i, images, labels, indices), epoch)
         state, new = train_step(state, batch, context, layout)
         return state, totals + new
 
@@ -248,7 +338,7 @@ def eval_steps(
     steps = len(indices)
 
     def step(i, totals):
-        batch = context.batch(*_of_step(i, images, labels, indices))
+        batch = context.batch(*of_step(i, images, labels, indices))
         logits = eval_logits(state, batch, context, mirrored)
         return totals + batch_totals(logits, batch, context.loss.plain)
 
@@ -261,7 +351,7 @@ def logits_steps(
     """Returns the logits, labels and indices of a `feed.Dispatch`, each `[steps, batch, ...]`."""
 
     def step(i):
-        batch = context.batch(*_of_step(i, images, labels, indices))
+        batch = context.batch(*of_step(i, images, labels, indices))
         return eval_logits(state, batch, context, mirrored), batch.labels
 
     if len(indices) == 1:  # A single step needs no loop, see `train_steps`.
@@ -269,7 +359,7 @@ def logits_steps(
     return *lax.map(step, jnp.arange(len(indices))), indices
 
 
-def _of_step(i, images, labels, indices):
+def of_step(i, images, labels, indices):
     """Returns the images, labels and indices of step `i` of a dispatch."""
     if images.ndim > 4:  # A streamed dispatch holds the examples of its steps, not a whole set.
         return images[i], labels[i], indices[i]

@@ -3,51 +3,44 @@
 import contextlib
 import dataclasses
 import functools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from densenet_jax.data.dataset import Dataset
 from densenet_jax.errors import InputError, counted
-from densenet_jax.models.catalog import FAMILIES, model_config
-from densenet_jax.models.densenet import DenseNetConfig
-from densenet_jax.models.forms import choose_form
-from densenet_jax.models.network import Network, NetworkConfig
+from densenet_jax.models.network import Network
+from densenet_jax.train.averaging import recomputed, statistics_steps
+from densenet_jax.train.build import build, copied, network_config
 from densenet_jax.train.compiler import compile_program, garbage_collection_paused
-from densenet_jax.train.config import check_config, model_settings, steps_per_epoch
+from densenet_jax.train.config import check_config, steps_per_epoch
 from densenet_jax.train.feed import MIRRORED, TEN_CROPS, Dispatch, Resident, Streamed
-from densenet_jax.train.freezing import freeze, merged, trained
-from densenet_jax.train.inputs import augmentation, load_data
-from densenet_jax.train.losses import config_loss
+from densenet_jax.train.freezing import merged, trained
+from densenet_jax.train.inputs import load_data
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import (
     after_evaluation,
-    companion_weight,
     learning_rate,
-    optimizer,
     plateau_factor,
 )
 from densenet_jax.train.outputs import Outputs
 from densenet_jax.train.progress import Clock, means
 from densenet_jax.train.saved_network import start_from
 from densenet_jax.train.step import (
-    INIT,
-    StepContext,
     Totals,
     TrainState,
     eval_steps,
     logits_steps,
-    random_key,
+    moved,
     train_steps,
 )
 
 UNFROZEN = "train, unfrozen"  # Names the training program after the end of `freeze_epochs`.
+STATISTICS = "statistics"  # Names the program that recomputes running statistics.
 TOP = 5  # Of at most five classes, the right class is always among the five best.
 
 
@@ -95,13 +88,16 @@ class Trainer:
             raise InputError(
                 f"data.ten_crops is for pictures, and {config.data.name} has none: set it to False"
             )
-        self._mesh = data_mesh(config.batch_size, devices)
+        self._mesh = data_mesh(config.batch_size, devices, config.accumulate)
         self._place = place
         self.steps_per_epoch = steps_per_epoch(config, examples)
         self.images_per_epoch = min(examples, self.steps_per_epoch * config.batch_size)
         self.learning_rate = learning_rate(config, examples)
-        self.model_config = _model_config(config, self.data)
-        self._context, self._unfrozen, self.initial_state = self._build()
+        self.model_config = network_config(config, self.data)
+        self._context, self._unfrozen, state = build(
+            config, self.data, self.model_config, self.learning_rate, self._mesh
+        )
+        self.initial_state = self._place(state, replicated(self._mesh))
         params = self.initial_state.params
         self.params, self.trained_params = (
             sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -123,41 +119,6 @@ class Trainer:
     @property
     def compile_seconds(self) -> float:
         return self.clock.seconds["compiling"]
-
-    def _build(self) -> tuple[StepContext, StepContext, TrainState]:
-        """Returns the contexts before and after the end of `freeze_epochs`, and the first state."""
-        config = self.config
-        rngs = nnx.Rngs(random_key(config.seed, INIT))
-        built, reason = choose_form(self.model_config, self._mesh.devices.flat[0])
-        if config.freeze and isinstance(built, DenseNetConfig):
-            built, reason = dataclasses.replace(built, block="xla"), "parameters are frozen"
-        if getattr(self.model_config, "block", "") == "kernels" and built != self.model_config:
-            logging.warning("model.block is kernels, but dense blocks use plain JAX: %s", reason)
-        model = FAMILIES[type(built)](built, rngs=rngs)
-        graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-        params, batch_stats, other = map(nnx.to_pure_dict, states)
-        context = StepContext(
-            graphdef=graphdef,
-            other=other,
-            optimizer=optimizer(config, self.learning_rate, params),
-            seed=config.seed,
-            mean=self.data.mean,
-            std=self.data.std,
-            dtype=self.model_config.dtype,
-            augmentation=augmentation(config, self.data),
-            loss=config_loss(config, self.data),
-            companion_weight=companion_weight(config, len(self.data.train)),
-            flat_loop=platform(self._mesh) == "gpu" and not _needs_paths(config),
-        )
-        unfrozen = context
-        if config.freeze:
-            frozen = freeze(model, config.freeze)
-            context = dataclasses.replace(context, graphdef=nnx.graphdef(model), frozen=frozen)
-        step = jnp.zeros((), jnp.int32)
-        # One program, not one a shape.
-        opt_state = jax.jit(context.optimizer.init)(trained(params, context.frozen))
-        state = TrainState(step, params, batch_stats, opt_state)
-        return context, unfrozen, self._place(state, replicated(self._mesh))
 
     def untrained(self) -> Network:
         """Returns the network in its initial state."""
@@ -204,6 +165,8 @@ class Trainer:
             nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat)
         )
         state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
+        if state.average is not None:
+            state = dataclasses.replace(state, average=copied(state.weights))
         self.initial_state = self._place(state, replicated(self._mesh))
         return loaded
 
@@ -217,6 +180,7 @@ class Trainer:
             "crop": dataclasses.asdict(data.crop),
             "preprocessing": self.config.data.preprocessing,
             "multilabel": data.multilabel,
+            "averaged": self.initial_state.average is not None,
             "mean": [scale * x for x in data.mean],
             "std": [scale * x for x in data.std],
             "classes": data.classes,
@@ -225,7 +189,9 @@ class Trainer:
     def programs(self) -> list[tuple[str, int]]:
         """Returns the split and the number of crops of each program of a run, for `compiled`."""
         ten_crops = [("test", TEN_CROPS)] if self.config.data.ten_crops else []
-        training = ["train", UNFROZEN] if self.config.freeze_epochs else ["train"]
+        training = ["train"]
+        training += [UNFROZEN] * bool(self.config.freeze_epochs)
+        training += [STATISTICS] * (self.config.swa_epochs > 1)
         return [(split, 1) for split in (*training, *self._splits())] + ten_crops
 
     def compiled(self, split: str, crops: int = 1, steps: int | None = None) -> jax.stages.Compiled:
@@ -275,14 +241,19 @@ class Trainer:
             context = self._unfrozen if is_unfrozen else self._context
             function = functools.partial(train_steps, context=context)
             return jit(function, donate_argnums=0), (*arguments, np.int32(0))
-        arguments = (_without_optimizer(state), *arguments[1:])
+        network = _network(state)
+        if split == STATISTICS:
+            function = functools.partial(statistics_steps, context=self._context)
+            return jit(function), (network, network.batch_stats, *example, np.int32(0))
+        arguments = (network, *arguments[1:])
         evaluating = functools.partial(
             eval_steps, context=self._context, mirrored=crops == MIRRORED
         )
         return jit(evaluating), arguments
 
     def _example(self, split: str, crops: int) -> Dispatch:
-        return self._feed.example("train" if split == UNFROZEN else split, _fed(crops))
+        is_training = split in (UNFROZEN, STATISTICS)
+        return self._feed.example("train" if is_training else split, _fed(crops))
 
     def totals(self, **numbers: float) -> Totals:
         """Returns totals with these `numbers`, and 0 for the others, on the devices."""
@@ -309,8 +280,38 @@ class Trainer:
         self._newest = totals
         return state, totals
 
+    def average(self, state: TrainState, epoch: int) -> TrainState:
+        """Returns `state` after `epoch` (from 0), with the average that `swa_epochs` asks for.
+
+        Before the last `swa_epochs` epochs the average equals the weights.
+        """
+        config = self.config
+        if not config.swa_epochs:
+            return state
+        number = epoch + 1 - (config.epochs - config.swa_epochs)
+        jit = functools.partial(jax.jit, out_shardings=replicated(self._mesh))
+        average = jit(moved)(state.average, state.weights, 1 / max(number, 1))
+        state = dataclasses.replace(state, average=average)
+        if number < 2:
+            return state
+        network = _network(state)
+        sums = self._place(
+            jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), network.batch_stats),
+            replicated(self._mesh),
+        )
+        for dispatch in self.epoch(epoch):
+            program = self.compiled(STATISTICS, steps=dispatch.steps)
+            sums = program(network, sums, *dispatch, np.int32(epoch))
+            self._newest = sums
+        stats = jit(recomputed)(network.batch_stats, sums, self.steps_per_epoch)
+        average = {"params": network.params, "batch_stats": stats}
+        return dataclasses.replace(state, average=average)
+
     def evaluate(self, state: TrainState, crops: int = 1) -> dict[str, float]:
         """Returns `test_loss`, a mean, and `test_error` in percent, over every test example.
+
+        If the run averages its weights, these are of the average, and `raw_test_error` and so on
+        are of the weights themselves.
 
         For pictures also returns `test_top5_error` if the network has more than five classes, and
         `test_broken_pictures` if some were skipped: errors are of the others. If images are held
@@ -321,12 +322,22 @@ class Trainer:
             logits of ten crops of each picture. Then the result is `test_error_2crop` or
             `test_error_10crop`, and `test_top5_error_10crop` and so on.
         """
+        values = self._evaluate(_network(state), crops)
+        if state.average is not None:
+            raw = self._evaluate(_network(dataclasses.replace(state, average=None)), crops)
+            values |= {
+                f"raw_{key}": x for key, x in raw.items() if key.endswith(("_loss", "_error"))
+            }
+        if crops > 1:
+            return {f"{key}_{crops}crop": x for key, x in values.items() if key.endswith("_error")}
+        return values
+
+    def _evaluate(self, network: TrainState, crops: int) -> dict[str, float]:
         values: dict[str, float] = {}
-        state = _without_optimizer(state)
         for split in self._splits(crops):
             totals = self.totals()
             for dispatch in self._feed.evaluate(split, _fed(crops)):
-                totals = self.compiled(split, crops, dispatch.steps)(state, totals, *dispatch)
+                totals = self.compiled(split, crops, dispatch.steps)(network, totals, *dispatch)
             values |= means(totals, split)
             if isinstance(self._feed, Streamed):
                 errors, examples = map(float, jax.device_get((totals.top5_errors, totals.examples)))
@@ -334,8 +345,6 @@ class Trainer:
                     values[f"{split}_top5_error"] = 100 * errors / examples
                 if broken := len(getattr(self.data, split)) - int(examples):
                     values[f"{split}_broken_pictures"] = broken
-        if crops > 1:
-            return {f"{key}_{crops}crop": x for key, x in values.items() if key.endswith("_error")}
         return values
 
     def logits(self, state: TrainState, split: str, crops: int = 1) -> Outputs:
@@ -348,7 +357,7 @@ class Trainer:
         )
         for dispatch in self._feed.evaluate(split, _fed(crops)):
             with self._tracing():
-                found = function(_without_optimizer(state), *dispatch)
+                found = function(_network(state), *dispatch)
             totals, labels, indices = jax.device_get(found)
             outputs.fill(totals / crops, labels, indices)
         return outputs
@@ -365,26 +374,11 @@ def _fed(crops: int) -> int:
     return 1 if crops == MIRRORED else crops
 
 
-def _model_config(config: ConfigDict, data: Dataset) -> NetworkConfig:
-    settings = model_settings(config)
-    classes, channels = data.num_classes, data.image_shape[-1]
-    settings = {"num_classes": classes, "in_channels": channels} | settings
-    too_many = data.multilabel and settings["num_classes"] > classes
-    if settings["num_classes"] < classes or too_many or settings["in_channels"] != channels:
-        raise InputError(
-            f"{config.data.name} has {counted(classes, 'class')} and "
-            f"{counted(channels, 'channel')}, but the model has "
-            f"{settings['num_classes']} and {settings['in_channels']}: leave "
-            "model.num_classes and model.in_channels unset"
-        )
-    return model_config(config.model.name, **settings)
+def _network(state: TrainState) -> TrainState:
+    """Returns the part of `state` that an evaluation needs: the average weights, or the only ones.
 
-
-def _without_optimizer(state: TrainState) -> TrainState:
-    """Returns the part of `state` that an evaluation needs, which the end of freezing keeps."""
-    return dataclasses.replace(state, opt_state=())
-
-
-def _needs_paths(config: ConfigDict) -> bool:
-    """Returns whether steps need the paths of parameters, which a flat vector does not have."""
-    return bool(config.learning_rate_multipliers or config.layer_decay != 1 or config.freeze)
+    The end of freezing leaves its structure.
+    """
+    if state.average is None:
+        return dataclasses.replace(state, opt_state=())
+    return TrainState(state.step, **state.average, opt_state=())

@@ -11,8 +11,7 @@ from flax import nnx
 
 from densenet_jax.data.batches import Batch
 from densenet_jax.train.optimizer import sgd, step_schedule
-from densenet_jax.train.step import TrainState, train_step
-from densenet_jax.train.trainer import StepContext
+from densenet_jax.train.step import StepContext, TrainState, train_step
 
 REMATS = ("none", "concat", "layer")
 CASES = [(name, remat) for name in reference.NETWORKS for remat in REMATS]
