@@ -171,6 +171,16 @@ def test_impossible_settings_are_refused(changes, wrong, message):
             "data.trivial_augment is for",
         ),
         ({"data.trivial_augment": True, "data.augment": False}, "but data.augment is False"),
+        (
+            {"data.trivial_augment": True, "data.preprocessing": "gcn"},
+            "data.trivial_augment is for",
+        ),
+        ({"data.trivial_augment": True, "data.augment": False}, "but data.augment is False"),
+        (
+            {"data.trivial_augment": True, "data.preprocessing": "gcn"},
+            "data.trivial_augment is for",
+        ),
+        ({"data.trivial_augment": True, "data.augment": False}, "but data.augment is False"),
         ({"data.ten_crops": True}, "data.ten_crops is for pictures, and digits has none"),
     ],
 )

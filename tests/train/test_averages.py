@@ -1,0 +1,115 @@
+"""Averages of the weights: trained, evaluated, saved, resumed and loaded."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import small
+from cases import slow_except
+from flax import nnx
+
+from densenet_jax.errors import Preempted
+from densenet_jax.train.checkpoint import Checkpoints
+from densenet_jax.train.fit import fit
+from densenet_jax.train.preemption import Preemption, StopRequested
+from densenet_jax.train.record import RunDirectory
+from densenet_jax.train.saved_network import load_network
+from densenet_jax.train.trainer import Trainer
+
+TINY = small.PLAIN | {"data.examples": 256, "data.holdout": 0, "model.dropout_rate": 0.0}
+EMA = TINY | {"epochs": 3, "ema_decay": 0.9, "learning_rate_drops": ()}
+SWA = TINY | {"epochs": 4, "swa_epochs": 3, "learning_rate_drops": ()}
+
+
+def states_by_epoch(trainer):
+    """Yields the train state at the end of each epoch, before and after `Trainer.average`."""
+    state = trainer.initial_state
+    for epoch in range(trainer.config.epochs):
+        for dispatch in trainer.epoch(epoch):
+            state, _ = trainer.train(state, trainer.totals(), dispatch, epoch)
+        state = trainer.average(state, epoch)
+        yield state
+
+
+def as_numpy(tree):
+    return jax.tree.map(np.array, tree)
+
+
+@pytest.fixture(scope="module")
+def ema_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("ema")
+    return workdir, fit(small.config(EMA), workdir)
+
+
+def test_each_step_moves_the_average():
+    """The average is a sum over steps, with weights that fall by `ema_decay`."""
+    trainer = Trainer(small.config(EMA))
+    state = trainer.initial_state
+    expected = as_numpy(state.weights)
+    for dispatch in trainer.epoch(0):
+        state, _ = trainer.train(state, trainer.totals(), dispatch, 0)
+        expected = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, expected, as_numpy(state.weights))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, as_numpy(state.average), expected)
+
+
+def test_the_average_is_the_network_of_the_run(ema_run):
+    workdir, result = ema_run
+    assert result["test_error"] != result["raw_test_error"]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all({"test_error", "raw_test_error"} <= line.keys() for line in lines)
+    trainer = Trainer(small.config(EMA))
+    with Checkpoints(RunDirectory(workdir).checkpoints, read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(trainer.state_like)
+    assert trainer.evaluate(state)["test_error"] == result["test_error"]
+    loaded = nnx.state(load_network(workdir).model, nnx.Param)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        as_numpy(nnx.to_pure_dict(loaded)),
+        as_numpy(state.average["params"]),
+    )
+
+
+@pytest.mark.parametrize("changes", slow_except([EMA], [EMA, SWA]), ids=["ema", "swa"])
+def test_a_stopped_run_gives_the_same_bits(changes, tmp_path, monkeypatch):
+    whole = fit(small.config(changes), tmp_path / "whole")
+    stops = iter([False] * 9 + [True] + [False] * 100)
+
+    def check(self, step):
+        if next(stops):
+            raise StopRequested("SIGTERM")
+
+    monkeypatch.setattr(Preemption, "check", check)
+    with pytest.raises(Preempted):
+        fit(small.config(changes), tmp_path / "stopped")
+    fit(small.config(changes), tmp_path / "stopped")
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "stopped")]
+    assert metrics[0] == metrics[1] and "raw_test_error" in metrics[0]
+    assert whole["test_error"] != whole["raw_test_error"]
+
+
+def test_the_mean_of_the_last_epochs_has_its_own_statistics():
+    """The statistics are those of the training images under the mean parameters."""
+    trainer = Trainer(small.config(SWA | {"batch_size": 64}))
+    states = [as_numpy((state.params, state.average)) for state in states_by_epoch(trainer)]
+    params = [of_epoch for of_epoch, _ in states]
+    average = states[-1][1]
+    expected = jax.tree.map(lambda *last: np.mean(last, axis=0), *params[-3:])
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, average["params"], expected)
+    # Before the averaging begins, the average is the network itself.
+    jax.tree.map(close, states[0][1]["params"], params[0])
+    model = trainer.untrained()
+    nnx.update(model, average["params"])
+    of_batches = []
+    for dispatch in trainer.epoch(3):
+        rows = np.asarray(dispatch.indices)[0]
+        images = (np.asarray(dispatch.images)[rows] - np.array(trainer.data.mean)) / np.array(
+            trainer.data.std
+        )
+        maps = np.asarray(model.conv0(images.astype(np.float32).transpose(0, 3, 1, 2)))
+        of_batches.append((maps.mean((0, 2, 3)), maps.var((0, 2, 3), ddof=1)))
+    found = average["batch_stats"]["blocks"][0][0]["norm1"]
+    for name, values in zip(("mean", "var"), zip(*of_batches, strict=True), strict=True):
+        np.testing.assert_allclose(found[name], np.mean(values, 0), rtol=1e-3, atol=1e-4)
