@@ -31,6 +31,7 @@ from densenet_jax.models.network import NetworkConfig
 from densenet_jax.train.compiler import memory_bytes
 from densenet_jax.train.config import check_config, model_overrides, model_settings
 from densenet_jax.train.feed import STEPS_PER_DISPATCH
+from densenet_jax.train.memory_budget import fitting, program_bytes
 from densenet_jax.train.trainer import Trainer
 
 # Share of a device's memory that a step may take; the runtime and fragmentation take the rest.
@@ -38,6 +39,8 @@ USABLE_MEMORY_SHARE = 0.9
 # The search for the largest batch gives up after this number. Memory is nearly linear in the batch,
 # so that three mostly suffice.
 MAX_COMPILATIONS = 8
+# Arrays of an optimiser for each parameter; Muon has two for those that are no convolutions.
+_MOMENTS = {"sgd": 1, "adamw": 2, "lamb": 2, "lion": 1, "muon": 1, "rmsprop": 2}
 _BATCH_FACTOR = 1.02  # The search ends when the largest batch is known to this factor.
 
 
@@ -50,8 +53,13 @@ def plan(config: ConfigDict, target: Target) -> dict:
     without dense blocks have None and an empty reason.
 
     Raises:
-      InputError: the config is wrong, or the devices cannot share a batch.
+      InputError: the config is wrong, the devices cannot share a batch, or no model.remat fits
+        memory_gb.
     """
+    config = fitting(
+        config,
+        lambda tried: program_bytes(lambda: _trainer(tried, target).lower("train").compile()),
+    )
     trainer = _trainer(config, target)
     started = time.monotonic()
     compiled = _compile(trainer)
@@ -129,9 +137,9 @@ def _slower(config: ConfigDict, target: Target) -> int:
 def analyse(config: ConfigDict) -> dict:
     """Returns the part of `plan` that needs no compilation: size, work and least memory.
 
-    `memory` is a lower bound: parameters, gradients, momentum, and the activations kept for the
-    backward pass. `block` is None if the form of the dense blocks depends on the device. Raises
-    InputError if the config is wrong.
+    `memory` is a lower bound: parameters, their averages, gradients, momentum (all moments of the
+    optimiser), and the activations kept for the backward pass. `block` is None if the form of the
+    dense blocks depends on the device. Raises InputError if the config is wrong.
     """
     check_config(config)
     if config.freeze:
@@ -147,11 +155,15 @@ def analyse(config: ConfigDict) -> dict:
     block, block_reason = _form_on_any_device(network)
     params_bytes = params * jnp.dtype(network.param_dtype).itemsize
     memory = {
-        "activations_bytes": activation_bytes(_plain(network), height, width, batch_size),
+        "activations_bytes": activation_bytes(
+            _plain(network), height, width, batch_size // config.accumulate
+        ),
         "params_bytes": params_bytes,
         "gradients_bytes": params_bytes,
-        "momentum_bytes": params_bytes,
+        "momentum_bytes": params_bytes * _MOMENTS[config.optimizer],
     }
+    if config.ema_decay or config.swa_epochs:
+        memory["average_bytes"] = params_bytes
     return {
         "model": config.model.name,
         "settings": model_overrides(config),

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FieldReference, config_dict
 
 from densenet_jax.errors import InputError, counted
 from densenet_jax.models.catalog import FAMILIES, model_config
+from densenet_jax.models.network import NetworkConfig
 from densenet_jax.models.statistics import check_groups
 from densenet_jax.train.keys import KEYS, Key
 
@@ -176,6 +177,7 @@ def check_config(config: ConfigDict) -> None:
             "a multiple of accumulate"
         )
     model = model_config(config.model.name, **model_settings(config))
+    _check_budget(config, model)
     check_groups(config.batch_size // config.accumulate, getattr(model, "bn_group_size", 0))
 
 
@@ -195,6 +197,19 @@ def _check_optimizer(config: ConfigDict) -> None:
         raise InputError(
             f"warmup_epochs is {config.warmup_epochs:g}, but the schedule 'one_cycle' begins with "
             "a warm-up: set warmup_epochs to 0"
+        )
+
+
+def _check_budget(config: ConfigDict, model: NetworkConfig) -> None:
+    if config.memory_gb and config.model.remat:
+        raise InputError(
+            f"memory_gb is {config.memory_gb:g}, which chooses model.remat, but model.remat is "
+            f"{config.model.remat!r}: unset one of them"
+        )
+    if config.memory_gb and not hasattr(model, "remat"):
+        raise InputError(
+            f"memory_gb is {config.memory_gb:g}, but {config.model.name} has no model.remat to "
+            "choose: set memory_gb to 0, and lower batch_size or raise accumulate"
         )
 
 

@@ -20,6 +20,7 @@ from densenet_jax.train.config import check_config, model_overrides
 from densenet_jax.train.failures import failures_reported
 from densenet_jax.train.feed import TEN_CROPS
 from densenet_jax.train.lock import RunLock
+from densenet_jax.train.memory_budget import fitting
 from densenet_jax.train.preemption import Preemption, StopRequested
 from densenet_jax.train.progress import Progress, means, restore_clock, saved_lines
 from densenet_jax.train.record import RunDirectory, best_epoch
@@ -57,7 +58,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
             return result
         with (
             Preemption() as preemption,
-            contextlib.closing(Trainer(config)) as trainer,
+            contextlib.closing(Trainer(fitting(config))) as trainer,
             Reporter(config.epochs * trainer.steps_per_epoch, config.batch_size) as reporter,
         ):
             run.check_classes(trainer.data.classes)

@@ -226,6 +226,12 @@ KEYS = {
         'type of convolutions and feature maps; "float64" needs JAX_ENABLE_X64=1',
         choices=("float32", "bfloat16", "float64"),
     ),
+    "memory_gb": Key(
+        0.0,
+        "choose model.remat so that a training step needs at most so much memory of each device, "
+        "in GB, and recomputes no more than necessary; 0: leave model.remat",
+        bounds=(0, 1e6),
+    ),
     "matmul_precision": Key(
         None,
         "JAX's precision of float32 products and convolutions; unset: JAX's default, which is TF32 "

@@ -7,7 +7,7 @@ one cycle of the learning rate, label smoothing, cutmix, and an average of the w
 Published test error in % of the paper's recipe of 300 epochs: C10+ 4.51, C100+ 22.27. No published
 numbers for this recipe. Not trained to the end here; experiments/modern/fashion_mnist.py compares
 both recipes on a small task.
-Cost of training, computed: 1.8e15 FLOP for 30 epochs, 5.9e15 FLOP for 100.
+Cost of training, computed: 2.6e15 FLOP for 30 epochs, 8.6e15 FLOP for 100.
 """
 
 from densenet_jax.errors import InputError
