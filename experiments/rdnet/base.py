@@ -9,8 +9,8 @@ Least memory of a step, computed: 169 GB over all devices. --config.accumulate=2
 authors did on 4 GPUs. Not trained here.
 """
 
-from experiments.rdnet import recipe
+from experiments.rdnet import recipes
 
 
 def get_config():
-    return recipe.rdnet("rdnet_base", drop_path_rate=0.4)
+    return recipes.rdnet("rdnet_base", drop_path_rate=0.4)

@@ -9,8 +9,8 @@ Least memory of a step, computed: 254 GB over all devices. --config.accumulate=2
 authors did on 4 GPUs. Not trained here.
 """
 
-from experiments.rdnet import recipe
+from experiments.rdnet import recipes
 
 
 def get_config():
-    return recipe.rdnet("rdnet_large", drop_path_rate=0.5)
+    return recipes.rdnet("rdnet_large", drop_path_rate=0.5)

@@ -18,8 +18,17 @@ from densenet_jax.train.trainer import Trainer
 
 STEPS = 20
 GROUPS = {"batch_size": 64, "model.bn_group_size": 16, "data.trivial_augment": True}
+GROUPS |= {"data.mixup": 0.8, "data.cutmix": 1.0, "data.random_erasing": 0.25}
 NETWORKS = {
     "densenet_bc": {"model.block_config": (1,)},
+    "modern": {
+        "model.block_config": (1,),
+        "model.bn_group_size": 0,
+        "accumulate": 2,
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "ema_decay": 0.9,
+    },
     "wrn": {
         "model.name": "wrn16_4",
         "model.growth_rate": None,
