@@ -91,6 +91,12 @@ KEYS = {
         "learning_rate_drop_factor when the validation error no longer falls",
         choices=("steps", "cosine", "plateau"),
     ),
+    "learning_rate_cycles": Key(
+        1,
+        'number of equal cycles of the schedule "cosine", each from learning_rate to 0; with more '
+        "than 1, the checkpoint at the end of each cycle is kept as a snapshot",
+        bounds=(1, 10**6),
+    ),
     "learning_rate_drops": Key((0.5, 0.75), "fractions of the epochs at which the rate drops"),
     "learning_rate_drop_factor": Key(
         0.1, "factor by which each drop multiplies the rate", bounds=(0, 1e38)

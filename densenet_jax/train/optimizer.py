@@ -23,7 +23,9 @@ def learning_rate(config: ConfigDict, examples: int) -> optax.Schedule:
     """Returns the learning rate of each step, for epochs of `examples` training images."""
     epoch = steps_per_epoch(config, examples)
     if config.learning_rate_schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(config.learning_rate, config.epochs * epoch)
+        steps = math.ceil(config.epochs * epoch / config.learning_rate_cycles)
+        schedule = optax.cosine_decay_schedule(config.learning_rate, steps)
+        schedule = repeated(schedule, steps) if config.learning_rate_cycles > 1 else schedule
     elif config.learning_rate_schedule == "plateau":
         schedule = optax.constant_schedule(config.learning_rate)  # `after_evaluation` lowers it.
     else:
@@ -31,6 +33,11 @@ def learning_rate(config: ConfigDict, examples: int) -> optax.Schedule:
         schedule = step_schedule(config.learning_rate, drops, config.learning_rate_drop_factor)
     warmup_steps = round(config.warmup_epochs * epoch)
     return lambda step: jnp.where(step < warmup_steps, config.warmup_learning_rate, schedule(step))
+
+
+def repeated(schedule: optax.Schedule, steps: int) -> optax.Schedule:
+    """Returns a schedule that repeats the first `steps` steps of `schedule`."""
+    return lambda step: schedule(step % steps)
 
 
 def step_schedule(

@@ -134,6 +134,7 @@ def changed(key, value):
 # What a key needs to have its largest value.
 NEEDS = {
     "freeze_epochs": {"freeze": "conv0", "epochs": 10**6},
+    "learning_rate_cycles": {"learning_rate_schedule": "cosine", "epochs": 10**6},
     "data.folds": {"data.holdout": 0},
     "data.fold": {"data.holdout": 0, "data.folds": 2**20},
 }
