@@ -116,10 +116,7 @@ def _of_snapshots(
 ) -> dict[str, Outputs]:
     """Returns the outputs of each snapshot of a run, by step."""
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        try:
-            found = ensemble.snapshot_outputs(trainer, checkpoints, split, args.crops)
-        except InputError as error:
-            raise InputError(f"{run.path}: {error}") from error
+        found = ensemble.snapshot_outputs(trainer, checkpoints, split, args.crops)
     return {f"step {step:,}": outputs for step, outputs in found.items()}
 
 

@@ -156,7 +156,7 @@ class Checkpoints:
           which: "last"; "best": the best checkpoint according to the last one; or a step.
 
         Raises:
-          InputError: no checkpoint exists, none can be read, or another version wrote it.
+          InputError: the checkpoint does not exist or cannot be read, or another version wrote it.
         """
 
         def read(step: int) -> dict[str, Any]:
@@ -202,8 +202,13 @@ class Checkpoints:
         if which == "best":
             _, record = self._first_readable(steps, lambda step: None)
             steps = [self._best(record)]
-        elif isinstance(which, int):
-            steps = [which]
+        elif which != "last":
+            if which not in steps:
+                raise InputError(
+                    f"{self._directory} has no checkpoint of step {which}: train the run to its "
+                    "end, or restore that checkpoint from a backup"
+                )
+            steps = [int(which)]
         return self._first_readable(steps, read)
 
     def _best(self, record: dict[str, Any]) -> int:

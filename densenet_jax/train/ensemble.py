@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import log_expit, log_softmax
 
 from densenet_jax.data.dataset import UNKNOWN
-from densenet_jax.errors import InputError, counted
+from densenet_jax.errors import InputError
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.config import snapshot_steps
 from densenet_jax.train.outputs import Outputs
@@ -36,14 +36,8 @@ def snapshot_outputs(
 
     Raises InputError if a snapshot is missing or damaged.
     """
-    steps = snapshot_steps(trainer.config, len(trainer.data.train))
-    if missing := set(steps).difference(checkpoints.steps()):
-        raise InputError(
-            f"step {min(missing)} has no checkpoint, and {counted(len(steps), 'snapshot')} are "
-            "needed: train the run to its end, or restore the checkpoint"
-        )
     found = {}
-    for step in steps:
+    for step in snapshot_steps(trainer.config, len(trainer.data.train)):
         state, _ = checkpoints.restore(trainer.state_like, step)
         found[step] = trainer.logits(state, split, crops)
     return found

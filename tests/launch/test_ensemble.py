@@ -126,9 +126,10 @@ def test_a_missing_snapshot_is_reported(run, tmp_path, capsys, caplog):
     (copy / "result.json").unlink()
     assert "ensemble_test_error" not in fit(small.config(CHANGES), copy)
     [message] = [record.getMessage() for record in caplog.records]
-    assert message.startswith("the ensemble was not evaluated: step 10 has no checkpoint, and 4")
+    expected = f"{copy / 'checkpoints'} has no checkpoint of step 10: train the run to its end"
+    assert message.startswith(f"the ensemble was not evaluated: {expected}")
     status, _, problems = run_evaluate(capsys, copy, "--ensemble")
-    assert status == 2 and f"{copy}: step 10 has no checkpoint" in problems
+    assert status == 2 and expected in problems and problems.count("\n") == 1
 
 
 def test_an_ensemble_of_two_runs(run, tmp_path, capsys):
