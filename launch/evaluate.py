@@ -14,6 +14,12 @@ ImageNet's identifiers such as n01440764; some may be missing. For other weights
 names of the class directories sorted as text, as in training. Then every class needs a directory,
 which may be empty. Top-5 errors need more than five classes.
 
+    python -m launch.evaluate --workdir runs/cycles --ensemble
+    python -m launch.evaluate --workdir runs/seed=0 --ensemble runs/seed=1 runs/seed=2
+
+average the probabilities of the snapshots of a run with learning_rate_cycles, or of the last
+checkpoints of several runs, and print the errors of each network and of the ensemble.
+
 --report DIR writes the predictions, figures by class, the calibration and the worst mistakes, and
 DIR/index.html, a page that shows them. Without it the command writes no files.
 """
@@ -28,7 +34,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from densenet_jax.data import folders, imagenet
 from densenet_jax.data.dataset import Split
@@ -40,12 +45,12 @@ from densenet_jax.predict import logits
 from densenet_jax.train import process
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.failures import failures_reported
-from densenet_jax.train.feed import MIRRORED, TEN_CROPS
+from densenet_jax.train.feed import MIRRORED
+from densenet_jax.train.outputs import Outputs
 from densenet_jax.train.record import RunDirectory
-from densenet_jax.train.step import TrainState
 from densenet_jax.train.trainer import TOP, Trainer
 from experiments import published
-from launch import command, hosts, network_flags, run_files
+from launch import command, ensemble, hosts, network_flags, run_files
 from launch.paths import typed_path
 
 
@@ -65,6 +70,13 @@ def main(argv: list[str] | None = None) -> None:
         help="best: the epoch with the lowest validation error, or with the lowest test error if "
         "the run has no validation set (default: %(default)s)",
     )
+    group.add_argument(
+        "--ensemble",
+        type=typed_path,
+        nargs="*",
+        metavar="DIR",
+        help="average the probabilities of this run's snapshots, or of this run and the runs DIR",
+    )
     network_flags.add_picture_flags(parser)
     group = parser.add_argument_group("evaluation of weights")
     group.add_argument(
@@ -82,6 +94,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not (bool(args.workdir) ^ bool(args.weights and args.pictures)):
         raise InputError("set either --workdir, or both --weights and --pictures")
+    if args.ensemble is not None:
+        ensemble.check(args)
     if args.report:
         # Imports matplotlib, which takes long.
         from launch import evaluation_report
@@ -107,52 +121,50 @@ def _evaluate_run(args: argparse.Namespace) -> None:
             f"{args.workdir} holds weights without the checkpoint of a run: use --weights "
             f"{args.workdir} --pictures DIR"
         )
-    config = run.config()
-    if args.data_directory:
-        _move_data(config, args.data_directory)
+    config = ensemble.evaluated_config(args, run)
     if args.report and config.data.directory:
         from launch import evaluation_report
 
         evaluation_report.check(args.report, Path(config.data.directory))
-    if args.batch_size is not None:
-        config.eval_batch_size = args.batch_size
-    if args.max_pixels is not None:
-        config.data.max_pixels = args.max_pixels
-    config.data.ten_crops = args.crops == TEN_CROPS
     with failures_reported(run):
         trainer = Trainer(config)
         run.check_classes(trainer.data.classes)
+        if args.ensemble is not None:
+            found = ensemble.evaluate(args, run, trainer)
+            if args.report:
+                title = f"{run.path.name}, {found.name}"
+                _report_run(args, title, trainer, found.outputs, found.held_out)
+            print(found.as_json() if args.json else found.as_text(_as_phrases))
+            return
         with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
             state, _ = checkpoints.restore(trainer.state_like, args.checkpoint)
         errors = trainer.evaluate(state)
         if args.crops > 1:
             errors |= trainer.evaluate(state, args.crops)
         if args.report:
-            _report_run(args, run, trainer, state)
+            outputs, held_out = trainer.logits(state, "test", args.crops), None
+            if trainer.data.validation is not None:
+                held_out = trainer.logits(state, "validation", args.crops)
+            _report_run(args, run.path.name, trainer, outputs, held_out)
         step = int(state.step)
         print(json.dumps({"step": step, **errors}) if args.json else _as_line(step, errors))
 
 
-def _move_data(config: ConfigDict, directory: Path) -> None:
-    """Sets the directory of the data, and the label file if it was in the old directory."""
-    if config.data.labels:
-        labels, old = (Path(p).resolve() for p in (config.data.labels, config.data.directory))
-        if labels.is_relative_to(old):
-            config.data.labels = str(directory / labels.relative_to(old))
-    config.data.directory = str(directory)
-
-
 def _report_run(
-    args: argparse.Namespace, run: RunDirectory, trainer: Trainer, state: TrainState
+    args: argparse.Namespace,
+    run: str,
+    trainer: Trainer,
+    outputs: Outputs,
+    held_out: Outputs | None,
 ) -> None:
-    """Writes the report of a run, of the mean logits if there are several crops."""
+    """Writes the report of the outputs for the test and the validation images.
+
+    Args:
+      run: names the run in the title.
+    """
     from launch import evaluation_report
 
     data, config, test = trainer.data, trainer.config, trainer.data.test
-    outputs = trainer.logits(state, "test", args.crops)
-    held_out = None
-    if data.validation is not None:
-        held_out = trainer.logits(state, "validation", args.crops).only_read()
     if jax.process_index() > 0:
         return
     names = [
@@ -166,7 +178,7 @@ def _report_run(
         return data.crop(decode(test[int(read[i])].data, config.data.max_pixels))
 
     logits, labels = outputs.only_read()
-    title = f"{config.model.name} on {config.data.name}, {run.path.name}"
+    title = f"{config.model.name} on {config.data.name}, {run}"
     evaluation_report.write(
         args.report,
         evaluation_report.Evaluated(
@@ -176,7 +188,7 @@ def _report_run(
             names=[names[i] for i in read],
             classes=evaluation_report.class_names(data.classes, logits.shape[1]),
             image=image,
-            held_out=held_out,
+            held_out=held_out and held_out.only_read(),
             skipped=[names[i] for i in np.flatnonzero(~outputs.read)],
         ),
     )
@@ -188,6 +200,10 @@ def _of_crops(crops: int) -> str:
 
 def _as_line(step: int, values: dict[str, float]) -> str:
     """Returns for example "step 460: test loss 0.0323, test error 1.39 %"."""
+    return f"step {step:,}: {_as_phrases(values)}"
+
+
+def _as_phrases(values: dict[str, float]) -> str:
     phrases = []
     for key, value in values.items():
         words = key.replace("top5_error", "top-5 error").replace("_10crop", " of ten crops")
@@ -199,7 +215,7 @@ def _as_line(step: int, values: dict[str, float]) -> str:
             phrases.append(f"{words} {value:.4g}")
         else:
             phrases.append(f"{words} {value:,.0f}")
-    return f"step {step:,}: {', '.join(phrases)}"
+    return ", ".join(phrases)
 
 
 def _evaluate_weights(args: argparse.Namespace) -> None:

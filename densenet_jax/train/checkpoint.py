@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,11 +64,13 @@ class Checkpoints:
     Args:
       directory: created if missing.
       read_only: leaves the directory unchanged; another process may be writing to it.
+      snapshots: steps whose checkpoints are never deleted.
     """
 
-    def __init__(self, directory: Path, read_only: bool = False):
+    def __init__(self, directory: Path, read_only: bool = False, snapshots: Collection[int] = ()):
         self._directory, self._read_only = directory.absolute(), read_only
-        self._policy = _LastAndBest()
+        self.snapshots = frozenset(snapshots)
+        self._policy = _Kept(self.snapshots)
         if not read_only and jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
             sync(self._directory.parent)
@@ -142,7 +144,7 @@ class Checkpoints:
                 sync(self._directory)  # Stores the name of the last checkpoint.
 
     def restore(
-        self, like: TrainState | Callable[[int], TrainState], which: str = "last"
+        self, like: TrainState | Callable[[int], TrainState], which: str | int = "last"
     ) -> tuple[TrainState, dict[str, Any]]:
         """Returns a train state, with the shapes, types and shardings of `like`, and its progress.
 
@@ -151,10 +153,10 @@ class Checkpoints:
 
         Args:
           like: a train state, or a function from a step to the train state at that step.
-          which: "last", or "best": the best checkpoint according to the last one.
+          which: "last"; "best": the best checkpoint according to the last one; or a step.
 
         Raises:
-          InputError: no checkpoint exists, none can be read, or another version wrote it.
+          InputError: the checkpoint does not exist or cannot be read, or another version wrote it.
         """
 
         def read(step: int) -> dict[str, Any]:
@@ -166,9 +168,9 @@ class Checkpoints:
             return self._manager.restore(step, args=only_state).state
 
         state, record = self._read(which, read)
-        if not self._read_only and "best" in record:
+        if which == "last" and not self._read_only and "best" in record:
             for step in self.steps()[KEPT:]:
-                if step != record["best"]:
+                if step != record["best"] and step not in self.snapshots:
                     self._manager.delete(step)
         return TrainState(**state), record["progress"]
 
@@ -181,7 +183,7 @@ class Checkpoints:
         path = self._directory
         return self._read(which, lambda step: _read_arrays(path / str(step) / "state", like))[0]
 
-    def _read(self, which: str, read: Callable[[int], Read]) -> tuple[Read, dict[str, Any]]:
+    def _read(self, which: str | int, read: Callable[[int], Read]) -> tuple[Read, dict[str, Any]]:
         """Returns the result of `read` for a checkpoint, and its record; see `restore`."""
         for _ in range(_READS):
             steps = self.steps()
@@ -194,12 +196,19 @@ class Checkpoints:
                     raise
         raise InputError(f"{self._directory} changes faster than it can be read: try again")
 
-    def _read_first(self, which: str, steps: list[int], read: Callable):
+    def _read_first(self, which: str | int, steps: list[int], read: Callable):
         if not steps:
             raise InputError(f"{self._directory.parent} holds no checkpoint: train it first")
         if which == "best":
             _, record = self._first_readable(steps, lambda step: None)
             steps = [self._best(record)]
+        elif which != "last":
+            if which not in steps:
+                raise InputError(
+                    f"{self._directory} has no checkpoint of step {which}: train the run to its "
+                    "end, or restore that checkpoint from a backup"
+                )
+            steps = [int(which)]
         return self._first_readable(steps, read)
 
     def _best(self, record: dict[str, Any]) -> int:
@@ -350,14 +359,17 @@ def _damage_reported() -> Iterator[None]:
         raise Unreadable(" ".join(str(error).split())[:_REASON_CHARACTERS]) from error
 
 
-class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """A policy that keeps the newest checkpoints and the best one."""
+@dataclasses.dataclass
+class _Kept(ocp.checkpoint_managers.PreservationPolicy):
+    """A policy that keeps the newest checkpoints, the best one and the snapshots."""
 
+    snapshots: frozenset[int]
     best: int | None = None
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         last = {info.step for info in checkpoints[-KEPT:]}
-        return [info.step in last or info.step == self.best for info in checkpoints]
+        kept = last | self.snapshots | {self.best}
+        return [info.step in kept for info in checkpoints]
 
 
 def _of_all_processes(problem: str | None) -> str | None:

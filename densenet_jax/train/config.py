@@ -117,6 +117,14 @@ def drop_steps(config: ConfigDict, examples: int) -> tuple[int, ...]:
     return tuple((epoch - 1) * steps_per_epoch(config, examples) for epoch in first_epochs)
 
 
+def snapshot_steps(config: ConfigDict, examples: int) -> tuple[int, ...]:
+    """Returns the steps whose checkpoints are snapshots: the ends of several cycles."""
+    if (cycles := config.learning_rate_cycles) == 1:
+        return ()
+    steps = config.epochs // cycles * steps_per_epoch(config, examples)
+    return tuple(steps * cycle for cycle in range(1, cycles + 1))
+
+
 def model_overrides(config: ConfigDict) -> dict:
     """Returns the fields of the network's config that `config` sets, without the name."""
     return {k: v for k, v in config.model.items() if k != "name" and v is not None}
@@ -162,6 +170,7 @@ def check_config(config: ConfigDict) -> None:
     _check_averages(config)
     _check_freezing(config)
     _check_validation(config)
+    _check_cycles(config)
     if config.learning_rate_schedule == "plateau":
         _check_plateau(config)
     if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
@@ -272,6 +281,24 @@ def _check_validation(config: ConfigDict) -> None:
                 f"{key} is {config[key]!r}, but there are no validation images: set data.holdout "
                 "or data.folds"
             )
+
+
+def _check_cycles(config: ConfigDict) -> None:
+    cycles, epochs = config.learning_rate_cycles, config.epochs
+    if cycles == 1:
+        return
+    needed = {"learning_rate_schedule": "cosine", "warmup_epochs": 0, "early_stopping_epochs": 0}
+    for key, value in needed.items():
+        if config[key] != value:
+            raise InputError(
+                f"learning_rate_cycles is {cycles}, but {key} is {config[key]!r}: set {key} to "
+                f"{value!r}, or learning_rate_cycles to 1"
+            )
+    if epochs % cycles:
+        raise InputError(
+            f"learning_rate_cycles is {cycles}, which does not divide {counted(epochs, 'epoch')}: "
+            "use a divisor of the epochs, because snapshots are saved at the ends of epochs"
+        )
 
 
 def _check_plateau(config: ConfigDict) -> None:

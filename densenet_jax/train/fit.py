@@ -16,7 +16,8 @@ from densenet_jax.train import process
 from densenet_jax.train.agreement import check_agreement
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.compiler import memory_bytes
-from densenet_jax.train.config import check_config, model_overrides
+from densenet_jax.train.config import check_config, model_overrides, snapshot_steps
+from densenet_jax.train.ensemble import ensemble_error
 from densenet_jax.train.failures import failures_reported
 from densenet_jax.train.feed import TEN_CROPS
 from densenet_jax.train.lock import RunLock
@@ -69,12 +70,14 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
                 trainer.compiled(split, crops)
             reporter.print(f"compiled in {trainer.compile_seconds:.1f} s")
             run.start(config, trainer.description())
+            snapshots = snapshot_steps(config, len(trainer.data.train))
             with (
-                Checkpoints(run.checkpoints) as checkpoints,
+                Checkpoints(run.checkpoints, snapshots=snapshots) as checkpoints,
                 _divergence_reported(trainer, checkpoints),
             ):
                 progress = _train(trainer, run, checkpoints, lock, preemption, reporter)
-            result = _result(trainer, progress)
+                of_ensemble = ensemble_error(trainer, checkpoints) if snapshots else {}
+            result = _result(trainer, progress) | of_ensemble
             if "stopped_early" in result:
                 reporter.print(f"stopped {result['stopped_early']}")
             run.finish(result)
@@ -134,8 +137,8 @@ def _train(
                 reporter.epoch(line, config.epochs)
                 progress.end_epoch(line, trainer.totals())
                 state = trainer.end_epoch(state, line)
-                is_best = progress.best is line
-                if is_last or is_best or (epoch + 1) % config.checkpoint_every_epochs == 0:
+                is_kept = progress.best is line or progress.step in checkpoints.snapshots
+                if is_last or is_kept or (epoch + 1) % config.checkpoint_every_epochs == 0:
                     save()
     except StopRequested as stop:
         _check_loss(progress.totals, progress)

@@ -102,6 +102,12 @@ KEYS = {
     "final_learning_rate": Key(
         0.0, 'learning rate at the end of the schedule "cosine"', bounds=(0, 1e38)
     ),
+    "learning_rate_cycles": Key(
+        1,
+        'number of equal cycles of the schedule "cosine", each from learning_rate to 0; with more '
+        "than 1, the checkpoint at the end of each cycle is kept as a snapshot",
+        bounds=(1, 10**6),
+    ),
     "learning_rate_drops": Key((0.5, 0.75), "fractions of the epochs at which the rate drops"),
     "learning_rate_drop_factor": Key(
         0.1, "factor by which each drop multiplies the rate", bounds=(0, 1e38)

@@ -41,8 +41,10 @@ def learning_rate(config: ConfigDict, examples: int) -> optax.Schedule:
     """Returns the learning rate of each step, for epochs of `examples` training images."""
     epoch = steps_per_epoch(config, examples)
     if config.learning_rate_schedule == "cosine":
+        steps = math.ceil(config.epochs * epoch / config.learning_rate_cycles)
         floor = config.final_learning_rate / (config.learning_rate or 1)
-        schedule = optax.cosine_decay_schedule(config.learning_rate, config.epochs * epoch, floor)
+        schedule = optax.cosine_decay_schedule(config.learning_rate, steps, floor)
+        schedule = repeated(schedule, steps) if config.learning_rate_cycles > 1 else schedule
     elif config.learning_rate_schedule == "one_cycle":
         schedule = optax.cosine_onecycle_schedule(config.epochs * epoch, config.learning_rate)
     elif config.learning_rate_schedule == "plateau":
@@ -57,6 +59,11 @@ def learning_rate(config: ConfigDict, examples: int) -> optax.Schedule:
     last = config.learning_rate if config.warmup == "linear" else first
     warmup = optax.linear_schedule(first, last, warmup_steps)
     return lambda step: jnp.where(step < warmup_steps, warmup(step), schedule(step))
+
+
+def repeated(schedule: optax.Schedule, steps: int) -> optax.Schedule:
+    """Returns a schedule that repeats the first `steps` steps of `schedule`."""
+    return lambda step: schedule(step % steps)
 
 
 def step_schedule(

@@ -351,16 +351,18 @@ class Trainer:
         """Returns the logits and the labels of a split, on every host."""
         examples, classes = len(getattr(self.data, split)), self.model_config.num_classes
         outputs = Outputs.empty(examples, classes, self.data.label_shape)
-        function = jax.jit(
-            functools.partial(logits_steps, context=self._context, mirrored=crops == MIRRORED),
-            out_shardings=replicated(self._mesh),
-        )
         for dispatch in self._feed.evaluate(split, _fed(crops)):
             with self._tracing():
-                found = function(_network(state), *dispatch)
+                found = self._logits(_network(state), *dispatch, mirrored=crops == MIRRORED)
             totals, labels, indices = jax.device_get(found)
             outputs.fill(totals / crops, labels, indices)
         return outputs
+
+    @functools.cached_property
+    def _logits(self) -> Callable:
+        function = functools.partial(logits_steps, context=self._context)
+        replicate = replicated(self._mesh)
+        return jax.jit(function, static_argnames="mirrored", out_shardings=replicate)
 
     def _splits(self, crops: int = 1) -> list[str]:
         """Returns the splits that an evaluation covers: with several crops, test images only."""

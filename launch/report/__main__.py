@@ -10,6 +10,7 @@ Reads the finished runs anywhere in a directory and writes a report:
                   NAME-other-runs.csv
   figN            NAME.csv, .png, .svg and .pdf: a figure of the journal paper (TPAMI)
   figures         all figures, and a contact sheet
+  snapshots       snapshots.md and .csv: snapshot ensembles beside the published ones
   sweep           error and size of runs whose configs differ, one row for each combination of keys
   profile         gradient norms and feature reuse of each layer, for each run
   results         the table of a record of runs, such as experiments/results, and a figure for each
@@ -30,20 +31,21 @@ from pathlib import Path
 from densenet_jax.errors import InputError, counted, printable
 from launch import command
 from launch.paths import typed_path
-from launch.report import memory, panels, results, sweep, tables
+from launch.report import memory, panels, results, snapshots, sweep, tables
 from launch.report.contact_sheet import contact_sheet
 from launch.report.figures import FIGURES
 from launch.report.runs import Found, Run, find_runs
 from launch.report.table_plot import plot_table
 
 _FIGURES = sorted([*FIGURES, "fig6", "fig7"], key=lambda name: int(name.removeprefix("fig")))
+_OF_RUNS = ("sweep", "profile", "results", "keep")  # Reports that show no published numbers.
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     parser.add_argument(
         "name",
-        choices=[*tables.TABLES, *_FIGURES, "figures", "sweep", "profile", "results", "keep"],
+        choices=[*tables.TABLES, "snapshots", *_FIGURES, "figures", *_OF_RUNS],
         help="the report to write",
     )
     parser.add_argument(
@@ -85,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
 def _report(args: argparse.Namespace, found: Found) -> str:
     """Writes the report `args.name`; returns a summary without a full stop."""
     name, root, out, runs = args.name, args.runs, args.out, found.finished
-    if name in ("sweep", "profile", "results", "keep"):
+    if name in _OF_RUNS:
         if not runs:
             raise InputError("no run is finished yet: see launch.sweep --status")
         if name == "results":
@@ -102,6 +104,8 @@ def _report(args: argparse.Namespace, found: Found) -> str:
     out.mkdir(parents=True, exist_ok=True)
     if name in tables.TABLES:
         return _table(name, runs, out)
+    if name == "snapshots":
+        return snapshots.write(runs, out)
     names = _FIGURES if name == "figures" else [name]
     plans = memory.find_plans(root) if root and "fig7" in names else []
     summaries = [_figure(each, runs, plans, out, explains=each == name) for each in names]

@@ -136,6 +136,7 @@ NEEDS = {
     "freeze_epochs": {"freeze": "conv0", "epochs": 10**6},
     "swa_epochs": {"epochs": 10**6},
     "accumulate": {"batch_size": 2**20},
+    "learning_rate_cycles": {"learning_rate_schedule": "cosine", "epochs": 10**6},
     "data.folds": {"data.holdout": 0},
     "data.fold": {"data.holdout": 0, "data.folds": 2**20},
 }
