@@ -113,3 +113,11 @@ def test_the_mean_of_the_last_epochs_has_its_own_statistics():
     found = average["batch_stats"]["blocks"][0][0]["norm1"]
     for name, values in zip(("mean", "var"), zip(*of_batches, strict=True), strict=True):
         np.testing.assert_allclose(found[name], np.mean(values, 0), rtol=1e-3, atol=1e-4)
+
+
+def test_averaging_compiles_each_program_once(tmp_path, caplog):
+    with jax.log_compiles():
+        fit(small.config(SWA | {"data.augment": True, "data.mixup": 1.0}), tmp_path / "run")
+    compiled = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(")]
+    for name in ("train_steps", "eval_steps", "statistics_steps", "moved", "recomputed"):
+        assert sum(f"jit({name})" in message for message in compiled) == 1, name
