@@ -119,5 +119,7 @@ def test_averaging_compiles_each_program_once(tmp_path, caplog):
     with jax.log_compiles():
         fit(small.config(SWA | {"data.augment": True, "data.mixup": 1.0}), tmp_path / "run")
     compiled = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(")]
-    for name in ("train_steps", "eval_steps", "statistics_steps", "moved", "recomputed"):
+    for name in ("train_steps", "eval_steps", "statistics_steps"):
         assert sum(f"jit({name})" in message for message in compiled) == 1, name
+    for name in ("moved", "recomputed"):  # Other tests may have compiled these.
+        assert sum(f"jit({name})" in message for message in compiled) <= 1, name
