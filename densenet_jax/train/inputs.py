@@ -43,7 +43,7 @@ def augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
     """Returns the augmentation of a config. Raises InputError if it cannot be done to `data`."""
     wanted = config.data
     if not wanted.augment:
-        for key in ("color_jitter", "lighting", "trivial_augment"):
+        for key in ("color_jitter", "lighting", "trivial_augment", "random_augment"):
             if wanted[key]:
                 raise InputError(
                     f"data.{key} is {wanted[key]}, but data.augment is False: set data.augment=True"
@@ -67,11 +67,17 @@ def augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
             "data.color_jitter and data.lighting are for images of three colours with "
             "data.preprocessing 'standardize': set them to 0"
         )
-    if wanted.trivial_augment and wanted.preprocessing != "standardize":
+    for key, off in (("trivial_augment", False), ("random_augment", 0)):
+        if wanted[key] and wanted.preprocessing != "standardize":
+            raise InputError(
+                f"data.{key} is for images with data.preprocessing 'standardize': set it to {off}"
+            )
+    if wanted.trivial_augment and wanted.random_augment:
         raise InputError(
-            "data.trivial_augment is for images with data.preprocessing 'standardize': set it to "
-            "False"
+            f"data.trivial_augment is True and data.random_augment is {wanted.random_augment:g}, "
+            "but one policy changes the images: set one of them to False or 0"
         )
     return Augmentation(
-        *(padding, wanted.padding_mode, wanted.flip, *colors, data.white, wanted.trivial_augment)
+        *(padding, wanted.padding_mode, wanted.flip, *colors, data.white, wanted.trivial_augment),
+        *(wanted.random_augment, data.mean),
     )
