@@ -139,7 +139,10 @@ def _stretching(image: jax.Array) -> jax.Array:
 def _equalizing(levels: jax.Array) -> jax.Array:
     """Returns tables `[C, 256]` that make each channel's values about equally frequent."""
     height, width, channels = levels.shape
-    counts = jnp.zeros((channels, 256), int).at[jnp.arange(channels), levels].add(1)
+    # On a CPU one index is faster than two, and without the barrier XLA would count twice.
+    places = (levels + 256 * jnp.arange(channels)).ravel()
+    counts = lax.optimization_barrier(jnp.zeros(256 * channels, int).at[places].add(1))
+    counts = counts.reshape(channels, 256)
     of_largest = jnp.take_along_axis(counts, levels.max((0, 1))[:, None], 1)
     step = (height * width - of_largest) // 255
     below = jnp.cumsum(counts, 1) - counts
