@@ -11,6 +11,7 @@ import numpy as np
 
 from densenet_jax.data.batches import Batch
 from densenet_jax.data.mixing import erase, mix
+from densenet_jax.data.random_augment import random_augment
 from densenet_jax.data.trivial_augment import trivial_augment
 
 # Constants of fb.resnet.torch: the weights of red, green and blue in grey; the principal components
@@ -20,7 +21,8 @@ COMPONENTS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
 DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
-_NO_EXAMPLE = 2**31 - 1  # The index of no example: separates the random numbers of two changes.
+# Indices of no example: separate the random numbers of the changes.
+_OF_TRIVIAL, _OF_RANDOM = 2**31 - 1, 2**31 - 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Augmentation:
       crop_padding, padding_mode, flip: see `shift_and_flip`.
       color_jitter, lighting, white: see `change_colors`.
       trivial: whether to change images by `trivial_augment`.
+      random: strength of `random_augment`; 0: none.
+      mean: mean colour of the data, which fills what `random_augment` uncovers.
       mixup, cutmix, random_erasing: see `mixing.mix` and `mixing.erase`; 0: not used.
     """
 
@@ -41,16 +45,21 @@ class Augmentation:
     lighting: float
     white: float
     trivial: bool = False
+    random: float = 0.0
+    mean: tuple[float, ...] = ()
     mixup: float = 0.0
     cutmix: float = 0.0
     random_erasing: float = 0.0
 
     def of_colors(self, images: jax.Array, indices: jax.Array, key: jax.Array) -> jax.Array:
-        """Changes images that are not yet normalised: by TrivialAugment, then their colours."""
+        """Changes images that are not yet normalised: by a policy, then their colours."""
         if self.trivial:
             images = trivial_augment(
-                images, indices, jax.random.fold_in(key, _NO_EXAMPLE), self.white
+                images, indices, jax.random.fold_in(key, _OF_TRIVIAL), self.white
             )
+        if self.random:
+            random_key = jax.random.fold_in(key, _OF_RANDOM)
+            images = random_augment(images, indices, random_key, self.random, self.mean, self.white)
         if not (self.color_jitter or self.lighting):
             return images
         images = images.astype(jnp.float32)

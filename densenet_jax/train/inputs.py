@@ -15,7 +15,8 @@ from densenet_jax.train.config import model_settings
 
 # Keys of the group "data" that do nothing unless data.augment is set.
 _NEED_AUGMENT = (
-    *("color_jitter", "lighting", "trivial_augment", "mixup", "cutmix", "random_erasing"),
+    *("color_jitter", "lighting", "trivial_augment", "random_augment"),
+    *("mixup", "cutmix", "random_erasing"),
 )
 
 
@@ -72,12 +73,18 @@ def augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
             "data.color_jitter and data.lighting are for images of three colours with "
             "data.preprocessing 'standardize': set them to 0"
         )
-    if wanted.trivial_augment and wanted.preprocessing != "standardize":
+    for key, off in (("trivial_augment", False), ("random_augment", 0)):
+        if wanted[key] and wanted.preprocessing != "standardize":
+            raise InputError(
+                f"data.{key} is for images with data.preprocessing 'standardize': set it to {off}"
+            )
+    if wanted.trivial_augment and wanted.random_augment:
         raise InputError(
-            "data.trivial_augment is for images with data.preprocessing 'standardize': set it to "
-            "False"
+            f"data.trivial_augment is True and data.random_augment is {wanted.random_augment:g}, "
+            "but one policy changes the images: set one of them to False or 0"
         )
     return Augmentation(
         *(padding, wanted.padding_mode, wanted.flip, *colors, data.white, wanted.trivial_augment),
+        *(wanted.random_augment, data.mean),
         *(wanted.mixup, wanted.cutmix, wanted.random_erasing),
     )

@@ -326,7 +326,8 @@ KEYS = {
     "data.augment": Key(
         False,
         "change training images at random, as set by random_crop, crop_padding, padding_mode, "
-        "flip, color_jitter, lighting, trivial_augment, mixup, cutmix and random_erasing",
+        "flip, color_jitter, lighting, trivial_augment, random_augment, mixup, cutmix and "
+        "random_erasing",
     ),
     "data.random_crop": Key(
         "padded",
@@ -355,6 +356,12 @@ KEYS = {
         False,
         "also change each training image by one of the 14 changes of TrivialAugment, before padded "
         "crops and flips",
+    ),
+    "data.random_augment": Key(
+        0.0,
+        "also change each training image by two random operations of RandAugment of about this "
+        "strength, before padded crops and flips; 0: none; usual: 5 to 9",
+        bounds=(0, 10),
     ),
     "data.mixup": Key(
         0.0,

@@ -36,7 +36,7 @@ def rdnet(model: str, drop_path_rate: float) -> ConfigDict:
     config.data.drop_last = True
     config.data.augment = True
     config.data.random_crop = "resized"
-    # config.data.random_augment = 9.0
+    config.data.random_augment = 9.0
     config.data.mixup = 0.8
     config.data.cutmix = 1.0
     config.data.random_erasing = 0.25

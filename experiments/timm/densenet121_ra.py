@@ -41,6 +41,6 @@ def get_config():
     config.data.name = "imagenet"
     config.data.augment = True
     config.data.random_crop = "resized"
-    # config.data.random_augment = 9.0
+    config.data.random_augment = 9.0
     config.data.random_erasing = 0.2
     return config

@@ -28,11 +28,12 @@ still be idle: a busy core slows PyTorch, whose threads wait for each other all 
 than JAX. The report warns if the machine was busy.
 
     python -m launch.benchmark accuracy
+    python -m launch.benchmark augment
     python -m launch.benchmark input
     python -m launch.benchmark predict
 
-measure training up to a test error, the stream of pictures for training, and the classification of
-pictures; see their --help.
+measure training up to a test error, RandAugment and TrivialAugment, the stream of pictures for
+training, and the classification of pictures; see their --help.
 """
 
 import argparse
@@ -49,7 +50,7 @@ from densenet_jax.errors import InputError, counted, suggest
 from densenet_jax.files import write_durably
 from densenet_jax.train.record import PACKAGES, versions
 from launch import command
-from launch.benchmark import accuracy, contestants, input_stream, prediction
+from launch.benchmark import accuracy, augmentation, contestants, input_stream, prediction
 from launch.benchmark.plot import plot_memory_and_time
 from launch.benchmark.torch_runners import COMPILE_MODES
 from launch.benchmark.workload import (
@@ -60,7 +61,12 @@ from launch.benchmark.workload import (
     Workload,
 )
 
-OTHERS = {"accuracy": accuracy, "input": input_stream, "predict": prediction}
+OTHERS = {
+    "accuracy": accuracy,
+    "augment": augmentation,
+    "input": input_stream,
+    "predict": prediction,
+}
 PEERS = ("xla", "jax-naive", "torch", "torch-checkpointed", *COMPILE_MODES, *TORCHVISION_PEERS)
 
 

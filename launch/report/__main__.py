@@ -15,6 +15,7 @@ Reads the finished runs anywhere in a directory and writes a report:
   profile         gradient norms and feature reuse of each layer, for each run
   results         the table of a record of runs, such as experiments/results, and a figure for each
                   directory in it; --readme also writes the table into a file
+  augmentations   augmentations.png: a photograph after each random change of training images
   keep            copies configs, environments, curves and results of runs to --out, for a record;
                   --weights also stores each network
 
@@ -31,7 +32,7 @@ from pathlib import Path
 from densenet_jax.errors import InputError, counted, printable
 from launch import command
 from launch.paths import typed_path
-from launch.report import memory, panels, results, snapshots, sweep, tables
+from launch.report import augmentations, memory, panels, results, snapshots, sweep, tables
 from launch.report.contact_sheet import contact_sheet
 from launch.report.figures import FIGURES
 from launch.report.runs import Found, Run, find_runs
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = command.parser(__doc__, compiles=False)
     parser.add_argument(
         "name",
-        choices=[*tables.TABLES, "snapshots", *_FIGURES, "figures", *_OF_RUNS],
+        choices=[*tables.TABLES, "snapshots", *_FIGURES, "figures", "augmentations", *_OF_RUNS],
         help="the report to write",
     )
     parser.add_argument(
@@ -72,6 +73,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("keep needs --out, such as experiments/results/NAME")
     if args.weights and args.name != "keep":
         raise InputError(f"--weights is for keep, not for {args.name}: remove it")
+    if args.runs and args.name == "augmentations":
+        raise InputError("augmentations shows no runs: remove --runs")
     args.out = args.out or Path("report")
     found = find_runs(args.runs) if args.runs else Found([], [], [])
     for problem in found.broken:
@@ -80,8 +83,10 @@ def main(argv: list[str] | None = None) -> None:
         summary = _report(args, found)
     except OSError as error:
         raise InputError(f"cannot write to {error.filename}: {error.strerror}") from error
+    if args.name != "augmentations":
+        summary += f", {len(found.unfinished)} unfinished"
     broken = f", {len(found.broken)} broken" if found.broken else ""
-    print(f"{summary}, {len(found.unfinished)} unfinished{broken}. Written to {args.out}")
+    print(f"{summary}{broken}. Written to {args.out}")
 
 
 def _report(args: argparse.Namespace, found: Found) -> str:
@@ -102,6 +107,9 @@ def _report(args: argparse.Namespace, found: Found) -> str:
             print(profile.write(runs, out))
         return f"{counted(len(runs), 'run')} finished"
     out.mkdir(parents=True, exist_ok=True)
+    if name == "augmentations":
+        augmentations.draw(out / "augmentations.png")
+        return counted(len(augmentations.ROWS), "change")
     if name in tables.TABLES:
         return _table(name, runs, out)
     if name == "snapshots":

@@ -166,21 +166,15 @@ def test_impossible_settings_are_refused(changes, wrong, message):
             "data.trivial_augment is for",
         ),
         ({"data.trivial_augment": True, "data.augment": False}, "but data.augment is False"),
+        ({"data.random_augment": 9.0, "data.preprocessing": "gcn"}, "data.random_augment is for"),
         (
-            {"data.trivial_augment": True, "data.preprocessing": "gcn"},
-            "data.trivial_augment is for",
+            {"data.random_augment": 9.0, "data.augment": False},
+            "random_augment is 9.0, but data.aug",
         ),
-        ({"data.trivial_augment": True, "data.augment": False}, "but data.augment is False"),
         (
-            {"data.trivial_augment": True, "data.preprocessing": "gcn"},
-            "data.trivial_augment is for",
+            {"data.random_augment": 9.0, "data.trivial_augment": True},
+            "data.trivial_augment is True and data.random_augment is 9, but",
         ),
-        ({"data.trivial_augment": True, "data.augment": False}, "but data.augment is False"),
-        (
-            {"data.trivial_augment": True, "data.preprocessing": "gcn"},
-            "data.trivial_augment is for",
-        ),
-        ({"data.trivial_augment": True, "data.augment": False}, "but data.augment is False"),
         ({"data.ten_crops": True}, "data.ten_crops is for pictures, and digits has none"),
     ],
 )
