@@ -16,7 +16,7 @@ PADDING = -1  # Index of a missing example, which fills up the last batch.
 
 
 class Partners(NamedTuple):
-    """What the images of a batch are mixed with.
+    """The images that those of a batch are mixed with.
 
     Attributes:
       labels: `[N]`, labels of the images that are mixed in.
