@@ -1,7 +1,6 @@
 """Training and evaluation steps: pure functions from a train state to the next one."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jax.sharding import PartitionSpec
 
 from densenet_jax.data import batches
 from densenet_jax.data.augmentation import Augmentation
 from densenet_jax.data.batches import Batch
 from densenet_jax.models.network import Network
+from densenet_jax.train.accumulation import accumulated
 from densenet_jax.train.flat import Layout
 from densenet_jax.train.freezing import merged, trained
 from densenet_jax.train.losses import Loss, error_counts, label_counts, of_both
@@ -214,61 +213,16 @@ def train_step(
     if context.accumulate == 1:
         grads, (totals, batch_stats) = gradient(params, batch)
     else:
-        grads, totals, batch_stats = _accumulated(gradient, params, state, batch, context)
+        grads, (totals, batch_stats) = accumulated(
+            gradient, params, state.batch_stats, batch, context.accumulate, context.unroll
+        )
     updates, opt_state = context.optimizer.update(grads, state.opt_state, params)
     params = merged(optax.apply_updates(params, updates), state.params)
     new = TrainState(state.step + 1, params, batch_stats, opt_state, state.average)
-    return _averaged(new, context.ema_decay), totals
-
-
-def _accumulated(
-    gradient: Callable, params: Any, state: TrainState, batch: Batch, context: StepContext
-) -> tuple[Any, Totals, Any]:
-    """Returns the gradients, the totals and the new running statistics of `batch`, part by part.
-
-    All are those of the whole batch, with batch statistics over each part, as `bn_group_size` has
-    them.
-    """
-    count, examples = context.accumulate, jnp.maximum(batch.mask.sum(), 1)
-
-    def divided(x: jax.Array) -> jax.Array:
-        parts = x.reshape(count, -1, *x.shape[1:])
-        if jax.sharding.get_abstract_mesh().empty:
-            return parts
-        # Each part has images on all devices.
-        return lax.with_sharding_constraint(parts, PartitionSpec(None, "data"))
-
-    def of_part(number: jax.Array, part: Batch):
-        grads, (totals, batch_stats) = gradient(params, part, (number, count))
-        share = part.mask.sum() / examples
-        changes = jax.tree.map(
-            # Statistics of padding alone are NaN.
-            lambda new, old: jnp.where(share > 0, share * (new - old), 0),
-            *(batch_stats, state.batch_stats),
-        )
-        return grads, totals, changes
-
-    def add(sums, numbered_part):
-        grads, totals, changes = of_part(*numbered_part)
-        return (
-            jax.tree.map(jnp.add, sums[0], grads),
-            sums[1] + totals,
-            jax.tree.map(jnp.add, sums[2], changes),
-        ), None
-
-    parts = jnp.arange(count), jax.tree.map(divided, batch)
-    first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, *first))
-    (grads, totals, changes), _ = lax.scan(add, zeros, parts, unroll=context.unroll)
-    return grads, totals, jax.tree.map(jnp.add, state.batch_stats, changes)
-
-
-def _averaged(state: TrainState, decay: float) -> TrainState:
-    """Moves the average towards the weights of `state`, as timm's exponential moving average."""
-    if not decay:
-        return state
-    average = moved(state.average, state.weights, 1 - decay)
-    return dataclasses.replace(state, average=average)
+    if context.ema_decay:  # As in timm, the average includes running statistics.
+        average = moved(state.average, new.weights, 1 - context.ema_decay)
+        new = dataclasses.replace(new, average=average)
+    return new, totals
 
 
 def moved(average: Any, weights: Any, share: jax.typing.ArrayLike) -> Any:

@@ -23,9 +23,9 @@ ALL = {
 }
 
 
-def end_of_epoch(changes, devices=None, unroll=True):
+def end_of_epoch(changes, unroll=True):
     """Returns the train state and the totals after an epoch."""
-    trainer = Trainer(small.config(ALL | changes), devices=devices)
+    trainer = Trainer(small.config(ALL | changes))
     trainer._context = dataclasses.replace(trainer._context, unroll=unroll)
     state, totals = trainer.initial_state, trainer.totals()
     for dispatch in trainer.epoch(0):
@@ -43,14 +43,11 @@ def test_parts_of_a_batch_equal_the_batch(float64):
 
 
 @pytest.mark.slow
-def test_parts_in_a_loop_and_on_devices_equal_the_batch(float64):
-    """GPUs and TPUs loop over the parts; a part has images on all devices."""
-    whole = end_of_epoch({"model.bn_group_size": 8, "data.examples": 60})
-    for devices in (jax.devices()[:1], jax.devices()):
-        parts = end_of_epoch({"accumulate": 3}, devices, unroll=False)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), whole, parts
-        )
+def test_a_loop_over_the_parts_equals_the_batch(float64):
+    """GPUs and TPUs loop over the parts; CPUs unroll them."""
+    whole = end_of_epoch({"model.bn_group_size": 12})
+    parts = end_of_epoch({"accumulate": 2}, unroll=False)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), whole, parts)
 
 
 def test_devices_must_share_each_part():
