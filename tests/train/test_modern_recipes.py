@@ -51,13 +51,13 @@ def test_rates_of_densenet121_are_those_of_timm():
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-8)
     torch = pytest.importorskip("torch")
     scheduler = pytest.importorskip("timm.scheduler")
-    theirs = scheduler.StepLRScheduler(
+    theirs = scheduler.create_scheduler_v2(
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.016),
-        **dict(decay_t=2.4, decay_rate=0.97, warmup_t=3, warmup_lr_init=1e-6),
-    )
+        **dict(sched="step", num_epochs=450, decay_epochs=2.4, decay_rate=0.97),
+        **dict(warmup_epochs=3, warmup_lr=1e-6),
+    )[0]
     found = [theirs._get_lr(epoch)[0] for epoch in epochs]
-    # Two whole epochs are multiples of 2.4 only up to rounding.
-    assert np.isclose(found, expected, rtol=1e-9).mean() > 0.95
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["rdnet_tiny", "densenet121"])
