@@ -16,6 +16,7 @@ from densenet_jax.train.step import train_steps
 from densenet_jax.train.trainer import Trainer
 
 STEPS = {"batch_size": 8, "steps_per_dispatch": 3, "data.examples": 24, "data.augment": False}
+STEPS |= {"ema_decay": 0.9, "clip_norm": 1.0}
 
 
 def _end_of_steps(trainer: Trainer, flat: bool):
