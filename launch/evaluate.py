@@ -208,11 +208,12 @@ def _as_phrases(values: dict[str, float]) -> str:
     for key, value in values.items():
         words = key.replace("top5_error", "top-5 error").replace("_10crop", " of ten crops")
         words = words.replace("_2crop", " with mirror images")
-        words = words.replace("_", " ")
+        words = words.removeprefix("raw_").replace("_", " ")
+        of_raw = " before averaging" if key.startswith("raw_") else ""
         if "error" in key:
-            phrases.append(f"{words} {value:.2f} %")
+            phrases.append(f"{words} {value:.2f} %{of_raw}")
         elif key.endswith("loss"):
-            phrases.append(f"{words} {value:.4g}")
+            phrases.append(f"{words} {value:.4g}{of_raw}")
         else:
             phrases.append(f"{words} {value:,.0f}")
     return ", ".join(phrases)

@@ -142,11 +142,12 @@ def analyse(config: ConfigDict) -> dict:
     dense blocks depends on the device. Raises InputError if the config is wrong.
     """
     check_config(config)
-    if config.freeze:
-        raise InputError(
-            f"freeze is {config.freeze!r}, whose savings only a compiled step shows: choose "
-            f"another --target than {ANALYTIC}"
-        )
+    for key in ("freeze", "memory_gb"):
+        if config[key]:
+            raise InputError(
+                f"{key} is {config[key]!r}, whose savings only a compiled step shows: choose "
+                f"another --target than {ANALYTIC}"
+            )
     height, width, channels = sources.image_shape(config.data.name, config.data.image_size)
     classes = sources.describe(config.data.name).num_classes
     settings = {"num_classes": classes, "in_channels": channels} | model_settings(config)

@@ -11,30 +11,35 @@ from flax import nnx
 from jax import lax
 
 from densenet_jax.models.layers import MOMENTUM
-from densenet_jax.train.step import DROPOUT, StepContext, TrainState, of_step
+from densenet_jax.train.step import DROPOUT, TrainState, of_step
 
 
 def statistics_steps(
-    network: TrainState, sums: Any, images, labels, indices, epoch, *, context: StepContext
-) -> Any:
-    """Adds to `sums` the changes of the running statistics in each step of a `feed.Dispatch`.
+    network: TrainState, sums: tuple[Any, Any], images, labels, indices, epoch, *, context
+) -> tuple[Any, Any]:
+    """Adds to `sums` the number of batches in a `feed.Dispatch`, and their changes of statistics.
 
-    Nothing is trained: each step begins with the statistics of `network`.
+    Nothing is trained: each batch begins with the running statistics of `network`. Dropout draws
+    other masks for each batch.
     """
+    key = jax.random.fold_in(context.key(DROPOUT), network.step)
 
     def step(i, sums):
+        batches, changes = sums
         batch = context.training_batch(*of_step(i, images, labels, indices), epoch)
         model = context.model(network)
-        nnx.reseed(model, dropout=jax.random.fold_in(context.key(DROPOUT), i))
+        nnx.reseed(model, dropout=jax.random.fold_in(key, batches))
         model(batch.images, train=True, mask=batch.mask)
         new = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return jax.tree.map(lambda total, a, b: total + a - b, sums, new, network.batch_stats)
+        changes = jax.tree.map(lambda total, a, b: total + a - b, changes, new, network.batch_stats)
+        return batches + 1, changes
 
     if len(indices) == 1:  # A single step needs no loop, see `step.train_steps`.
         return step(0, sums)
     return lax.fori_loop(0, len(indices), step, sums)
 
 
-def recomputed(batch_stats: Any, sums: Any, steps: int) -> Any:
-    """Returns the mean statistics of `steps` batches, from the sums of `statistics_steps`."""
-    return jax.tree.map(lambda old, total: old + total / (MOMENTUM * steps), batch_stats, sums)
+def recomputed(batch_stats: Any, sums: tuple[Any, Any]) -> Any:
+    """Returns the mean statistics of all batches, from the sums of `statistics_steps`."""
+    batches, changes = sums
+    return jax.tree.map(lambda old, total: old + total / (MOMENTUM * batches), batch_stats, changes)

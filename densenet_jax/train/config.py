@@ -202,6 +202,21 @@ def _check_optimizer(config: ConfigDict) -> None:
         raise InputError(
             f"betas is {betas!r}, but {config.optimizer} has momentum instead: set momentum"
         )
+    if config.epsilon is not None and config.optimizer in ("sgd", "lion"):
+        raise InputError(
+            f"epsilon is {config.epsilon:g}, but {config.optimizer} has none: unset it"
+        )
+    final = config.final_learning_rate
+    if final and config.learning_rate_schedule != "cosine":
+        raise InputError(
+            f"final_learning_rate is {final:g}, but learning_rate_schedule is "
+            f"{config.learning_rate_schedule!r}: set it to 'cosine', or final_learning_rate to 0"
+        )
+    if final > config.learning_rate:
+        raise InputError(
+            f"final_learning_rate is {final:g}, above learning_rate {config.learning_rate:g}: "
+            "lower it"
+        )
     if config.learning_rate_schedule == "one_cycle" and config.warmup_epochs:
         raise InputError(
             f"warmup_epochs is {config.warmup_epochs:g}, but the schedule 'one_cycle' begins with "
@@ -230,10 +245,12 @@ def _check_averages(config: ConfigDict) -> None:
             raise InputError(
                 f"swa_epochs is {config.swa_epochs} and {key} {config[key]:g}: set one of them to 0"
             )
-    if config.swa_epochs > config.epochs:
+    most = config.epochs - config.freeze_epochs
+    if config.swa_epochs > most:
+        unfrozen = " without freezing" if config.freeze_epochs else ""
         raise InputError(
-            f"swa_epochs is {config.swa_epochs} of {counted(config.epochs, 'epoch')}: use at most "
-            f"{config.epochs}"
+            f"swa_epochs is {config.swa_epochs} of {counted(most, 'epoch')}{unfrozen}: use at most "
+            f"{most}"
         )
 
 
@@ -288,6 +305,7 @@ def _check_cycles(config: ConfigDict) -> None:
     if cycles == 1:
         return
     needed = {"learning_rate_schedule": "cosine", "warmup_epochs": 0, "early_stopping_epochs": 0}
+    needed |= {"report": "last_epoch"}
     for key, value in needed.items():
         if config[key] != value:
             raise InputError(

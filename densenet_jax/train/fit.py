@@ -66,6 +66,10 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
             if config.init_from and not run.has_checkpoint():
                 reporter.print(trainer.initialize(config.init_from))
             reporter.print(_describe(trainer))
+            if config.memory_gb:
+                reporter.print(
+                    f"model.remat is {trainer.config.model.remat}, to fit {config.memory_gb:g} GB"
+                )
             for split, crops in trainer.programs():
                 trainer.compiled(split, crops)
             reporter.print(f"compiled in {trainer.compile_seconds:.1f} s")

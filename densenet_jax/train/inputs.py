@@ -66,6 +66,10 @@ def augmentation(config: ConfigDict, data: Dataset) -> Augmentation | None:
             f"data.random_crop 'resized' is for pictures, not for {wanted.name}: set it to "
             "'padded', or data.name to imagenet or folder"
         )
+    if config.batch_size == 1 and (wanted.mixup or wanted.cutmix):
+        raise InputError(
+            "data.mixup and data.cutmix mix the images of a batch, but batch_size is 1: raise it"
+        )
     padding = 0 if wanted.random_crop == "resized" else wanted.crop_padding
     colors = wanted.color_jitter, wanted.lighting
     if any(colors) and (data.image_shape[-1] != 3 or wanted.preprocessing != "standardize"):

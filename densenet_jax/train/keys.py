@@ -104,8 +104,8 @@ KEYS = {
     ),
     "learning_rate_cycles": Key(
         1,
-        'number of equal cycles of the schedule "cosine", each from learning_rate to 0; with more '
-        "than 1, the checkpoint at the end of each cycle is kept as a snapshot",
+        'number of equal cycles of the schedule "cosine", each with the whole half cosine; with '
+        "more than 1, the checkpoint at the end of each cycle is kept as a snapshot",
         bounds=(1, 10**6),
     ),
     "learning_rate_drops": Key((0.5, 0.75), "fractions of the epochs at which the rate drops"),
@@ -187,8 +187,8 @@ KEYS = {
     "nesterov": Key(True, "use Nesterov momentum in sgd"),
     "betas": Key(
         (),
-        "decay rates of the two moments of adamw, lamb, lion and muon; empty: those of PyTorch "
-        "and timm",
+        "decay rates of the two moments of adamw, lamb and lion, and of the Adam in muon; empty: "
+        "those of PyTorch and timm",
     ),
     "epsilon": Key(
         None,

@@ -12,6 +12,7 @@ from jax.tree_util import KeyPath, tree_leaves_with_path, tree_map_with_path
 from ml_collections import ConfigDict
 from optax.contrib import (
     MuonDimensionNumbers,
+    MuonState,
     ReduceLROnPlateauState,
     muon,
     reduce_on_plateau,
@@ -165,7 +166,7 @@ def _rule(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformat
             optax.rmsprop(rate, *betas, epsilon, initial_scale=1.0, momentum=config.momentum),
         )
     if name == "lamb":
-        ratio = optax.scale_by_trust_ratio()
+        ratio = optax.stateless(_scaled_by_trust)
         adapted = [optax.masked(ratio, mask) if mask else ratio] if decay else []
         return optax.chain(
             optax.scale_by_adam(*betas, epsilon),
@@ -184,6 +185,39 @@ def _rule(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformat
     return optax.chain(
         direction, optax.add_decayed_weights(-decay, mask), optax.scale_by_schedule(rate)
     )
+
+
+def unfrozen(opt_state: optax.OptState, first: optax.OptState) -> optax.OptState:
+    """Returns the state of the optimiser at the end of freezing.
+
+    Args:
+      opt_state: the state of the parameters trained so far, with None for the others.
+      first: the first state of all parameters. It replaces None, and the moments of Adam and Muon,
+        whose correction counts the steps of all parameters together.
+    """
+
+    def begins(state: Any) -> bool:
+        return state is None or isinstance(state, optax.ScaleByAdamState | MuonState)
+
+    return jax.tree.map(
+        lambda old, new: new if begins(old) else old, opt_state, first, is_leaf=begins
+    )
+
+
+def _scaled_by_trust(updates: optax.Updates, params: optax.Params) -> optax.Updates:
+    """Multiplies each update by the norm of its parameter, and divides it by its own norm.
+
+    Blocks that are compiled as one have a leading axis of blocks, with a norm for each.
+    """
+
+    def one(path: KeyPath, update: jax.Array, param: jax.Array) -> jax.Array:
+        whole = (2, 4) if path_of(path).endswith("kernel") else (1,)
+        axes = tuple(range(0 if param.ndim in whole else 1, param.ndim))
+        norms = [jnp.sqrt(jnp.square(x).sum(axes, keepdims=True)) for x in (param, update)]
+        is_zero = (norms[0] == 0) | (norms[1] == 0)
+        return update * jnp.where(is_zero, 1, norms[0] / jnp.where(is_zero, 1, norms[1]))
+
+    return tree_map_with_path(one, updates, params)
 
 
 def sgd(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -19,13 +20,14 @@ from densenet_jax.train.build import build, copied, network_config
 from densenet_jax.train.compiler import compile_program, garbage_collection_paused
 from densenet_jax.train.config import check_config, steps_per_epoch
 from densenet_jax.train.feed import MIRRORED, TEN_CROPS, Dispatch, Resident, Streamed
-from densenet_jax.train.freezing import merged, trained
+from densenet_jax.train.freezing import trained
 from densenet_jax.train.inputs import load_data
 from densenet_jax.train.mesh import data_mesh, place, platform, replicated
 from densenet_jax.train.optimizer import (
     after_evaluation,
     learning_rate,
     plateau_factor,
+    unfrozen,
 )
 from densenet_jax.train.outputs import Outputs
 from densenet_jax.train.progress import Clock, means
@@ -132,7 +134,7 @@ class Trainer:
         opt_state = state.opt_state
         if line["epoch"] == self.config.freeze_epochs:
             init = jax.jit(self._context.optimizer.init, out_shardings=replicated(self._mesh))
-            opt_state = merged(opt_state, init(state.params))
+            opt_state = unfrozen(opt_state, init(state.params))
         if self.config.learning_rate_schedule == "plateau" and "validation_error" in line:
             opt_state = self._after_evaluation(opt_state, line["validation_error"])
         return dataclasses.replace(state, opt_state=opt_state)
@@ -243,8 +245,10 @@ class Trainer:
             return jit(function, donate_argnums=0), (*arguments, np.int32(0))
         network = _network(state)
         if split == STATISTICS:
-            function = functools.partial(statistics_steps, context=self._context)
-            return jit(function), (network, network.batch_stats, *example, np.int32(0))
+            context = self._unfrozen if self.config.freeze_epochs else self._context
+            function = functools.partial(statistics_steps, context=context)
+            sums = self._place(_no_sums(network), replicated(self._mesh))
+            return jit(function), (network, sums, *example, np.int32(0))
         arguments = (network, *arguments[1:])
         evaluating = functools.partial(
             eval_steps, context=self._context, mirrored=crops == MIRRORED
@@ -290,20 +294,17 @@ class Trainer:
             return state
         number = epoch + 1 - (config.epochs - config.swa_epochs)
         jit = functools.partial(jax.jit, out_shardings=replicated(self._mesh))
-        average = jit(moved)(state.average, state.weights, 1 / max(number, 1))
-        state = dataclasses.replace(state, average=average)
         if number < 2:
-            return state
-        network = _network(state)
-        sums = self._place(
-            jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), network.batch_stats),
-            replicated(self._mesh),
-        )
+            average = jax.tree.map(jnp.copy, state.weights)
+            return dataclasses.replace(state, average=average)
+        average = jit(moved)(state.average, state.weights, 1 / number)
+        network = _network(dataclasses.replace(state, average=average))
+        sums = self._place(_no_sums(network), replicated(self._mesh))
         for dispatch in self.epoch(epoch):
             program = self.compiled(STATISTICS, steps=dispatch.steps)
             sums = program(network, sums, *dispatch, np.int32(epoch))
             self._newest = sums
-        stats = jit(recomputed)(network.batch_stats, sums, self.steps_per_epoch)
+        stats = jit(recomputed)(network.batch_stats, sums)
         average = {"params": network.params, "batch_stats": stats}
         return dataclasses.replace(state, average=average)
 
@@ -374,6 +375,12 @@ class Trainer:
 def _fed(crops: int) -> int:
     """Returns the number of crops that the feed cuts out of each picture."""
     return 1 if crops == MIRRORED else crops
+
+
+def _no_sums(network: TrainState) -> tuple:
+    """Returns the sums of `averaging.statistics_steps` before the first batch."""
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), network.batch_stats)
+    return np.int32(0), zeros
 
 
 def _network(state: TrainState) -> TrainState:

@@ -1,5 +1,7 @@
 """Averages of the weights: trained, evaluated, saved, resumed and loaded."""
 
+import dataclasses
+import functools
 import json
 
 import jax
@@ -10,11 +12,13 @@ from cases import slow_except
 from flax import nnx
 
 from densenet_jax.errors import Preempted
+from densenet_jax.train.averaging import recomputed, statistics_steps
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.fit import fit
 from densenet_jax.train.preemption import Preemption, StopRequested
 from densenet_jax.train.record import RunDirectory
 from densenet_jax.train.saved_network import load_network
+from densenet_jax.train.step import TrainState
 from densenet_jax.train.trainer import Trainer
 
 TINY = small.PLAIN | {"data.examples": 256, "data.holdout": 0, "model.dropout_rate": 0.0}
@@ -123,3 +127,43 @@ def test_averaging_compiles_each_program_once(tmp_path, caplog):
         assert sum(f"jit({name})" in message for message in compiled) == 1, name
     for name in ("moved", "recomputed"):  # Other tests may have compiled these.
         assert sum(f"jit({name})" in message for message in compiled) <= 1, name
+
+
+def test_each_batch_of_the_statistics_has_its_own_dropout():
+    """With the same masks in all batches, the statistics would be those of one mask."""
+    trainer = Trainer(small.config(SWA | {"model.dropout_rate": 0.5}))
+    network = dataclasses.replace(trainer.initial_state, opt_state=(), average=None)
+    dispatch = next(trainer.epoch(0))
+    step = jax.jit(functools.partial(statistics_steps, context=trainer._context))
+    zeros = jax.tree.map(np.zeros_like, jax.device_get(network.batch_stats))
+    sums = [np.int32(0), zeros]
+    changes = []
+    for _ in range(2):  # The same batch twice.
+        batches, total = step(network, tuple(sums), *dispatch, np.int32(0))
+        changes.append(jax.tree.map(lambda new, old: new - old, total, sums[1]))
+        sums = [batches, total]
+    assert int(sums[0]) == 2
+    last = [of_batch["norm5"]["mean"] for of_batch in changes]
+    assert np.abs(last[0] - last[1]).max() > 1e-3
+
+
+def test_statistics_after_freezing_are_those_of_the_whole_network():
+    """They are recomputed for BatchNorms that were frozen at first."""
+    changes = {"freeze": "^(conv0|blocks)/", "freeze_epochs": 1, "epochs": 3, "swa_epochs": 2}
+    trainer = Trainer(small.config(SWA | changes))
+    state = trainer.initial_state
+    for epoch in range(3):
+        for dispatch in trainer.epoch(epoch):
+            state, _ = trainer.train(state, trainer.totals(), dispatch, epoch)
+        state = trainer.average(state, epoch)
+        state = trainer.end_epoch(state, {"epoch": epoch + 1})
+    network = TrainState(state.step, **state.average, opt_state=())
+    zeros = jax.tree.map(np.zeros_like, jax.device_get(network.batch_stats))
+    sums = np.int32(0), zeros
+    for dispatch in trainer.epoch(2):
+        step = functools.partial(statistics_steps, context=trainer._unfrozen)
+        sums = jax.jit(step)(network, sums, *dispatch, np.int32(2))
+    # The statistics of the average do not change when they are recomputed.
+    again = recomputed(network.batch_stats, sums)
+    found = (tree["blocks"][0][0]["norm1"]["mean"] for tree in (network.batch_stats, again))
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)

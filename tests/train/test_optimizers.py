@@ -10,7 +10,7 @@ import pytest
 
 from densenet_jax.errors import InputError
 from densenet_jax.train.config import base_config, check_config
-from densenet_jax.train.optimizer import learning_rate, optimizer
+from densenet_jax.train.optimizer import learning_rate, optimizer, unfrozen
 from densenet_jax.train.step import moved
 
 STEPS, RATE, DROP = 50, 0.01, 0.97
@@ -154,6 +154,47 @@ def test_muon_decays_kernels_alone(float64):
         )
 
 
+def test_each_block_of_a_stack_has_its_own_ratio_in_lamb(float64):
+    """Blocks that are compiled as one have a leading axis."""
+    made = config(optimizer="lamb", weight_decay=0.01)
+    alone = [
+        {"kernel": scale * draw(seed)["conv0"]["kernel"], "scale": scale * np.ones(5)}
+        for seed, scale in ((1, 1e-3), (2, 1.0))
+    ]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
+
+    def update(params):
+        chosen = optimizer(made, optax.constant_schedule(0.1), params)
+        gradients = jax.tree.map(np.ones_like, params)
+        return chosen.update(gradients, chosen.init(params), params)[0]
+
+    together = jax.tree.map(lambda *leaves: np.stack(leaves), *map(update, alone))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), update(stacked), together
+    )
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_moments_begin_anew_at_the_end_of_freezing(name, float64):
+    """Otherwise the first updates would be several times the learning rate."""
+    params = jax.tree.map(jnp.asarray, draw(0))
+    frozen = params | {"conv0": {"kernel": None, "bias": None}}
+    made = config(optimizer=name, weight_decay=0.0)
+    chosen = optimizer(made, lambda step: RATE / (1 + step), params)
+    state, update = chosen.init(frozen), jax.jit(chosen.update)
+    for step in range(STEPS):
+        gradients = draw(step) | {"conv0": {"kernel": None, "bias": None}}
+        _, state = update(gradients, state, frozen)
+    state = unfrozen(state, chosen.init(params))
+    assert jax.tree.structure(state) == jax.tree.structure(chosen.init(params))
+    updates, _ = update(draw(1), state, params)
+    first, _ = update(draw(1), chosen.init(params), params)
+    # Only the schedule remembers the steps.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose((1 + STEPS) * a, b, rtol=1e-6), updates, first
+    )
+
+
 def test_the_average_equals_that_of_timm(float64):
     torch = pytest.importorskip("torch")
     utils = pytest.importorskip("timm.utils")
@@ -224,6 +265,16 @@ def test_one_cycle_is_that_of_pytorch(float64):
         ({"optimizer": "adamw", "betas": (0.9, 1)}, "betas is (0.9, 1): use two numbers"),
         ({"betas": (0.9, 0.99)}, "but sgd has momentum instead"),
         ({"learning_rate_schedule": "one_cycle", "warmup_epochs": 1.0}, "begins with a warm-up"),
+        ({"optimizer": "lion", "epsilon": 0.1}, "epsilon is 0.1, but lion has none"),
+        ({"final_learning_rate": 0.01}, "but learning_rate_schedule is 'steps'"),
+        (
+            {"learning_rate_schedule": "cosine", "final_learning_rate": 1.0},
+            "final_learning_rate is 1, above learning_rate 0.1",
+        ),
+        (
+            {"freeze": "conv0", "freeze_epochs": 299, "swa_epochs": 2},
+            "swa_epochs is 2 of 1 epoch without freezing",
+        ),
         ({"swa_epochs": 2, "ema_decay": 0.9}, "swa_epochs is 2 and ema_decay 0.9: set one"),
         ({"swa_epochs": 301}, "swa_epochs is 301 of 300 epochs"),
         ({"accumulate": 3}, "batch_size 64 cannot be divided into 3 parts"),
