@@ -5,8 +5,8 @@ python -m launch.train --config experiments/modern/cifar.py:c10_30 --workdir run
 Names: c10_30, c10_100, c100_30, c100_100, the data set and the epochs. The recipe is chosen here:
 one cycle of the learning rate, label smoothing, cutmix, and an average of the weights.
 Published test error in % of the paper's recipe of 300 epochs: C10+ 4.51, C100+ 22.27. No published
-numbers for this recipe. Not trained here. On a small task (experiments/modern/fashion_mnist.py) the recipe
-without cutmix was better than the paper's, and cutmix was worse.
+numbers for this recipe. Not trained here. On a small task (experiments/modern/fashion_mnist.py) the
+recipe without cutmix was better than the paper's, and with cutmix worse.
 Cost of training, computed: 2.6e15 FLOP for 30 epochs, 8.6e15 FLOP for 100.
 """
 
