@@ -5,6 +5,7 @@ Facts come from train_configs/rdnet.yaml of the authors' code. It differs here i
 - Each image draws its own share for mixup and cutmix; in timm a batch shares one draw.
 - Random crops are bicubic, with a uniform ratio of sides; timm draws bilinear or bicubic, and the
   logarithm of the ratio.
+- RandAugment is bilinear; timm draws bilinear or bicubic. Flips come after it.
 - Training evaluates the central 224 of 256 pixels. The authors resize to 248, by
   `launch.evaluate --weights WORKDIR --pictures DIR --resize 248 --interpolation bicubic`.
 """

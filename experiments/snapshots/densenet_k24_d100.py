@@ -7,10 +7,10 @@ Published test error of the ensemble in %, by column: c10+ 3.44, c100+ 17.41.
 Cost of training, computed: 6.2e17 FLOP (300 epochs of 50,000 images).
 
 Sources: the paper states the schedule of the learning rate, and its abstract rounds the errors to
-3.4 and 17.4. The README of the authors' code has the initial rate of 0.2 and batches of 64. Not
-verified, because the table of the paper was not available: the second decimals of the errors, the
-depth and the growth rate, 300 epochs and 6 cycles. The other settings are those of the DenseNet
-paper.
+3.4 and 17.4. The README of the authors' code has the initial rate of 0.2 and batches of 64, in an
+example for ResNet-110. Not verified, because the table of the paper was not available: the second
+decimals of the errors, the depth and the growth rate, 300 epochs and 6 cycles. The other settings
+are those of the DenseNet paper.
 """
 
 from densenet_jax.errors import InputError

@@ -8,7 +8,8 @@ paper's recipe: 74.98 / 92.29.
 timm names the parts of the recipe: RMSProp as in TensorFlow, an average of the weights, a rate that
 falls in steps, warm-up, RandAugment and random erasing. It does not publish the numbers for this
 network. Those here are of timm's page of training examples, for EfficientNet-B2, without its
-dropout and drop path. The number of warm-up epochs is chosen here.
+dropout and drop path. Chosen here: the number of warm-up epochs, and RandAugment's operations, all
+of which grow with the strength (timm's "inc1").
 Cost of training, computed: 9.8e18 FLOP (450 epochs of 1,281,167 images). Least memory of a step,
 computed: 4.0 GB over all devices. Not trained here.
 """
