@@ -33,20 +33,21 @@ def mix(batch: Batch, indices: jax.Array, key: jax.Array, mixup: float, cutmix: 
     """
     images = batch.images
     height, width = images.shape[1:3]
+    dtype = jnp.promote_types(images.dtype, jnp.float32)
 
     def draw(index: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns an image's share, and its weight in each pixel, `[H, W, 1]`."""
         choice_key, share_key, box_key = jax.random.split(jax.random.fold_in(key, index), 3)
         cuts = jax.random.bernoulli(choice_key) if mixup and cutmix else jnp.bool_(cutmix > 0)
         alpha = jnp.where(cuts, cutmix, mixup)
-        share = jax.random.beta(share_key, alpha, alpha)
+        share = jax.random.beta(share_key, alpha, alpha, dtype=dtype)
         # As the authors of cutmix do, the box is cut off at the border, around a uniform centre.
         half_sides = (jnp.sqrt(1 - share) * jnp.array([height, width])).astype(int) // 2
         center = jax.random.randint(box_key, (2,), 0, jnp.array([height, width]))
         low, high = center - half_sides, center + half_sides
         kept = ~_inside(height, width, low, high)
-        weights = jnp.where(cuts, kept.astype(share.dtype), share)
-        return jnp.where(cuts, kept.mean(dtype=share.dtype), share), weights
+        weights = jnp.where(cuts, kept.astype(dtype), share)
+        return jnp.where(cuts, kept.mean(dtype=dtype), share), weights
 
     share, weights = jax.vmap(draw)(indices)
     has_partner = _partners(batch.mask) > 0

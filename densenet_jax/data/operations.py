@@ -145,6 +145,6 @@ def _equalizing(levels: jax.Array) -> jax.Array:
     counts = counts.reshape(channels, 256)
     of_largest = jnp.take_along_axis(counts, levels.max((0, 1))[:, None], 1)
     step = (height * width - of_largest) // 255
-    below = jnp.cumsum(counts, 1) - counts
+    below = jnp.cumsum(counts, axis=1) - counts
     table = jnp.clip((below + step // 2) // jnp.maximum(step, 1), 0, 255)
     return jnp.where(step > 0, table, jnp.arange(256)).astype(jnp.float32)

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Collection
 
 import numpy as np
-from scipy.special import log_expit, log_softmax
 
 from densenet_jax.data.dataset import UNKNOWN
 from densenet_jax.errors import InputError
@@ -56,9 +55,9 @@ def average(members: Collection[Outputs]) -> Outputs:
         return functools.reduce(np.logaddexp, logarithms) - np.log(len(members))
 
     if first.labels.ndim == 2:
-        logits = log_mean(log_expit) - log_mean(lambda logits: log_expit(-logits))
+        logits = log_mean(lambda x: -np.logaddexp(0, -x)) - log_mean(lambda x: -np.logaddexp(0, x))
     else:
-        logits = log_mean(functools.partial(log_softmax, axis=-1))
+        logits = log_mean(lambda x: x - np.logaddexp.reduce(x, axis=-1, keepdims=True))
     return first._replace(logits=logits)
 
 

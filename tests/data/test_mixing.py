@@ -39,6 +39,13 @@ def test_mass_is_exact_in_float64(float64):
         np.testing.assert_allclose(mixed.images[0].mean(), mixed.partners.share[0], atol=1e-12)
 
 
+def test_64_bit_types_change_no_type(float64):
+    """Otherwise the totals of a run would change their type in the first step."""
+    mixed = mix(one_color_batch(2), jnp.arange(2), KEY, 0.8, 1.0)
+    assert mixed.images.dtype == mixed.partners.share.dtype == jnp.float32
+    assert erase(mixed.images, jnp.arange(2), KEY, 0.5).dtype == jnp.float32
+
+
 def shares(mixup, cutmix, images=4000, side=2):
     mixed = mix(one_color_batch(images, side), jnp.arange(images), KEY, mixup, cutmix)
     return np.asarray(mixed.partners.share), mixed

@@ -33,7 +33,7 @@ MISTAKES = {
     CONFIG.replace("config.epochs", "config.epoch"): r'FILE, line 5: .*Did you mean "epochs"',
     CONFIG.replace("int(arg)", "None"): "epochs is None: give it a value, such as its default 300",
     "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()": (
-        "the config has no key 'batch_size': begin it with base_config"
+        "the config has no key 'accumulate': begin it with base_config"
     ),
 }
 
