@@ -18,10 +18,11 @@ from densenet_jax.train.trainer import Trainer
 
 STEPS = 20
 GROUPS = {"batch_size": 64, "model.bn_group_size": 16, "data.trivial_augment": True}
-GROUPS |= {"data.mixup": 0.8, "data.cutmix": 1.0, "data.random_erasing": 0.25}
+MIXING = {"data.mixup": 0.8, "data.cutmix": 1.0, "data.random_erasing": 0.25}
 NETWORKS = {
-    "densenet_bc": {"model.block_config": (1,)},
-    "modern": {
+    "densenet_bc": {"model.block_config": (1,)} | MIXING,
+    "modern": MIXING
+    | {
         "model.block_config": (1,),
         "model.bn_group_size": 0,
         "accumulate": 2,
