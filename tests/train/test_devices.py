@@ -72,6 +72,7 @@ def test_losses_do_not_depend_on_devices_processes_or_dispatches(networks):
         assert exchanged["statistics"] > 0
 
 
+@pytest.mark.slow
 def test_losses_with_kernels_do_not_depend_on_devices():
     script = (TWENTY_STEPS, "kernels", "float32")
     one = printed(start(*script, 1, devices=1))
