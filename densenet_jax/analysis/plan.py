@@ -28,10 +28,10 @@ from densenet_jax.models.catalog import model_config
 from densenet_jax.models.densenet import DenseNetConfig
 from densenet_jax.models.forms import choose_form, why_not_kernels
 from densenet_jax.models.network import NetworkConfig
-from densenet_jax.train.compiler import memory_bytes
+from densenet_jax.train.compiler import compile_if_possible, memory_bytes, total_bytes
 from densenet_jax.train.config import check_config, model_overrides, model_settings
 from densenet_jax.train.feed import STEPS_PER_DISPATCH
-from densenet_jax.train.memory_budget import fitting, program_bytes
+from densenet_jax.train.memory_budget import fitting
 from densenet_jax.train.trainer import Trainer
 
 # Share of a device's memory that a step may take; the runtime and fragmentation take the rest.
@@ -56,10 +56,7 @@ def plan(config: ConfigDict, target: Target) -> dict:
       InputError: the config is wrong, the devices cannot share a batch, or no model.remat fits
         memory_gb.
     """
-    config = fitting(
-        config,
-        lambda tried: program_bytes(lambda: _trainer(tried, target).lower("train").compile()),
-    )
+    config = fitting(config, lambda tried: total_bytes(_compile(_trainer(tried, target))))
     trainer = _trainer(config, target)
     started = time.monotonic()
     compiled = _compile(trainer)
@@ -229,7 +226,7 @@ def max_batch(
         tried.batch_size = batch_size
         started = time.monotonic()
         compiled = _compile(_trainer(tried, target))
-        total = memory_bytes(compiled)["total_bytes"] if compiled else math.inf
+        total = total_bytes(compiled)
         totals[batch_size] = total
         needs = f"{total / 1e9:.3f} GB" if compiled else "more memory than the device has"
         report(
@@ -307,13 +304,8 @@ def _place_abstractly(tree, sharding: jax.sharding.Sharding):
 
 
 def _compile(trainer: Trainer) -> jax.stages.Compiled | None:
-    """Returns the compiled training step, or None if the compiler runs out of memory for it."""
-    try:
-        return trainer.lower("train").compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return None
+    """Returns the compiled training step, see `compile_if_possible`."""
+    return compile_if_possible(lambda: trainer.lower("train").compile())
 
 
 def _limit(target: Target) -> int:

@@ -4,8 +4,9 @@ import contextlib
 import functools
 import gc
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,23 @@ def garbage_collection_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def compile_if_possible(
+    compile_step: Callable[[], jax.stages.Compiled],
+) -> jax.stages.Compiled | None:
+    """Returns the compiled program, or None if the compiler runs out of memory for it."""
+    try:
+        return compile_step()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+
+
+def total_bytes(compiled: jax.stages.Compiled | None) -> float:
+    """Returns the memory of a program on a device, infinite for None."""
+    return memory_bytes(compiled)["total_bytes"] if compiled else math.inf
 
 
 def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:

@@ -4,13 +4,17 @@ import functools
 import logging
 from collections.abc import Callable, Collection
 
+import jax.numpy as jnp
 import numpy as np
 
-from densenet_jax.data.dataset import UNKNOWN
+from densenet_jax.data.batches import Batch
 from densenet_jax.errors import InputError
 from densenet_jax.train.checkpoint import Checkpoints
 from densenet_jax.train.config import snapshot_steps
+from densenet_jax.train.losses import Loss
 from densenet_jax.train.outputs import Outputs
+from densenet_jax.train.progress import means, of_pictures
+from densenet_jax.train.step import batch_totals
 from densenet_jax.train.trainer import TOP, Trainer
 
 
@@ -64,18 +68,11 @@ def average(members: Collection[Outputs]) -> Outputs:
 def errors(trainer: Trainer, outputs: Outputs) -> dict[str, float]:
     """Returns the values of `Trainer.evaluate` without the loss, for outputs of the test split."""
     logits, labels = outputs.only_read()
-    if labels.ndim == 2:
-        wrong = ~np.where(labels == 1, logits > 0, logits < 0)[labels != UNKNOWN]
-    else:
-        wrong = logits.argmax(-1) != labels
-    if not wrong.size:
-        raise InputError("no test picture can be read and has a known label: replace the pictures")
-    values = {"test_error": 100 * float(wrong.mean())}
+    loss = Loss("cross_entropy" if labels.ndim == 1 else "sigmoid")
+    batch = Batch(jnp.empty(0), jnp.asarray(labels), jnp.ones(len(labels), jnp.float32))
+    totals = batch_totals(jnp.asarray(logits, jnp.float32), batch, loss)
+    values = {"test_error": means(totals, "test")["test_error"]}
     if trainer.data.streamed:
-        if logits.shape[1] > TOP and labels.ndim == 1:
-            right = np.take_along_axis(logits, labels[:, None], 1)
-            missed = (~(logits < right)).sum(1) > TOP  # Ties and NaN count as errors.
-            values["test_top5_error"] = 100 * float(missed.mean())
-        if broken := int((~outputs.read).sum()):
-            values["test_broken_pictures"] = broken
+        has_top5 = logits.shape[1] > TOP and labels.ndim == 1
+        values |= of_pictures(totals, "test", len(outputs.read), has_top5)
     return values

@@ -1,33 +1,21 @@
 """Chooses what the backward pass recomputes, so that a training step fits a memory budget."""
 
 import contextlib
-import math
 from collections.abc import Callable
 
-import jax
 from ml_collections import ConfigDict
 
 from densenet_jax.errors import InputError
 from densenet_jax.models.catalog import model_config
-from densenet_jax.train.compiler import memory_bytes
+from densenet_jax.train.compiler import compile_if_possible, total_bytes
 from densenet_jax.train.config import check_config, family_keys, model_settings
 from densenet_jax.train.trainer import Trainer
 
 
-def program_bytes(compile_step: Callable[[], jax.stages.Compiled]) -> float:
-    """Returns the memory of a step on one device, infinite if the compiler runs out of it."""
-    try:
-        return memory_bytes(compile_step())["total_bytes"]
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return math.inf
-
-
 def step_bytes(config: ConfigDict) -> float:
-    """Returns the memory of a training step on one of the devices, see `program_bytes`."""
+    """Returns the memory of a training step on one of the devices, see `total_bytes`."""
     with contextlib.closing(Trainer(config)) as trainer:
-        return program_bytes(lambda: trainer.compiled("train"))
+        return total_bytes(compile_if_possible(lambda: trainer.compiled("train")))
 
 
 def fitting(

@@ -143,3 +143,17 @@ def means(totals: Totals, prefix: str) -> dict[str, float]:
         raise InputError(f"none of the {prefix} pictures has a known label: add labels")
     loss = float(totals.loss / totals.divisor) if totals.divisor else 0.0
     return {f"{prefix}_loss": loss, f"{prefix}_error": float(100 * totals.errors / totals.labels)}
+
+
+def of_pictures(totals: Totals, prefix: str, pictures: int, has_top5: bool) -> dict[str, float]:
+    """Returns `{prefix}_top5_error`, in percent, and `{prefix}_broken_pictures` if there are any.
+
+    Args:
+      pictures: number of pictures, of which `totals` cover those that can be read.
+      has_top5: whether there is a top-5 error.
+    """
+    errors, examples = map(float, jax.device_get((totals.top5_errors, totals.examples)))
+    values = {f"{prefix}_top5_error": 100 * errors / examples} if has_top5 else {}
+    if broken := pictures - int(examples):
+        values[f"{prefix}_broken_pictures"] = broken
+    return values

@@ -30,7 +30,7 @@ from densenet_jax.train.optimizer import (
     unfrozen,
 )
 from densenet_jax.train.outputs import Outputs
-from densenet_jax.train.progress import Clock, means
+from densenet_jax.train.progress import Clock, means, of_pictures
 from densenet_jax.train.saved_network import start_from
 from densenet_jax.train.step import (
     Totals,
@@ -287,7 +287,7 @@ class Trainer:
     def average(self, state: TrainState, epoch: int) -> TrainState:
         """Returns `state` after `epoch` (from 0), with the average that `swa_epochs` asks for.
 
-        Before the last `swa_epochs` epochs the average equals the weights.
+        Until the second of the last `swa_epochs` epochs the average equals the weights.
         """
         config = self.config
         if not config.swa_epochs:
@@ -324,7 +324,7 @@ class Trainer:
             `test_error_10crop`, and `test_top5_error_10crop` and so on.
         """
         values = self._evaluate(_network(state), crops)
-        if state.average is not None:
+        if self._is_averaged(state):
             raw = self._evaluate(_network(dataclasses.replace(state, average=None)), crops)
             values |= {
                 f"raw_{key}": x for key, x in raw.items() if key.endswith(("_loss", "_error"))
@@ -332,6 +332,12 @@ class Trainer:
         if crops > 1:
             return {f"{key}_{crops}crop": x for key, x in values.items() if key.endswith("_error")}
         return values
+
+    def _is_averaged(self, state: TrainState) -> bool:
+        """Returns whether the average differs from the weights."""
+        config = self.config
+        first = (config.epochs - config.swa_epochs + 1) * self.steps_per_epoch
+        return bool(config.ema_decay or (config.swa_epochs and int(state.step) > first))
 
     def _evaluate(self, network: TrainState, crops: int) -> dict[str, float]:
         values: dict[str, float] = {}
@@ -341,11 +347,9 @@ class Trainer:
                 totals = self.compiled(split, crops, dispatch.steps)(network, totals, *dispatch)
             values |= means(totals, split)
             if isinstance(self._feed, Streamed):
-                errors, examples = map(float, jax.device_get((totals.top5_errors, totals.examples)))
-                if self.model_config.num_classes > TOP and not self.data.multilabel:
-                    values[f"{split}_top5_error"] = 100 * errors / examples
-                if broken := len(getattr(self.data, split)) - int(examples):
-                    values[f"{split}_broken_pictures"] = broken
+                has_top5 = self.model_config.num_classes > TOP and not self.data.multilabel
+                pictures = len(getattr(self.data, split))
+                values |= of_pictures(totals, split, pictures, has_top5)
         return values
 
     def logits(self, state: TrainState, split: str, crops: int = 1) -> Outputs:

@@ -50,7 +50,7 @@ def check_losses(found, expected, rows=1):
 
 
 @pytest.mark.parametrize(
-    "networks", ["densenet_bc", pytest.param("modern,wrn", marks=pytest.mark.slow)]
+    "networks", ["densenet_bc", pytest.param("densenet_bc,modern,wrn", marks=pytest.mark.slow)]
 )
 def test_losses_do_not_depend_on_devices_processes_or_dispatches(networks):
     """The order of Python sets does not change the losses either."""
@@ -72,7 +72,6 @@ def test_losses_do_not_depend_on_devices_processes_or_dispatches(networks):
         assert exchanged["statistics"] > 0
 
 
-@pytest.mark.slow
 def test_losses_with_kernels_do_not_depend_on_devices():
     script = (TWENTY_STEPS, "kernels", "float32")
     one = printed(start(*script, 1, devices=1))
