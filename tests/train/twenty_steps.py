@@ -2,8 +2,9 @@
 
     python twenty_steps.py NETWORKS TYPES STEPS_PER_DISPATCH [COORDINATOR PROCESS]
 
-Dropout and augmentation are on, and batch statistics are those of groups of images. NETWORKS and TYPES
-are separated by commas. JAX_ENABLE_X64 must be set. With a coordinator the run has two processes.
+Dropout and augmentation are on, and batch statistics are those of groups of images. NETWORKS and
+TYPES are separated by commas. JAX_ENABLE_X64 must be set. With a coordinator the run has two
+processes.
 """
 
 import json
