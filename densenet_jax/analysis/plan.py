@@ -207,9 +207,8 @@ def max_batch(
       planned: the result of `plan` for `config`, if known; it saves a compilation.
     """
     chips, limit = target.chips, _limit(target)
-    totals: dict[
-        int, float
-    ] = {}  # Bytes by batch size, infinite if the compiler ran out of memory.
+    # Bytes by batch size, infinite if the compiler ran out of memory.
+    totals: dict[int, float] = {}
     first = ""
     if planned:
         memory = planned["memory"]
