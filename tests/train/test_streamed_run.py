@@ -28,6 +28,8 @@ RUN = {
     },
     **{"data.color_jitter": 0.4, "data.lighting": 0.1, "data.ten_crops": True},
 }
+MODERN = {"data.random_augment": 9.0, "data.random_erasing": 0.25, "data.color_jitter": 0.0}
+MODERN |= {"data.lighting": 0.0, "data.mixup": 0.8, "ema_decay": 0.9, "epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +81,17 @@ def test_evaluate_gives_the_ten_crop_errors_of_the_run(finished, capsys, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [4, 6])
-def test_a_resumed_run_trains_on_the_same_pictures(tmp_path, changes, finished, step, capsys):
+@pytest.mark.parametrize(("step", "more"), [(4, {}), (6, {}), (4, MODERN)])
+def test_a_resumed_run_trains_on_the_same_pictures(tmp_path, changes, step, more, capsys):
     """Resumes with other workers, in the middle of an epoch and at its end."""
-    process = small.start(SCRIPT, tmp_path, step, json.dumps(changes))
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    fit(small.config(changes | more), alone)
+    process = small.start(SCRIPT, stopped, step, json.dumps(changes | more))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == PREEMPTED_STATUS, errors
-    fit(small.config(changes | {"data.workers": 2}), tmp_path)
+    fit(small.config(changes | more | {"data.workers": 2}), stopped)
     assert f"resuming from step {step}" in capsys.readouterr().out
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    assert (stopped / "metrics.jsonl").read_bytes() == (alone / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.slow
