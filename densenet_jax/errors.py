@@ -97,6 +97,7 @@ def printable(text: object) -> str:
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """Returns the remedy for an unknown `word`: the closest known word, or else all known words."""
+    """Returns the remedy for an unknown `word`: the closest or a longer known word, or else all."""
     close = difflib.get_close_matches(word, known, n=1)
+    close = close or [name for name in known if name.startswith(word)]
     return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"

@@ -18,6 +18,16 @@ from densenet_jax.models.network import NetworkConfig
 from densenet_jax.models.statistics import check_groups
 from densenet_jax.train.keys import KEYS, Key
 
+# Optimisers with each key that not all of them have.
+_OPTIMIZERS_WITH = MappingProxyType(
+    {
+        "momentum": ("sgd", "rmsprop"),
+        "nesterov": ("sgd",),
+        "betas": ("adamw", "lamb", "lion", "muon"),
+        "epsilon": ("adamw", "lamb", "muon", "rmsprop"),
+    }
+)
+
 # Model fields that the top level (dtype) decides.
 _NOT_IN_MODEL_GROUP = ("dtype", "param_dtype")
 
@@ -198,14 +208,12 @@ def _check_optimizer(config: ConfigDict) -> None:
         raise InputError(
             f"betas is {betas!r}: use two numbers of at least 0 and below 1, such as (0.9, 0.999)"
         )
-    if betas and config.optimizer in ("sgd", "rmsprop"):
-        raise InputError(
-            f"betas is {betas!r}, but {config.optimizer} has momentum instead: set momentum"
-        )
-    if config.epsilon is not None and config.optimizer in ("sgd", "lion"):
-        raise InputError(
-            f"epsilon is {config.epsilon:g}, but {config.optimizer} has none: unset it"
-        )
+    for key, optimizers in _OPTIMIZERS_WITH.items():
+        if config[key] != KEYS[key].default and config.optimizer not in optimizers:
+            raise InputError(
+                f"{key} is {config[key]!r}, which {config.optimizer} does not have: unset it, or "
+                f"use {' or '.join(optimizers)}"
+            )
     final = config.final_learning_rate
     if final and config.learning_rate_schedule != "cosine":
         raise InputError(
@@ -216,6 +224,11 @@ def _check_optimizer(config: ConfigDict) -> None:
         raise InputError(
             f"final_learning_rate is {final:g}, above learning_rate {config.learning_rate:g}: "
             "lower it"
+        )
+    if config.warmup_epochs >= config.epochs:
+        raise InputError(
+            f"warmup_epochs is {config.warmup_epochs:g} of {counted(config.epochs, 'epoch')}, so "
+            "that the schedule never begins: use fewer, or 0"
         )
     if config.learning_rate_schedule == "one_cycle" and config.warmup_epochs:
         raise InputError(
@@ -305,7 +318,7 @@ def _check_cycles(config: ConfigDict) -> None:
     if cycles == 1:
         return
     needed = {"learning_rate_schedule": "cosine", "warmup_epochs": 0, "early_stopping_epochs": 0}
-    needed |= {"report": "last_epoch"}
+    needed |= {"report": "last_epoch", "swa_epochs": 0}
     for key, value in needed.items():
         if config[key] != value:
             raise InputError(

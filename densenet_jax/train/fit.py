@@ -1,6 +1,7 @@
 """The training loop: one config in, one run directory out."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict:
             if config.init_from and not run.has_checkpoint():
                 reporter.print(trainer.initialize(config.init_from))
             reporter.print(_describe(trainer))
+            _check_average(trainer)
             if config.memory_gb:
                 reporter.print(
                     f"model.remat is {trainer.config.model.remat}, to fit {config.memory_gb:g} GB"
@@ -271,6 +273,17 @@ def _memory(trainer: Trainer) -> dict[str, int]:
     if statistics := jax.local_devices()[0].memory_stats():
         found["peak_memory_bytes"] = statistics["peak_bytes_in_use"]
     return found
+
+
+def _check_average(trainer: Trainer) -> None:
+    """Warns if the average of the weights still contains the initial weights at the end."""
+    decay, steps = trainer.config.ema_decay, trainer.config.epochs * trainer.steps_per_epoch
+    if (share := decay**steps) > 0.01:
+        logging.warning(
+            "ema_decay is %g: after the %s of the run, %.0f %% of the average are still the "
+            "initial weights: lower it, or train longer",
+            *(decay, counted(steps, "step"), 100 * share),
+        )
 
 
 def _describe(trainer: Trainer) -> str:

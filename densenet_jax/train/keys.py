@@ -108,7 +108,10 @@ KEYS = {
         "more than 1, the checkpoint at the end of each cycle is kept as a snapshot",
         bounds=(1, 10**6),
     ),
-    "learning_rate_drops": Key((0.5, 0.75), "fractions of the epochs at which the rate drops"),
+    "learning_rate_drops": Key(
+        (0.5, 0.75),
+        "fractions of the epochs, rounded up to a whole epoch, at whose start the rate drops",
+    ),
     "learning_rate_drop_factor": Key(
         0.1, "factor by which each drop multiplies the rate", bounds=(0, 1e38)
     ),
@@ -130,7 +133,7 @@ KEYS = {
         bounds=(0, 1),
     ),
     "warmup_epochs": Key(
-        0.0, "epochs of warm-up, which replaces the beginning of the schedule", bounds=(0, 1e6)
+        0.0, "epochs of warm-up, which replaces the beginning of the schedule", bounds=(0, 999_999)
     ),
     "warmup": Key(
         "constant",

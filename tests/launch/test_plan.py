@@ -170,6 +170,7 @@ def test_names_the_package_to_install(name, extra, monkeypatch, tmp_path, capsys
         (("--target", "analytic", "--config.data.name=folder"), "set data.name to imagenet"),
         (("--config.model.depth=11",), "depth"),
         (("--target", "cpu", "--config.batch_size=0"), "batch_size is 0"),
+        (("--config.ema=0.9",), "did you mean 'ema_decay'"),
         (("--config.data.name=cifar11",), "did you mean 'cifar"),
     ],
 )

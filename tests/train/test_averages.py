@@ -58,6 +58,13 @@ def test_each_step_moves_the_average():
     jax.tree.map(close, as_numpy(state.average), expected)
 
 
+def test_an_average_that_is_too_slow_is_reported(tmp_path, caplog):
+    changes = EMA | {"epochs": 1}
+    steps = Trainer(small.config(changes)).steps_per_epoch
+    fit(small.config(changes), tmp_path)
+    assert f"{100 * 0.9**steps:.0f} % of the average are still the initial weights" in caplog.text
+
+
 def test_the_average_is_the_network_of_the_run(ema_run):
     workdir, result = ema_run
     assert result["test_error"] != result["raw_test_error"]

@@ -68,6 +68,7 @@ def test_snapshots_are_the_ends_of_cycles():
             "learning_rate_schedule to 'cosine', or learning_rate_cycles to 1",
         ),
         ({"warmup_epochs": 1.0}, "learning_rate_cycles is 4, but warmup_epochs is 1.0: set "),
+        ({"swa_epochs": 1}, "learning_rate_cycles is 4, but swa_epochs is 1: set swa_epochs to 0"),
         ({"early_stopping_epochs": 3}, "4, but early_stopping_epochs is 3: set early_stopping"),
         ({"epochs": 3}, "learning_rate_cycles is 4, which does not divide 3 epochs: use a divisor"),
         ({"epochs": 10}, "learning_rate_cycles is 4, which does not divide 10 epochs: use a"),

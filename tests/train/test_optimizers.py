@@ -263,9 +263,12 @@ def test_one_cycle_is_that_of_pytorch(float64):
     [
         ({"optimizer": "adamw", "betas": (0.9,)}, "betas is (0.9,): use two numbers"),
         ({"optimizer": "adamw", "betas": (0.9, 1)}, "betas is (0.9, 1): use two numbers"),
-        ({"betas": (0.9, 0.99)}, "but sgd has momentum instead"),
+        ({"betas": (0.9, 0.99)}, "which sgd does not have: unset it, or use adamw"),
         ({"learning_rate_schedule": "one_cycle", "warmup_epochs": 1.0}, "begins with a warm-up"),
-        ({"optimizer": "lion", "epsilon": 0.1}, "epsilon is 0.1, but lion has none"),
+        ({"optimizer": "lion", "epsilon": 0.1}, "epsilon is 0.1, which lion does not have"),
+        ({"optimizer": "adamw", "momentum": 0.5}, "use sgd or rmsprop"),
+        ({"optimizer": "rmsprop", "nesterov": False}, "nesterov is False, which rmsprop does not"),
+        ({"epochs": 3, "warmup_epochs": 3.0}, "warmup_epochs is 3 of 3 epochs"),
         ({"final_learning_rate": 0.01}, "but learning_rate_schedule is 'steps'"),
         (
             {"learning_rate_schedule": "cosine", "final_learning_rate": 1.0},

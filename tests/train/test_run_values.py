@@ -135,6 +135,7 @@ def changed(key, value):
 NEEDS = {
     "freeze_epochs": {"freeze": "conv0", "epochs": 10**6},
     "swa_epochs": {"epochs": 10**6},
+    "warmup_epochs": {"epochs": 10**6},
     "epsilon": {"optimizer": "adamw"},
     "final_learning_rate": {"learning_rate_schedule": "cosine", "learning_rate": 1e38},
     "accumulate": {"batch_size": 2**20},
