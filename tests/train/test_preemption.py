@@ -37,7 +37,6 @@ def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_run(tmp_path, finishe
     assert (directory / "metrics.jsonl").read_bytes() == expected
 
 
-@pytest.mark.slow
 def test_a_run_with_kernels_resumes_bit_for_bit(tmp_path):
     run = {"epochs": 2, "checkpoint_every_epochs": 1, "data.examples": 200}
     changes = small.PLAIN | run | {"model.block": "kernels"}
